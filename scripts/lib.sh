@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# Sourced by the other scripts: where things are, and how to complain.
+
+# The checkout.
+lg_top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+# Everything that takes minutes to make lives outside the checkout, so that a clean clone finds it.
+lg_cache=${XDG_CACHE_HOME:-$HOME/.cache}/lg
+# The toolchain root: a Debian tree with the very compilers that built the Host kernel.
+lg_root=$lg_cache/root
+
+# die MESSAGE [WHAT-TO-DO...] - print what went wrong and how to go on, then exit ($status or 1).
+die() {
+	printf '%s: %s\n' "${0##*/}" "$1" >&2
+	shift
+	[ $# -eq 0 ] || printf '    %s\n' "$@" >&2
+	exit "${status:-1}"
+}
+
+# Are we inside the toolchain root already?
+in_lg_root() {
+	[ -e /etc/lg-root ]
+}
