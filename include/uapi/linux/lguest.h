@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * The contract of lg: everything the Guest, the Launcher and the Host may know of each other is in this file.
+ *
+ * Three programs read it.  The Guest (a patched Linux, or a bare program) reads part 1, the Launcher reads part 1 to load
+ * a Guest and part 2 to drive /dev/lguest, the Host module reads both.  Rust gets it through bindgen, so that there is
+ * only one copy of every number.
+ *
+ * Version rules: LGUEST_ABI_VERSION changes when something here changes meaning; additions come with a feature bit; a
+ * number, once given, is never given again.
+ *
+ * Words: "guest kernel mode" and "guest user mode" are virtual; the CPU runs both at CPL3.  A GVA is a guest virtual
+ * address, a GPA a guest physical one, an HVA an address in the Launcher.
+ */
+#ifndef _UAPI_LINUX_LGUEST_H
+#define _UAPI_LINUX_LGUEST_H
+
+#include <linux/types.h>
+#include <linux/ioctl.h>
+
+#define LGUEST_ABI_VERSION	1
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Part 1: Guest and Host
+ */
+
+/*
+ * The ELF note by which a kernel says "I can run here".  Name "Lguest" (n_namesz 7), type LGUEST_NOTE_ENTRY, descriptor
+ * struct lguest_note.  The Launcher refuses an image without it before it boots.
+ */
+#define LGUEST_NOTE_NAME	"Lguest"
+#define LGUEST_NOTE_ENTRY	1
+
+struct lguest_note {
+	__u32 abi_version;	/* LGUEST_ABI_VERSION the kernel was built with */
+	__u32 features;		/* features the kernel cannot do without; none are defined yet, so 0 */
+	__u64 entry;		/* GVA of the first instruction */
+};
+
+/*
+ * State at the entry point: guest kernel mode, virtual interrupts off, CR3 at tables which the Launcher prepared: every
+ * PT_LOAD segment at its p_vaddr, all of RAM at GVA == GPA and at LGUEST_PAGE_OFFSET + GPA, 4-level, supervisor.  They,
+ * the boot_params and the command line lie below 1 MiB.  RSI holds the GPA of the boot_params (whose
+ * hdr.hardware_subarch is LGUEST_SUBARCH), the other registers are 0: no stack, FS and GS bases 0.
+ */
+#define LGUEST_PAGE_OFFSET	0xffff888000000000ULL
+#define LGUEST_SUBARCH		1	/* X86_SUBARCH_LGUEST of asm/bootparam.h */
+
+/*
+ * A hypercall is SYSCALL in guest kernel mode: number in RAX, arguments in RDI, RSI, RDX, R10, R8; result in RAX (0, or
+ * a negative errno); RCX and R11 are lost, every other register is kept.  A number or an argument that makes no sense
+ * either returns -EINVAL/-ENOSYS or kills the Guest with a reason, as each says.
+ */
+
+/*
+ * Return from an event or a system call, done wholly by the switcher.  Resumes what lguest_shared holds: RIP, CS,
+ * RFLAGS, RSP, RAX, RCX, R11, and for user mode user_gs_base; the other registers go through as they are.  CS is 0x10
+ * for guest kernel mode, 0x33 for 64-bit and 0x23 for 32-bit user mode.  RFLAGS.IF becomes the virtual interrupt flag in
+ * the same step; guest user mode always runs with it set.  Does not return; a bad frame raises #GP at the SYSCALL.
+ */
+#define LHCALL_ERET		0
+/*
+ * Register the entry points: RDI for SYSCALL from user mode, RSI for events from user mode, RDX for events from kernel
+ * mode.  A non-canonical GVA, or one outside the upper half, is -EINVAL.
+ */
+#define LHCALL_SET_ENTRIES	1
+/* Load CR3 with RDI.  Bits 11:0 (a PCID) are ignored.  Without bit 63 the cached user half of this root is dropped. */
+#define LHCALL_WRITE_CR3	2
+/* Drop cached translations: RDI is one of LGUEST_FLUSH_*, RSI a GVA for LGUEST_FLUSH_ONE. */
+#define LHCALL_FLUSH_TLB	3
+#define LGUEST_FLUSH_USER	0	/* the user half of the current root */
+#define LGUEST_FLUSH_ALL	1	/* every root, user half and kernel half */
+#define LGUEST_FLUSH_ONE	2	/* the page of RSI: in the current root, or in all when in the kernel half */
+/* Arm the one-shot timer: LGUEST_VECTOR_TIMER in RDI nanoseconds; ~0 disarms it. */
+#define LHCALL_SET_TIMER	4
+/* Turn virtual interrupts on and wait for one. */
+#define LHCALL_HALT		5
+/* Virtual interrupts were turned on while irq_pending was set: deliver now. */
+#define LHCALL_IRQ_WINDOW	6
+/* The end: RDI is one of LGUEST_SHUTDOWN_*, RSI its argument.  Does not return. */
+#define LHCALL_SHUTDOWN		7
+#define LGUEST_SHUTDOWN_POWEROFF 0	/* RSI: exit status to hand to the Launcher's caller, 0 to 255 */
+#define LGUEST_SHUTDOWN_RESTART	1
+#define LGUEST_SHUTDOWN_PANIC	2	/* RSI: GPA of a NUL-terminated message, or 0 */
+/* Write RSI (at most LGUEST_CONSOLE_MAX) bytes of text at GPA RDI to the Launcher's console.  For early messages. */
+#define LHCALL_CONSOLE		8
+#define LGUEST_CONSOLE_MAX	4096
+/* Kick a virtqueue: RDI is the GPA of the QueueNotify register that a store would have gone to, RSI the queue's index. */
+#define LHCALL_NOTIFY		9
+/* Set GDT entry LGUEST_TLS_FIRST + RDI (0 to 2) to the descriptor RSI: a DPL3 data or 32-bit code segment, or 0. */
+#define LHCALL_SET_TLS		10
+#define LGUEST_TLS_FIRST	12
+/* Set the limit that LSL reads from selector 0x7b (GDT entry 15, where Linux keeps CPU and node number) to RDI. */
+#define LHCALL_SET_CPUNODE	11
+/*
+ * The Guest's kernel is about to free, or to reuse, the page table at GPA RDI: forget every cached translation of
+ * this root.  A hint that saves memory.
+ */
+#define LHCALL_DROP_ROOT	12
+
+#define LHCALL_COUNT		13
+
+/*
+ * Virtual interrupt vectors.  Edge-like: a vector is pending once until it is delivered.  Delivery is highest vector
+ * first.  There is no EOI and no masking; a Guest that wants a line quiet ignores it.
+ */
+#define LGUEST_VECTOR_LINE0	0x30	/* line N of the Launcher's devices arrives as vector LINE0 + N */
+#define LGUEST_LINES		64
+#define LGUEST_VECTOR_TIMER	0xec
+
+/*
+ * The shared page of vCPU N, at LGUEST_SHARED_VA + N * 4096 in guest kernel mode of every root.  Both sides treat what
+ * the other wrote as hostile: read once, checked, then used.
+ *
+ * Events (exceptions, interrupts, int 0x80) arrive at one of the registered entry points, in guest kernel mode with
+ * virtual interrupts off.  All registers are as they were, but: RAX holds the GVA of this page (the interrupted RAX is
+ * in .rax), RSP is .kernel_rsp when user mode was interrupted, else the interrupted RSP rounded down to 16, GS base is
+ * the kernel's, and RFLAGS is 2 | IF.  The stub pushes its own frame from .ss to .error_code, then clears .event.  An
+ * exception while .event is still set is a double fault and kills the Guest.
+ *
+ * A SYSCALL from user mode arrives with .rip, .rflags saved, RCX and R11 lost, RSP still the user's, GS base the
+ * kernel's, virtual interrupts off.
+ */
+#define LGUEST_SHARED_VA	0xffff870000000000ULL
+#define LGUEST_EVENT_VALID	0x100
+
+struct lguest_shared {
+	__u64 irq_enabled;	/* Guest, switcher: virtual RFLAGS.IF; only bit 9 counts */
+	__u64 irq_pending;	/* Host: not 0 when an interrupt waits for irq_enabled; the Guest calls IRQ_WINDOW */
+	__u64 cr2;		/* Host: address of the last page fault; the Guest may write it */
+	__u64 event;		/* Host: vector | LGUEST_EVENT_VALID; Guest: 0 when it has copied the frame */
+	/* The interrupted state (Host writes), or the state to resume with LHCALL_ERET (Guest writes). */
+	__u64 error_code;	/* 0 for events without one */
+	__u64 rip;
+	__u64 cs;		/* 0x10, 0x23 or 0x33 */
+	__u64 rflags;		/* IF is the virtual one */
+	__u64 rsp;
+	__u64 ss;		/* 0x18 or 0x2b */
+	__u64 rax;
+	__u64 rcx;
+	__u64 r11;
+	__u64 user_gs_base;	/* GS base of user mode: saved on the way in, loaded on the way out */
+	__u64 kernel_rsp;	/* Guest: RSP for events from user mode */
+	/* Written once by the Host before the first instruction; what the Guest does to them harms only itself. */
+	__u32 abi_version;
+	__u32 vcpu;
+	__u64 tsc_khz;		/* frequency of RDTSC */
+	__u64 wall_ns;		/* Unix time in ns when ... */
+	__u64 wall_tsc;		/* ... RDTSC read this */
+};
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Part 2: Launcher and Host.  Opening /dev/lguest makes a VM; closing it ends it.
+ */
+
+#define LGUEST_IOC		0xba
+#define LGUEST_MAX_VCPUS	1
+
+struct lguest_info {
+	__u32 abi_version;
+	__u32 max_vcpus;
+	__u32 paging_levels;	/* of the Host: 4 or 5 */
+	__u32 tsc_khz;
+};
+
+/* RAM: size bytes at GPA gpa are the Launcher's memory at hva.  Page aligned, no overlaps, before the first vCPU. */
+struct lguest_memory {
+	__u64 gpa;
+	__u64 size;
+	__u64 hva;
+};
+#define LGUEST_MAX_MEMORY	8	/* regions */
+#define LGUEST_MAX_GPA		(1ULL << 38)
+
+/* A vCPU in the state of the entry point above. */
+struct lguest_vcpu {
+	__u32 id;		/* 0 */
+	__u32 pad;
+	__u64 cr3;		/* GPA of the Launcher's tables */
+	__u64 rip;		/* GVA of the entry point */
+	__u64 rsi;		/* GPA of the boot_params */
+};
+
+/* Hypercall NOTIFY for this register and queue signals the eventfd instead of leaving LGUEST_RUN. */
+struct lguest_notifyfd {
+	__u64 gpa;
+	__u32 queue;
+	__s32 fd;
+};
+#define LGUEST_MAX_NOTIFYFDS	64
+
+struct lguest_regs {
+	__u64 r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi;
+	__u64 rip, rflags, rsp;
+	__u64 fs_base, gs_base;
+	__u64 cr2, cr3;
+	__u64 user_mode;	/* 0: guest kernel mode */
+};
+
+/* Why LGUEST_RUN came back with 0. */
+#define LGUEST_EXIT_MMIO	1	/* a load or a store to a GPA that is not RAM */
+#define LGUEST_EXIT_NOTIFY	2	/* NOTIFY without an eventfd */
+#define LGUEST_EXIT_CONSOLE	3
+#define LGUEST_EXIT_SHUTDOWN	4
+#define LGUEST_EXIT_DEATH	5	/* the Guest did what it may not; it will never run again */
+
+#define LGUEST_REASON_MAX	128
+
+struct lguest_run {
+	__u32 vcpu;		/* in: which one */
+	__u32 set_regs;		/* in: not 0 to load regs (from r15 to rsp) first */
+	__u32 exit;		/* out: LGUEST_EXIT_* */
+	__u32 insn_len;		/* out, MMIO: how many bytes of insn could be read */
+	union {
+		struct {
+			__u64 gpa;
+			__u64 gva;
+			__u8 insn[16];
+			__u32 write;
+			__u32 pad;
+		} mmio;
+		struct {
+			__u64 gpa;
+			__u64 queue;
+		} notify;
+		struct {
+			__u64 gpa;
+			__u64 len;
+		} console;
+		struct {
+			__u64 kind;	/* LGUEST_SHUTDOWN_* */
+			__u64 arg;
+		} shutdown;
+		struct {
+			char reason[LGUEST_REASON_MAX];	/* NUL-terminated */
+		} death;
+	};
+	struct lguest_regs regs;	/* out: always */
+};
+
+/* Event counters since the VM was made; all monotonic. */
+struct lguest_stats {
+	__u64 entries;		/* world switches Host -> Guest */
+	__u64 interrupts;	/* exits by an interrupt of the Host's devices */
+	__u64 nmis;
+	__u64 page_faults;	/* exits by #PF, of which: */
+	__u64 pf_filled;	/*   shadow filled */
+	__u64 pf_injected;	/*   given to the Guest */
+	__u64 pf_spurious;	/*   shadow was right, the TLB was not */
+	__u64 pf_mmio;		/*   not RAM */
+	__u64 prefilled;	/* translations put in beside the one that faulted */
+	__u64 exceptions;	/* other exceptions given to the Guest */
+	__u64 emulated;		/* privileged instructions done for it */
+	__u64 irqs;		/* virtual interrupts delivered */
+	__u64 halts;
+	__u64 direct_syscalls;	/* system calls that never left the switcher */
+	__u64 direct_erets;
+	__u64 sections;		/* run sections: the Host's MSRs and FPU state changed hands twice */
+	__u64 msr_writes;
+	__u64 cr3_loads;
+	__u64 shadow_pages;	/* now */
+	__u64 shadow_recycled;	/* roots thrown away for want of memory */
+	__u64 pinned_pages;	/* now */
+	__u64 hypercalls[32];	/* by number */
+};
+
+#define LGUEST_GET_INFO		_IOR(LGUEST_IOC, 0, struct lguest_info)
+#define LGUEST_ADD_MEMORY	_IOW(LGUEST_IOC, 1, struct lguest_memory)
+#define LGUEST_CREATE_VCPU	_IOW(LGUEST_IOC, 2, struct lguest_vcpu)
+/*
+ * Run until there is something for the Launcher.  -EINTR: a signal is pending; call again.  -EBUSY: the vCPU is running
+ * in another thread.  Halting blocks here.
+ */
+#define LGUEST_RUN		_IOWR(LGUEST_IOC, 3, struct lguest_run)
+/* Raise line (argument by value, 0 to LGUEST_LINES - 1) of vCPU 0, from any thread. */
+#define LGUEST_IRQ_LINE		_IO(LGUEST_IOC, 4)
+#define LGUEST_SET_NOTIFYFD	_IOW(LGUEST_IOC, 5, struct lguest_notifyfd)
+#define LGUEST_GET_STATS	_IOR(LGUEST_IOC, 6, struct lguest_stats)
+
+#endif /* _UAPI_LINUX_LGUEST_H */
