@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # the variables are for those who source this
 #
 # Sourced by the other scripts: where things are, and how to complain.
+
+# Are we inside the toolchain root already?
+in_lg_root() {
+	[ -e /etc/lg-root ]
+}
 
 # The checkout.
 lg_top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 # Everything that takes minutes to make lives outside the checkout, so that a clean clone finds it.
 lg_cache=${XDG_CACHE_HOME:-$HOME/.cache}/lg
+! in_lg_root || lg_cache=/cache
 # The toolchain root: a Debian tree with the very compilers that built the Host kernel.
 lg_root=$lg_cache/root
 
@@ -16,9 +22,4 @@ die() {
 	shift
 	[ $# -eq 0 ] || printf '    %s\n' "$@" >&2
 	exit "${status:-1}"
-}
-
-# Are we inside the toolchain root already?
-in_lg_root() {
-	[ -e /etc/lg-root ]
 }
