@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Walks the Guest's page tables as the processor would: 4-level paging with CR0.WP, EFER.NXE and
+//! CR4.SMEP set, and without SMAP, PKE and LA57 (SDM chapter 5).
+//!
+//! Two things differ from hardware. A table outside the Guest's RAM is an error of its own, since
+//! nothing can be read there. And the upper half belongs to the guest kernel whatever the U/S bits
+//! say, because the tables of guest user mode have no upper half.
+
+use super::addr::{Gpa, Gva, PAGE_SHIFT, PAGE_SIZE};
+
+/// Present.
+pub const P: u64 = 1 << 0;
+/// Writable.
+pub const W: u64 = 1 << 1;
+/// Accessible from user mode.
+pub const U: u64 = 1 << 2;
+/// Page-level write-through.
+pub const PWT: u64 = 1 << 3;
+/// Page-level cache disable.
+pub const PCD: u64 = 1 << 4;
+/// Accessed.
+pub const A: u64 = 1 << 5;
+/// Dirty; meaningful in the entry that maps the page.
+pub const D: u64 = 1 << 6;
+/// Page size: the entry maps a page although it is not of level 1.
+pub const PS: u64 = 1 << 7;
+/// Global.
+pub const G: u64 = 1 << 8;
+/// No execute.
+pub const NX: u64 = 1 << 63;
+/// Where an entry keeps a physical address.
+pub const ADDR: u64 = 0x000f_ffff_ffff_f000;
+
+/// Bits of a guest physical address, as CPUID.80000008H:EAX would say. Address bits above are
+/// reserved in every entry; how much of the rest is RAM is another matter.
+pub const PHYSICAL_BITS: u32 = 46;
+
+/// How often a walk starts again because an entry changed under it.
+const MAX_RACES: usize = 8;
+
+/// Page-fault error codes (SDM 5.7).
+pub mod error {
+    /// The entries were present; the access was not allowed.
+    pub const P: u32 = 1 << 0;
+    /// The access was a write.
+    pub const W: u32 = 1 << 1;
+    /// The access came from user mode.
+    pub const U: u32 = 1 << 2;
+    /// A reserved bit was set in an entry.
+    pub const RSVD: u32 = 1 << 3;
+    /// The access was an instruction fetch.
+    pub const I: u32 = 1 << 4;
+}
+
+/// An entry of a page table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Pte(u64);
+
+impl Pte {
+    /// Gives the number its meaning.
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// Whether all of `bits` are set.
+    pub const fn has(self, bits: u64) -> bool {
+        self.0 & bits == bits
+    }
+
+    /// The physical address in it: of the next table, or of a 4 KiB page.
+    const fn address(self) -> u64 {
+        self.0 & ADDR
+    }
+
+    /// What the entry maps when it is of `level`, or `None` when it points to a table.
+    const fn maps(self, level: u8) -> Option<PageSize> {
+        match level {
+            1 => Some(PageSize::Size4K),
+            2 if self.has(PS) => Some(PageSize::Size2M),
+            3 if self.has(PS) => Some(PageSize::Size1G),
+            _ => None,
+        }
+    }
+
+    /// Whether a bit is set that must be 0 in a present entry of `level` (SDM tables 5-15 to
+    /// 5-20).
+    const fn has_reserved(self, level: u8) -> bool {
+        let mut reserved = ADDR & !((1 << PHYSICAL_BITS) - 1);
+        match self.maps(level) {
+            // Bit 12 of an entry that maps a large page selects the memory type.
+            Some(size @ (PageSize::Size2M | PageSize::Size1G)) => {
+                reserved |= (size.bytes() - 1) & ADDR & !(1 << PAGE_SHIFT);
+            }
+            Some(PageSize::Size4K) => {}
+            None => {
+                if level == 4 {
+                    reserved |= PS;
+                }
+            }
+        }
+        self.0 & reserved != 0
+    }
+}
+
+/// The Guest's RAM, as the walker needs it. The Host kernel has one implementation, the tests have
+/// another.
+pub trait TableMemory {
+    /// Reads the 8-byte aligned entry at `at`, in one access. `None` when it is not RAM.
+    fn read_pte(&self, at: Gpa) -> Option<u64>;
+
+    /// Replaces the entry at `at` by `new` if it still is `old`, atomically; says whether it did.
+    fn update_pte(&self, at: Gpa, old: u64, new: u64) -> bool;
+}
+
+/// An access to memory, as the Guest sees it. Neither `write` nor `fetch` is a load.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Access {
+    /// A store.
+    pub write: bool,
+    /// An instruction fetch.
+    pub fetch: bool,
+    /// From guest user mode.
+    pub user: bool,
+}
+
+impl Access {
+    /// The access behind a page fault of the hardware, whose error code says that every access of
+    /// the Guest comes from CPL 3: `user_mode` tells the Guest's two modes apart.
+    pub const fn from_error_code(code: u32, user_mode: bool) -> Self {
+        Self {
+            write: code & error::W != 0,
+            fetch: code & error::I != 0,
+            user: user_mode,
+        }
+    }
+
+    /// The bits of an error code that depend on the access alone.
+    const fn error_code(self) -> u32 {
+        (if self.write { error::W } else { 0 })
+            | (if self.fetch { error::I } else { 0 })
+            | (if self.user { error::U } else { 0 })
+    }
+}
+
+/// Sizes of page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PageSize {
+    /// 4 KiB, mapped by an entry of level 1.
+    Size4K,
+    /// 2 MiB, of level 2.
+    Size2M,
+    /// 1 GiB, of level 3.
+    Size1G,
+}
+
+impl PageSize {
+    /// The size in bytes.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::Size4K => PAGE_SIZE,
+            Self::Size2M => PAGE_SIZE << 9,
+            Self::Size1G => PAGE_SIZE << 18,
+        }
+    }
+}
+
+/// What all entries on the way to a page allow together (SDM 5.6.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Rights {
+    writable: bool,
+    user: bool,
+    executable: bool,
+}
+
+impl Rights {
+    /// Before the first entry.
+    const fn at_root(gva: Gva) -> Self {
+        Self {
+            writable: true,
+            user: !gva.is_upper(),
+            executable: true,
+        }
+    }
+
+    /// After one more entry.
+    const fn and(self, pte: Pte) -> Self {
+        Self {
+            writable: self.writable && pte.has(W),
+            user: self.user && pte.has(U),
+            executable: self.executable && !pte.has(NX),
+        }
+    }
+
+    const fn permit(self, access: Access) -> bool {
+        let mode = if access.user {
+            self.user
+        } else {
+            // SMEP.
+            !(access.fetch && self.user)
+        };
+        mode && (self.writable || !access.write) && (self.executable || !access.fetch)
+    }
+}
+
+/// Where an address leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translation {
+    /// The 4 KiB page with the byte, also inside a larger page. Need not be RAM.
+    pub gpa: Gpa,
+    /// Whether every level allows writes.
+    pub writable: bool,
+    /// Whether every level allows user mode, and the address is of the lower half.
+    pub user: bool,
+    /// Whether every level allows execution. SMEP is not in here: it depends on the mode.
+    pub executable: bool,
+    /// The entry's D bit, as the walk left it. The shadow maps a clean page read-only, to see the
+    /// first write.
+    pub dirty: bool,
+    /// The size of the page the Guest mapped.
+    pub size: PageSize,
+    /// Where the entry is that maps it.
+    pub pte_at: Gpa,
+    /// What the levels above that entry allow.
+    above: Rights,
+}
+
+impl Translation {
+    fn new(gva: Gva, pte_at: Gpa, pte: Pte, size: PageSize, above: Rights) -> Self {
+        let within = size.bytes() - 1;
+        let rights = above.and(pte);
+        Self {
+            gpa: Gpa::new((pte.address() & !within) | (gva.page().get() & within)),
+            writable: rights.writable,
+            user: rights.user,
+            executable: rights.executable,
+            dirty: pte.has(D),
+            size,
+            pte_at,
+            above,
+        }
+    }
+
+    /// The translation of `other`, a neighbour of `gva`, whose translation this is, for filling
+    /// both after one fault. Reads at most one entry and changes none: `None` unless the same large
+    /// page maps `other`, or the same page table does and its entry is marked accessed already.
+    pub fn beside<M: TableMemory>(&self, mem: &M, gva: Gva, other: Gva) -> Option<Self> {
+        let entry = match self.size {
+            PageSize::Size4K => PageSize::Size2M,
+            large => large,
+        };
+        if (gva.get() ^ other.get()) >= entry.bytes() {
+            return None;
+        }
+        if self.size != PageSize::Size4K {
+            let within = self.size.bytes() - 1;
+            let gpa = (self.gpa.get() & !within) | (other.page().get() & within);
+            return Some(Self {
+                gpa: Gpa::new(gpa),
+                ..*self
+            });
+        }
+        let pte_at = entry_at(self.pte_at, other, 1);
+        let pte = Pte(mem.read_pte(pte_at)?);
+        (pte.has(P | A) && !pte.has_reserved(1))
+            .then(|| Self::new(other, pte_at, pte, PageSize::Size4K, self.above))
+    }
+}
+
+/// Why an address leads nowhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WalkError {
+    /// A page fault of the Guest, with the error code to give it.
+    Fault(u32),
+    /// The address is not canonical: #GP(0), or #SS(0) if the access used RSP or RBP. Never seen on
+    /// a Host with 4 levels, whose processor raises these itself.
+    NotCanonical,
+    /// The entry to be read next is not in RAM.
+    TableOutside(Gpa),
+    /// Somebody keeps changing the tables. Resume the Guest: it will fault again.
+    Contended,
+}
+
+/// Translates `gva` under the tables at `root` for `access`.
+///
+/// Marks each entry on the way as accessed, and the page as dirty for a write; but none of them
+/// when the access is refused.
+pub fn walk<M: TableMemory>(
+    mem: &M,
+    root: Gpa,
+    gva: Gva,
+    access: Access,
+) -> Result<Translation, WalkError> {
+    for _ in 0..MAX_RACES {
+        let mut path = Path::find(mem, root, gva, access)?;
+        if path.mark(mem, access.write) {
+            return Ok(path.translation);
+        }
+    }
+    Err(WalkError::Contended)
+}
+
+/// The same without marking anything: for reading what the Guest has mapped without touching it.
+pub fn walk_quiet<M: TableMemory>(
+    mem: &M,
+    root: Gpa,
+    gva: Gva,
+    access: Access,
+) -> Result<Translation, WalkError> {
+    Path::find(mem, root, gva, access).map(|path| path.translation)
+}
+
+/// The address of the entry for `gva` in a table of `level`.
+fn entry_at(table: Gpa, gva: Gva, level: u8) -> Gpa {
+    Gpa::new(table.page().get() | ((gva.index(level) as u64) << 3))
+}
+
+/// The way to a page that may be accessed.
+struct Path {
+    /// The entries it led through, root first, and where they are.
+    entries: [Option<(Gpa, Pte)>; 4],
+    translation: Translation,
+}
+
+impl Path {
+    fn find<M: TableMemory>(
+        mem: &M,
+        root: Gpa,
+        gva: Gva,
+        access: Access,
+    ) -> Result<Self, WalkError> {
+        if !gva.is_canonical() {
+            return Err(WalkError::NotCanonical);
+        }
+        let mut entries = [None; 4];
+        let mut slots = entries.iter_mut();
+        let mut table = root;
+        let mut rights = Rights::at_root(gva);
+        let mut level = 4u8;
+        loop {
+            let at = entry_at(table, gva, level);
+            let pte = Pte(mem.read_pte(at).ok_or(WalkError::TableOutside(at))?);
+            if !pte.has(P) {
+                return Err(WalkError::Fault(access.error_code()));
+            }
+            if pte.has_reserved(level) {
+                let code = access.error_code() | error::P | error::RSVD;
+                return Err(WalkError::Fault(code));
+            }
+            if let Some(slot) = slots.next() {
+                *slot = Some((at, pte));
+            }
+            let above = rights;
+            rights = above.and(pte);
+            // Every entry of level 1 maps a page, so this ends.
+            if let Some(size) = pte.maps(level) {
+                if !rights.permit(access) {
+                    return Err(WalkError::Fault(access.error_code() | error::P));
+                }
+                let translation = Translation::new(gva, at, pte, size, above);
+                return Ok(Self {
+                    entries,
+                    translation,
+                });
+            }
+            table = Gpa::new(pte.address());
+            level = level.wrapping_sub(1);
+        }
+    }
+
+    /// Sets the A bits, and D in the last entry if `write`. False if an entry is no longer what it
+    /// was; those before it keep their A bit, as they may in hardware (SDM 5.8).
+    fn mark<M: TableMemory>(&mut self, mem: &M, write: bool) -> bool {
+        let leaf_at = self.translation.pte_at;
+        for (at, pte) in self.entries.into_iter().flatten() {
+            let dirty = if write && at == leaf_at { D } else { 0 };
+            if !pte.has(A | dirty) && !mem.update_pte(at, pte.get(), pte.get() | A | dirty) {
+                return false;
+            }
+        }
+        self.translation.dirty |= write;
+        true
+    }
+}
