@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Everything a bare guest of lg needs: a program without an operating system that runs as a guest kernel.
+//!
+//! ```no_run
+//! #![no_std]
+//! #![no_main]
+//! use lguest_guest::{entry, println};
+//!
+//! entry!(main);
+//!
+//! fn main() -> u8 {
+//!     println!("Hello from guest kernel mode.");
+//!     0 // the exit status of `lg run`
+//! }
+//! ```
+//!
+//! The contract behind it is `include/uapi/linux/lguest.h` (in Rust: [`abi`]); the modules here are its parts in the order
+//! in which a guest meets them. A guest has one vCPU, so plain statics and [`shared`] are enough.
+
+#![no_std]
+
+pub use lguest_abi as abi;
+
+mod boot;
+pub mod console;
+pub mod event;
+pub mod hypercall;
+pub mod irq;
+mod mem;
+pub mod paging;
+pub mod shared;
+pub mod user;
+
+pub use boot::{boot_params, command_line, exit};
+
+/// Makes `fn main() -> u8` the guest's program; what it returns is the exit status of `lg run`.
+#[macro_export]
+macro_rules! entry {
+    ($main:path) => {
+        #[no_mangle]
+        extern "C" fn lguest_main() -> u8 {
+            let main: fn() -> u8 = $main;
+            main()
+        }
+    };
+}
