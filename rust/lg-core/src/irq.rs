@@ -2,49 +2,49 @@
 
 //! The virtual interrupts that wait for a vCPU.
 
-/// A set of vectors. Raising a vector twice before its delivery delivers it once, as on a local
-/// APIC.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// A set of vectors, which anybody may add to while the vCPU takes from it. Raising a vector twice
+/// before its delivery delivers it once, as on a local APIC.
+#[derive(Debug, Default)]
 pub struct Pending {
-    words: [u64; 4],
+    words: [AtomicU64; 4],
 }
 
 impl Pending {
     /// Nothing is pending.
     pub const fn new() -> Self {
-        Self { words: [0; 4] }
-    }
-
-    /// Makes `vector` pending.
-    pub fn set(&mut self, vector: u8) {
-        if let Some(word) = self.words.get_mut(usize::from(vector >> 6)) {
-            *word |= Self::bit(vector);
+        Self {
+            words: [const { AtomicU64::new(0) }; 4],
         }
     }
 
-    /// Forgets `vector`, pending or not.
-    pub fn clear(&mut self, vector: u8) {
-        if let Some(word) = self.words.get_mut(usize::from(vector >> 6)) {
-            *word &= !Self::bit(vector);
-        }
+    /// Makes `vector` pending. Says whether it was not before.
+    pub fn set(&self, vector: u8) -> bool {
+        let bit = 1 << (vector & 63);
+        self.words
+            .get(usize::from(vector >> 6))
+            .is_some_and(|word| word.fetch_or(bit, Ordering::SeqCst) & bit == 0)
     }
 
-    /// The vector to deliver next: the highest, which is the priority rule of a local APIC
-    /// (SDM 12.8.3) without its classes. It stays pending.
-    pub fn highest(&self) -> Option<u8> {
-        let (base, word) = [192u8, 128, 64, 0]
-            .into_iter()
-            .zip(self.words.iter().rev())
-            .find(|(_, word)| **word != 0)?;
-        u8::try_from(word.ilog2()).ok().map(|bit| base | bit)
+    /// Takes the vector to deliver next: the highest, which is the priority rule of a local APIC
+    /// (SDM, "Interrupt, Task, and Processor Priority") without its classes.
+    ///
+    /// Only one thread takes.
+    pub fn take_highest(&self) -> Option<u8> {
+        for (base, word) in [192u8, 128, 64, 0].into_iter().zip(self.words.iter().rev()) {
+            if let Some(bit) = word.load(Ordering::SeqCst).checked_ilog2() {
+                word.fetch_and(!(1 << bit), Ordering::SeqCst);
+                return u8::try_from(bit).ok().map(|bit| base | bit);
+            }
+        }
+        None
     }
 
     /// Whether nothing is pending.
     pub fn is_empty(&self) -> bool {
-        self.words == [0; 4]
-    }
-
-    fn bit(vector: u8) -> u64 {
-        1 << (vector & 63)
+        self.words
+            .iter()
+            .all(|word| word.load(Ordering::SeqCst) == 0)
     }
 }

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! lg.ko: runs paravirtualized 64-bit Linux guests without VT-x or SVM.
+//!
+//! The guest, kernel and all, runs at CPL3 on page tables of ours (the shadow). The switcher, a page or two of assembly mapped
+//! in both worlds, takes the CPU from one to the other.
+//!
+//! Where things are, each knowing only what is below it:
+//!
+//! ```text
+//!   device      /dev/lguest, copies arguments in and out
+//!   vm          memory, vCPUs, eventfds of one VM
+//!   vcpu        the run loop: enter, look why it came out, handle; privileged: rare instructions
+//!   mmu, irq    the shadow; pending interrupts
+//!   sys         all that is unsafe: switcher.S, run sections, page tables, guest RAM, the Host's C functions
+//!   lg_core     pure logic, which cargo tests: walking tables, decoding, descriptors, flags
+//!   abi         the contract, from include/uapi/linux/lguest.h
+//! ```
+//!
+//! To follow one
+//! * system call: `lg_switcher_syscall` in `sys/switcher.S`; it never comes further.
+//! * page fault: `trap` in `sys/switcher.S`, `Vcpu::enter`, `Vcpu::page_fault`, `Mmu::fault`.
+//! * interrupt of the Host's: `trap`, `Vcpu::enter`, `Switcher::replay`; of the guest's: `Interrupts::raise`,
+//!   `Vcpu::deliver_interrupts`, `Vcpu::inject`.
+//! * virtqueue kick: `Vcpu::hypercall`, `Vm::notify`, `EventFd::signal`.
+
+#![deny(unsafe_code)]
+
+use kernel::{
+    miscdevice::{
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    prelude::*,
+};
+
+/// The contract. Generated, so exempt from our style.
+#[allow(
+    missing_docs,
+    non_camel_case_types,
+    non_upper_case_globals,
+    dead_code,
+    unreachable_pub,
+    unsafe_code,
+    clippy::all,
+    clippy::undocumented_unsafe_blocks
+)]
+mod abi {
+    use kernel::ffi;
+    include!(concat!(env!("LG_ABI_DIR"), "/abi_generated.rs"));
+}
+
+/// Pure logic, shared with the tests that cargo runs; the module does not use all of it.
+#[allow(dead_code, unreachable_pub)]
+#[path = "../lg-core/src"]
+pub mod lg_core {
+    pub mod addr;
+    pub mod emulate;
+    pub mod eret;
+    pub mod flags;
+    pub mod irq;
+    pub mod paging;
+    pub mod segment;
+    pub mod shadow;
+    pub mod trap;
+}
+
+mod death;
+mod device;
+mod irq;
+mod mmu;
+mod privileged;
+#[allow(unsafe_code)]
+mod sys;
+mod vcpu;
+mod vm;
+
+module! {
+    type: Lg,
+    name: "lg",
+    authors: ["lg developers"],
+    description: "Runs paravirtualized 64-bit Linux guests without VT-x or SVM",
+    license: "GPL v2",
+    params: {
+        max_shadow_pages: u32 {
+            default: 16384,
+            description: "Pages of shadow page tables per VM before the least recently used are dropped",
+        },
+    },
+}
+
+#[pin_data]
+struct Lg {
+    #[pin]
+    device: MiscDeviceRegistration<vm::Vm>,
+}
+
+impl kernel::InPlaceModule for Lg {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        let fits = sys::cpu::probe();
+        try_pin_init!(Self {
+            _: { fits? },
+            device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"lguest" }),
+        })
+    }
+}

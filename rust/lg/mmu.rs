@@ -1,0 +1,459 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The shadow: page tables for the CPU, which behave as a TLB of the guest's own tables.
+//!
+//! An entry is put in when the guest faults and its tables have a translation; it is taken out when the guest flushes, and
+//! at no other time. So the guest sees what it would see on hardware: a stale translation lives until it is flushed, a
+//! not-present one is never remembered. Nothing is write-protected, and no write to a page table is ever noticed.
+//!
+//! A *context* is what is cached for one root (CR3). It has two roots for the CPU, for guest kernel mode and for guest user
+//! mode, since the CPU runs both at CPL3 and can't tell them apart:
+//!
+//! ```text
+//!   user root    kernel root
+//!   [0..256] --+-- [0..256] + NX       the tables of the user half are shared (NX is SMEP)
+//!              |   [256..512] --- upper, one for all contexts: the kernel half is global
+//!   [271] -----+-- [271] ------------- the switcher's slot
+//! ```
+//!
+//! On a Host with five levels these tables hang at 0 and 511 of a table above, and the slot at 271 of that.
+//!
+//! A page of the lower half which only the kernel may use must not be in the shared tables. Where there is one (the
+//! Launcher's identity map; text_poke's page) the kernel root gets tables of its own at that top-level entry: a *split*.
+
+use crate::{
+    abi::*,
+    death::Death,
+    lg_core::{
+        addr::{
+            Gpa,
+            Gva,
+            Hpa, //
+        },
+        paging::{
+            self,
+            Access,
+            Translation,
+            WalkError, //
+        },
+        shadow::{
+            self,
+            Half, //
+        },
+    },
+    sys::{
+        hole,
+        ram::GuestRam,
+        switcher::{
+            Slot,
+            SHARED_LEAF, //
+        },
+        table::{
+            Table,
+            TableBox, //
+        },
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+/// An entry that leads to a table: what may be done is said at the leaf.
+const TABLE: u64 = paging::P | paging::W | paging::U | paging::A;
+/// The top-level entry of the shared pages.
+const SHARED_SLOT: usize = 270;
+/// Pages looked at around one that faulted.
+const AROUND: u64 = 16;
+
+/// What came of a page fault.
+pub(crate) enum Fault {
+    /// Try again: the shadow has it now.
+    Filled,
+    /// Try again after dropping the page from the TLB: the shadow had it already.
+    Spurious,
+    /// It is the guest's fault: #PF with this error code.
+    Inject(u32),
+    /// Not canonical for a guest of four levels: #GP.
+    GeneralProtection,
+    /// The address leads to something that is not RAM.
+    Mmio(Gpa),
+    /// The guest's tables are beyond repair.
+    Dead(Death),
+}
+
+/// The roots to load for the two modes.
+pub(crate) struct Roots {
+    pub(crate) kernel: Hpa,
+    pub(crate) user: Hpa,
+}
+
+struct Context {
+    root: Gpa,
+    /// Level 4: the user half.
+    user: TableBox,
+    /// Level 4: links to `user`'s tables, or splits; with four levels also links to the upper half.
+    kernel: TableBox,
+    /// Level 5, kernel's and user's, on a Host that has it.
+    top: Option<[TableBox; 2]>,
+    /// When it was last loaded, for LRU.
+    used: u64,
+}
+
+/// All that is cached for one VM, and its RAM.
+pub(crate) struct Mmu {
+    contexts: KVec<Context>,
+    upper: TableBox,
+    slot: Arc<Slot>,
+    five_levels: bool,
+    clock: u64,
+    /// Pages in all these tables.
+    pages: usize,
+    max_pages: usize,
+    prefilled: u64,
+    recycled: u64,
+    // Last: everything above points into it.
+    ram: GuestRam,
+}
+
+impl Context {
+    fn new(root: Gpa, slot: u64, upper: Hpa, five_levels: bool) -> Result<Self> {
+        let (mut user, mut kernel) = (TableBox::new()?, TableBox::new()?);
+        let top = if five_levels {
+            let (mut top_kernel, mut top_user) = (TableBox::new()?, TableBox::new()?);
+            top_kernel.set(0, kernel.hpa().get() | TABLE);
+            top_kernel.set(511, upper.get() | TABLE);
+            top_kernel.set(hole::SLOT, slot);
+            top_user.set(0, user.hpa().get() | TABLE);
+            top_user.set(hole::SLOT, slot);
+            Some([top_kernel, top_user])
+        } else {
+            user.set(hole::SLOT, slot);
+            kernel.set(hole::SLOT, slot);
+            None
+        };
+        Ok(Self {
+            root,
+            user,
+            kernel,
+            top,
+            used: 0,
+        })
+    }
+
+    fn roots(&self) -> Roots {
+        let (kernel, user) = match &self.top {
+            Some([kernel, user]) => (kernel, user),
+            None => (&self.kernel, &self.user),
+        };
+        Roots {
+            kernel: kernel.hpa(),
+            user: user.hpa(),
+        }
+    }
+
+    /// How many pages one has before anything is mapped.
+    fn own_pages(&self) -> usize {
+        if self.top.is_some() {
+            4
+        } else {
+            2
+        }
+    }
+
+    /// Empties the lower half; returns how many pages that freed.
+    fn drop_user_half(&mut self) -> usize {
+        self.kernel.clear(0..256) + self.user.clear(0..256)
+    }
+}
+
+/// The level-1 table that covers `gva`, made if it is missing, and how many pages that took.
+fn make_leaf_table(level4: &mut Table, gva: Gva) -> Result<(&mut Table, usize)> {
+    let (mut table, mut pages) = (level4, 0);
+    for level in [4, 3, 2] {
+        let (next, made) = table.make_child(gva.index(level), TABLE)?;
+        table = next;
+        pages += usize::from(made);
+    }
+    Ok((table, pages))
+}
+
+/// The level-1 table that covers `gva`, if there is one.
+fn leaf_table(level4: &mut Table, gva: Gva) -> Option<&mut Table> {
+    let mut table = level4;
+    for level in [4, 3, 2] {
+        table = table.child(gva.index(level))?;
+    }
+    Some(table)
+}
+
+fn drop_page(level4: &mut Table, gva: Gva) {
+    if let Some(table) = leaf_table(level4, gva) {
+        table.set(gva.index(1), 0);
+    }
+}
+
+impl Mmu {
+    /// `max_pages` is the budget for shadow tables.
+    pub(crate) fn new(
+        ram: GuestRam,
+        slot: Arc<Slot>,
+        five_levels: bool,
+        max_pages: usize,
+    ) -> Result<Self> {
+        Ok(Self {
+            contexts: KVec::new(),
+            upper: TableBox::new()?,
+            slot,
+            five_levels,
+            clock: 0,
+            pages: 1,
+            max_pages,
+            prefilled: 0,
+            recycled: 0,
+            ram,
+        })
+    }
+
+    pub(crate) fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    /// The roots for the guest's root `root`, which becomes the current one. Without `keep` its user half is forgotten
+    /// first: that is CR3 bit 63.
+    pub(crate) fn load(&mut self, root: Gpa, keep: bool) -> Result<Roots> {
+        let i = self.find(root)?;
+        if !keep {
+            self.pages -= self.contexts[i].drop_user_half();
+        }
+        self.clock += 1;
+        self.contexts[i].used = self.clock;
+        Ok(self.contexts[i].roots())
+    }
+
+    /// The context of `root`, made if it is missing.
+    fn find(&mut self, root: Gpa) -> Result<usize> {
+        if let Some(i) = self.contexts.iter().position(|c| c.root == root) {
+            return Ok(i);
+        }
+        self.make_room(None);
+        let context = Context::new(root, self.slot.link(), self.upper.hpa(), self.five_levels)?;
+        self.pages += context.own_pages();
+        self.contexts.push(context, GFP_KERNEL_ACCOUNT)?;
+        Ok(self.contexts.len() - 1)
+    }
+
+    fn remove(&mut self, i: usize) {
+        if let Ok(mut context) = self.contexts.remove(i) {
+            self.pages -= context.drop_user_half() + context.own_pages();
+        }
+    }
+
+    /// Brings the tables below the budget: least recently used contexts first, `current` never; then everything.
+    fn make_room(&mut self, current: Option<Gpa>) {
+        while self.pages >= self.max_pages {
+            let oldest = (0..self.contexts.len())
+                .filter(|&i| Some(self.contexts[i].root) != current)
+                .min_by_key(|&i| self.contexts[i].used);
+            self.recycled += 1;
+            match oldest {
+                Some(i) => self.remove(i),
+                None => {
+                    self.flush_all();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Forgets everything. The caller loads its root again.
+    pub(crate) fn flush_all(&mut self) {
+        while !self.contexts.is_empty() {
+            self.remove(self.contexts.len() - 1);
+        }
+        self.pages -= self.upper.clear(0..512);
+    }
+
+    /// Forgets the user half of `root`.
+    pub(crate) fn flush_user(&mut self, root: Gpa) {
+        if let Some(context) = self.contexts.iter_mut().find(|c| c.root == root) {
+            self.pages -= context.drop_user_half();
+        }
+    }
+
+    /// Forgets one page: of `root` in the lower half, of all roots in the upper.
+    pub(crate) fn flush_one(&mut self, root: Gpa, gva: Gva) {
+        match shadow::half(gva) {
+            Half::Kernel => drop_page(&mut self.upper, gva),
+            Half::User => {
+                if let Some(context) = self.contexts.iter_mut().find(|c| c.root == root) {
+                    drop_page(&mut context.user, gva);
+                    drop_page(&mut context.kernel, gva);
+                }
+            }
+        }
+    }
+
+    /// Forgets `root` wholly, unless it is `current`, which only loses its user half.
+    pub(crate) fn drop_root(&mut self, root: Gpa, current: Gpa) {
+        if root == current {
+            self.flush_user(root);
+        } else if let Some(i) = self.contexts.iter().position(|c| c.root == root) {
+            self.remove(i);
+        }
+    }
+
+    /// Deals with a page fault at `gva` under the guest's `root`. The roots may be others afterwards. May sleep.
+    ///
+    /// `ENOMEM`, or why the Launcher's memory could not be had.
+    pub(crate) fn fault(&mut self, root: Gpa, gva: Gva, access: Access) -> Result<Fault> {
+        if gva.is_canonical() {
+            match gva.index(4) {
+                hole::SLOT if !access.user => return Ok(Fault::Dead(Death::SwitcherSlot(gva))),
+                SHARED_SLOT if !access.user => {
+                    if let Some(fault) = self.map_shared(root, gva)? {
+                        return Ok(fault);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let t = match paging::walk(&self.ram, root, gva, access) {
+            Ok(t) => t,
+            Err(WalkError::Fault(code)) => return Ok(Fault::Inject(code)),
+            Err(WalkError::NotCanonical) => return Ok(Fault::GeneralProtection),
+            Err(WalkError::TableOutside(at)) => return Ok(Fault::Dead(Death::TableOutside(at, gva))),
+            Err(WalkError::Contended) => return Ok(Fault::Filled),
+        };
+        let Some(hpa) = self.ram.page(t.gpa)? else {
+            return Ok(Fault::Mmio(Gpa::new(t.gpa.get() | gva.offset())));
+        };
+        self.make_room(Some(root));
+        let i = self.find(root)?;
+        let Self {
+            contexts,
+            upper,
+            ram,
+            ..
+        } = self;
+        let (table, half, made) = Self::table_for(&mut contexts[i], upper, gva, &t, access.user)?;
+        self.pages += made;
+        let Some(leaf) = shadow::leaf(&t, hpa, half) else {
+            // `table_for` gave a table of the kernel's to a page of the kernel's.
+            return Ok(Fault::Inject(0));
+        };
+        if table.get(gva.index(1)) == leaf && shadow::permits(leaf, access) {
+            return Ok(Fault::Spurious);
+        }
+        table.set(gva.index(1), leaf);
+
+        // Neighbours which the guest has used and whose memory is there: likely the next to be touched.
+        let first = gva.get() & !(AROUND * 4096 - 1);
+        for other in (0..AROUND).map(|n| Gva::new(first + n * 4096)) {
+            if table.get(other.index(1)) != 0 {
+                continue;
+            }
+            let Some(t) = t.beside(ram, gva, other) else {
+                continue;
+            };
+            if let Some(leaf) = ram.pinned_page(t.gpa).and_then(|hpa| shadow::leaf(&t, hpa, half)) {
+                table.set(other.index(1), leaf);
+                self.prefilled += 1;
+            }
+        }
+        Ok(Fault::Filled)
+    }
+
+    /// The level-1 table in which the translation `t` of `gva` belongs, which tables these are, and how many pages it took.
+    fn table_for<'a>(
+        context: &'a mut Context,
+        upper: &'a mut TableBox,
+        gva: Gva,
+        t: &Translation,
+        user_mode: bool,
+    ) -> Result<(&'a mut Table, Half, usize)> {
+        let i = gva.index(4);
+        if shadow::half(gva) == Half::Kernel {
+            let made_top = upper.make_child(i, TABLE)?.1;
+            if context.top.is_none() {
+                link(&mut context.kernel, i, upper.link(i));
+            }
+            let (table, made) = make_leaf_table(upper, gva)?;
+            return Ok((table, Half::Kernel, made + usize::from(made_top)));
+        }
+        let split = context.kernel.child(i).is_some();
+        if !t.user || (split && !user_mode) {
+            if !split {
+                context.kernel.set(i, 0);
+            }
+            let (table, made) = make_leaf_table(&mut context.kernel, gva)?;
+            return Ok((table, Half::Kernel, made));
+        }
+        let made_top = context.user.make_child(i, TABLE)?.1;
+        if !split {
+            link(&mut context.kernel, i, context.user.link(i) | paging::NX);
+        }
+        let (table, made) = make_leaf_table(&mut context.user, gva)?;
+        Ok((table, Half::User, made + usize::from(made_top)))
+    }
+
+    /// Maps the shared page at `gva`, if there is one there.
+    fn map_shared(&mut self, root: Gpa, gva: Gva) -> Result<Option<Fault>> {
+        let n = gva.page().get().wrapping_sub(LGUEST_SHARED_VA as u64) / 4096;
+        let Some(hpa) = self.slot.shared_hpa(n as usize) else {
+            return Ok(None);
+        };
+        let i = self.find(root)?;
+        let (table, made) = make_leaf_table(&mut self.upper, gva)?;
+        self.pages += made;
+        let leaf = hpa.get() | SHARED_LEAF;
+        let known = table.get(gva.index(1)) == leaf;
+        table.set(gva.index(1), leaf);
+        if !self.five_levels {
+            let entry = self.upper.link(SHARED_SLOT);
+            if link(&mut self.contexts[i].kernel, SHARED_SLOT, entry) {
+                return Ok(Some(Fault::Filled));
+            }
+        }
+        Ok(Some(if known { Fault::Spurious } else { Fault::Filled }))
+    }
+
+    /// Reads guest memory at `gva` as guest kernel mode would fetch it; returns how many bytes could be read.
+    pub(crate) fn fetch(&self, root: Gpa, gva: Gva, user: bool, buf: &mut [u8]) -> usize {
+        let access = Access {
+            write: false,
+            fetch: true,
+            user,
+        };
+        let mut done = 0;
+        while done < buf.len() {
+            let at = Gva::new(gva.get().wrapping_add(done as u64));
+            let Ok(t) = paging::walk_quiet(&self.ram, root, at, access) else {
+                break;
+            };
+            let len = (buf.len() - done).min(4096 - at.offset() as usize);
+            let gpa = Gpa::new(t.gpa.get() | at.offset());
+            if !self.ram.read(gpa, &mut buf[done..done + len]) {
+                break;
+            }
+            done += len;
+        }
+        done
+    }
+
+    pub(crate) fn add_stats(&self, stats: &mut lguest_stats) {
+        stats.shadow_pages = self.pages as u64;
+        stats.shadow_recycled = self.recycled;
+        stats.prefilled = self.prefilled;
+        stats.pinned_pages = self.ram.pinned();
+    }
+}
+
+/// Makes entry `i` of `table` the link `entry` unless it is already; says whether it changed.
+fn link(table: &mut Table, i: usize, entry: u64) -> bool {
+    let changed = table.get(i) != entry;
+    if changed {
+        table.set(i, entry);
+    }
+    changed
+}

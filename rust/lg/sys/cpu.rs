@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The CPU's registers, and the Host kernel's per-CPU tables.
+
+use core::arch::{
+    asm,
+    x86_64::__cpuid_count, //
+};
+use kernel::{
+    bindings,
+    prelude::*, //
+};
+
+pub(crate) const MSR_LSTAR: u32 = 0xc000_0082;
+pub(crate) const MSR_CSTAR: u32 = 0xc000_0083;
+pub(crate) const MSR_TSC_AUX: u32 = 0xc000_0103;
+pub(crate) const MSR_SYSENTER_CS: u32 = 0x174;
+pub(crate) const MSR_U_CET: u32 = 0x6a0;
+
+pub(crate) const CR4_LA57: u64 = 1 << 12;
+const CR4_FSGSBASE: u64 = 1 << 16;
+const CR4_PCIDE: u64 = 1 << 17;
+pub(crate) const CR4_PKE: u64 = 1 << 22;
+pub(crate) const CR4_CET: u64 = 1 << 23;
+pub(crate) const CR4_LASS: u64 = 1 << 27;
+const CR4_FRED: u64 = 1 << 32;
+/// CR3 bit 63 on a load with PCIDs: keep what is cached for this PCID.
+const CR3_NOFLUSH: u64 = 1 << 63;
+/// DR7 with every breakpoint off.
+pub(crate) const DR7_OFF: u64 = 0x400;
+
+/// # Safety
+///
+/// The MSR exists.
+pub(crate) unsafe fn rdmsr(msr: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: The caller says that it exists; reading has no side effects for those used here.
+    unsafe { asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// # Safety
+///
+/// The MSR takes that value, and nothing of the Host runs on this CPU that minds it before the old one is back.
+pub(crate) unsafe fn wrmsr(msr: u32, value: u64) {
+    // SAFETY: As the caller promises.
+    unsafe {
+        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32,
+             options(nostack, preserves_flags))
+    };
+}
+
+pub(crate) fn read_cr4() -> u64 {
+    let value;
+    // SAFETY: Reading CR4 has no side effects.
+    unsafe { asm!("mov {}, cr4", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// # Safety
+///
+/// IRQs are off, and the Host's value is back before they are on.
+pub(crate) unsafe fn write_cr4(value: u64) {
+    // SAFETY: As the caller promises.
+    unsafe { asm!("mov cr4, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// What to load into CR3 to come back to where we are now, keeping the TLB where that is possible. IRQs off.
+pub(crate) fn cr3_to_return_to() -> u64 {
+    let cr3: u64;
+    // SAFETY: Reading CR3 has no side effects.
+    unsafe { asm!("mov {}, cr3", out(reg) cr3, options(nomem, nostack, preserves_flags)) };
+    if read_cr4() & CR4_PCIDE != 0 {
+        cr3 | CR3_NOFLUSH
+    } else {
+        cr3
+    }
+}
+
+pub(crate) fn read_dr7() -> u64 {
+    let value;
+    // SAFETY: Reading DR7 has no side effects.
+    unsafe { asm!("mov {}, dr7", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// # Safety
+///
+/// IRQs are off, and the Host's value is back before they are on.
+pub(crate) unsafe fn write_dr7(value: u64) {
+    // SAFETY: As the caller promises.
+    unsafe { asm!("mov dr7, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// Reads DR6 after a #DB of the guest's, and resets it for the Host.
+pub(crate) fn take_dr6() -> u64 {
+    const DR6_RESET: u64 = 0xffff_0ff0;
+    let value;
+    // SAFETY: DR6 only reports; Linux expects to find it reset.
+    unsafe {
+        asm!("mov {}, dr6", out(reg) value, options(nomem, nostack, preserves_flags));
+        asm!("mov dr6, {}", in(reg) DR6_RESET, options(nomem, nostack, preserves_flags));
+    }
+    value
+}
+
+/// # Safety
+///
+/// CR4.PKE is set.
+pub(crate) unsafe fn rdpkru() -> u32 {
+    let value;
+    // SAFETY: As the caller promises.
+    unsafe { asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// # Safety
+///
+/// CR4.PKE is set, and the value is the one the current task is to have.
+pub(crate) unsafe fn wrpkru(value: u32) {
+    // SAFETY: As the caller promises.
+    unsafe { asm!("wrpkru", in("ecx") 0, in("eax") value, in("edx") 0, options(nostack, preserves_flags)) };
+}
+
+pub(crate) fn xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: `probe` saw that the Host has OSXSAVE set.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+pub(crate) fn rdtsc() -> u64 {
+    // SAFETY: Every 64-bit CPU has it, and CPL0 may always use it.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// How many kHz the TSC has, as the Host measured it.
+pub(crate) fn tsc_khz() -> u32 {
+    // SAFETY: Written during boot, and by a late calibration which stores a whole word.
+    unsafe { (&raw const bindings::tsc_khz).read_volatile() }
+}
+
+/// Unix time in nanoseconds.
+pub(crate) fn wall_ns() -> u64 {
+    // SAFETY: Has no preconditions.
+    unsafe { bindings::ktime_get_real() as u64 }
+}
+
+/// 4 or 5.
+pub(crate) fn paging_levels() -> u8 {
+    if read_cr4() & CR4_LA57 != 0 {
+        5
+    } else {
+        4
+    }
+}
+
+pub(crate) fn has_rdtscp() -> bool {
+    // SAFETY: Every 64-bit CPU has leaf 0x80000001.
+    unsafe { __cpuid_count(0x8000_0001, 0) }.edx & (1 << 27) != 0
+}
+
+/// Does this CPU offer the SYSENTER MSRs?
+pub(crate) fn has_sysenter() -> bool {
+    // SAFETY: Every 64-bit CPU has leaf 1.
+    unsafe { __cpuid_count(1, 0) }.edx & (1 << 11) != 0
+}
+
+/// Turns interrupts off until it is dropped.
+pub(crate) struct IrqsOff(());
+
+impl IrqsOff {
+    /// IRQs are on.
+    pub(crate) fn new() -> Self {
+        // SAFETY: Dropping turns them on again.
+        unsafe { asm!("cli", options(nostack)) };
+        Self(())
+    }
+}
+
+impl Drop for IrqsOff {
+    fn drop(&mut self) {
+        // SAFETY: They were on when `new` was called.
+        unsafe { asm!("sti", options(nostack)) };
+    }
+}
+
+/// Operand of LGDT and LIDT.
+#[repr(C, packed(2))]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct DescPtr {
+    pub(crate) limit: u16,
+    pub(crate) base: u64,
+}
+
+unsafe extern "C" {
+    /// The writable alias of each CPU's GDT (arch/x86/kernel/cpu/common.c); the address is that of the per-CPU template.
+    static gdt_page: u8;
+}
+
+/// The tables this CPU runs with. Read anew whenever the thread may have changed CPUs.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct HostTables {
+    /// As `LGDT` left it: the read-only alias.
+    pub(crate) gdtr: DescPtr,
+    /// The same GDT through its writable alias.
+    pub(crate) gdtr_rw: DescPtr,
+    pub(crate) idtr: DescPtr,
+}
+
+impl HostTables {
+    /// Of the CPU we are on. IRQs off.
+    pub(crate) fn read() -> Self {
+        let mut tables = Self::default();
+        let offset: usize;
+        // SAFETY: Both store to memory that we own; `this_cpu_off` is a per-CPU variable, so GS reaches it.
+        unsafe {
+            asm!("sgdt [{}]", in(reg) &raw mut tables.gdtr, options(nostack, preserves_flags));
+            asm!("sidt [{}]", in(reg) &raw mut tables.idtr, options(nostack, preserves_flags));
+            asm!("mov {}, gs:[rip + {}]", out(reg) offset, sym bindings::this_cpu_off,
+                 options(nostack, preserves_flags));
+        }
+        tables.gdtr_rw = DescPtr {
+            limit: tables.gdtr.limit,
+            base: ((&raw const gdt_page) as usize).wrapping_add(offset) as u64,
+        };
+        tables
+    }
+}
+
+/// Drops every translation this CPU has cached, global ones too, for all PCIDs.
+extern "C" fn flush_tlb(_: *mut core::ffi::c_void) {
+    const CR4_PGE: u64 = 1 << 7;
+    let cr4 = read_cr4();
+    // SAFETY: Changing CR4.PGE flushes everything (SDM 3A 4.10.4.1). The function runs with IRQs off, and the old value
+    // is back at once.
+    unsafe {
+        write_cr4(cr4 ^ CR4_PGE);
+        write_cr4(cr4);
+    }
+}
+
+/// As above on every CPU; waits for all. IRQs on.
+pub(crate) fn flush_tlb_everywhere() {
+    // SAFETY: `flush_tlb` may be called in interrupt context; the mask of online CPUs is stable inside.
+    unsafe {
+        bindings::on_each_cpu_cond_mask(
+            None,
+            Some(flush_tlb),
+            core::ptr::null_mut(),
+            true,
+            &raw const bindings::__cpu_online_mask,
+        )
+    };
+}
+
+fn boot_cpu_has(feature: u32) -> bool {
+    // SAFETY: Written during boot.
+    let words = unsafe {
+        (&raw const bindings::boot_cpu_data.__bindgen_anon_3.x86_capability).read()
+    };
+    words
+        .get(feature as usize / 32)
+        .is_some_and(|word| word & 1 << (feature % 32) != 0)
+}
+
+/// Can lg run on this machine? Says in the log why not.
+pub(crate) fn probe() -> Result {
+    let cr4 = read_cr4();
+    // SAFETY: Written during boot.
+    let xen = unsafe { (&raw const bindings::xen_domain_type).read() }
+        == bindings::xen_domain_type_XEN_PV_DOMAIN;
+    // SAFETY: Has no preconditions.
+    let confidential = unsafe {
+        bindings::cc_platform_has(bindings::cc_attr_CC_ATTR_GUEST_STATE_ENCRYPT)
+            || bindings::cc_platform_has(bindings::cc_attr_CC_ATTR_MEM_ENCRYPT)
+    };
+    let checks: [(bool, &str); 6] = [
+        (!xen, "this kernel is itself a Xen PV guest, and not at CPL0"),
+        (!confidential, "this is a confidential VM (SEV or TDX), whose exits lg cannot take over"),
+        (cr4 & CR4_FRED == 0, "FRED event delivery is on; boot the host with fred=off"),
+        (cr4 & CR4_FSGSBASE != 0, "the CPU has no FSGSBASE, or the host was booted with nofsgsbase"),
+        (boot_cpu_has(bindings::X86_FEATURE_NX), "the CPU has no NX, or it is switched off in the firmware"),
+        (boot_cpu_has(bindings::X86_FEATURE_XSAVE), "the CPU has no XSAVE"),
+    ];
+    for (fits, why) in checks {
+        if !fits {
+            pr_err!("cannot run here: {}\n", why);
+            return Err(ENODEV);
+        }
+    }
+    Ok(())
+}

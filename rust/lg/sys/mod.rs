@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Everything `unsafe`: the CPU, the Host kernel's C functions, page tables, and guest memory.
+//!
+//! The modules above see safe interfaces only, and the compiler holds them to it (`#![deny(unsafe_code)]`).
+
+pub(crate) mod cpu;
+pub(crate) mod eventfd;
+pub(crate) mod hole;
+pub(crate) mod page;
+pub(crate) mod ram;
+pub(crate) mod section;
+pub(crate) mod switcher;
+pub(crate) mod table;
+pub(crate) mod task;
+pub(crate) mod timer;
+pub(crate) mod uabi;

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Host pages, as the kernel's direct map sees them.
+
+use crate::lg_core::addr::Hpa;
+use core::ptr::NonNull;
+use kernel::{
+    bindings,
+    prelude::*, //
+};
+
+/// The address at which the direct map holds `hpa`.
+pub(crate) fn direct_map(hpa: Hpa) -> *mut u8 {
+    // SAFETY: `page_offset_base` is set during early boot and never again.
+    let base = unsafe { bindings::page_offset_base } as u64;
+    base.wrapping_add(hpa.get()) as *mut u8
+}
+
+/// The host physical address of a `struct page`.
+///
+/// # Safety
+///
+/// `page` points at an element of the kernel's memory map.
+pub(crate) unsafe fn page_to_hpa(page: *const bindings::page) -> Hpa {
+    // SAFETY: `vmemmap_base` is set during early boot and never again.
+    let vmemmap = unsafe { bindings::vmemmap_base } as *const bindings::page;
+    // SAFETY: With a virtual memory map (x86-64 has no other), every `struct page` is an element of
+    // the array which starts there, and its index is the page frame number.
+    let pfn = unsafe { page.offset_from(vmemmap) } as u64;
+    Hpa::new(pfn << 12)
+}
+
+/// A zeroed page of the Host's, charged to the cgroup of the caller.
+///
+/// # Invariants
+///
+/// The pointer is the direct map address of a page that this object alone owns.
+pub(crate) struct HostPage(NonNull<u8>);
+
+// SAFETY: The page is owned memory, and has no tie to a thread.
+unsafe impl Send for HostPage {}
+// SAFETY: `&HostPage` gives nothing but addresses.
+unsafe impl Sync for HostPage {}
+
+impl HostPage {
+    /// Allocates one; may sleep.
+    pub(crate) fn new() -> Result<Self> {
+        // SAFETY: The caller is in process context.
+        let addr = unsafe { bindings::get_zeroed_page_noprof(bindings::GFP_KERNEL_ACCOUNT) };
+        // INVARIANT: The page allocator gave it to us alone.
+        NonNull::new(addr as *mut u8).map(Self).ok_or(ENOMEM)
+    }
+
+    /// Takes over a page that was leaked with `mem::forget`.
+    ///
+    /// # Safety
+    ///
+    /// `hpa` is that of a leaked `HostPage`, and nobody else takes it over.
+    pub(crate) unsafe fn from_hpa(hpa: Hpa) -> Self {
+        // INVARIANT: As the caller promises.
+        // SAFETY: The direct map has no page at address 0.
+        Self(unsafe { NonNull::new_unchecked(direct_map(hpa)) })
+    }
+
+    /// Its address in the direct map.
+    pub(crate) fn as_ptr<T>(&self) -> *mut T {
+        const { assert!(core::mem::size_of::<T>() <= 4096 && core::mem::align_of::<T>() <= 4096) };
+        self.0.as_ptr().cast()
+    }
+
+    /// Its host physical address.
+    pub(crate) fn hpa(&self) -> Hpa {
+        // SAFETY: As in `direct_map`.
+        let base = unsafe { bindings::page_offset_base } as u64;
+        Hpa::new((self.0.as_ptr() as u64).wrapping_sub(base))
+    }
+}
+
+impl Drop for HostPage {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the page is ours, and it goes with us.
+        unsafe { bindings::free_pages(self.0.as_ptr() as usize, 0) };
+    }
+}

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Guest RAM: memory of the Launcher's, pinned page by page as the guest touches it.
+//!
+//! A page stays pinned until the VM ends, so that the shadow may point at it without asking anybody. (The alternative, an
+//! MMU notifier which tears the shadow down when the Host moves a page, buys swapping of guests; it would have to stop every
+//! vCPU from a callback that may not sleep.)
+//!
+//! There are never Rust references into guest memory: words are read and written by value.
+
+use super::page::{
+    direct_map,
+    page_to_hpa, //
+};
+use crate::{
+    abi::*,
+    lg_core::{
+        addr::{
+            Gpa,
+            Hpa, //
+        },
+        paging::TableMemory, //
+    },
+};
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering, //
+};
+use kernel::{
+    bindings,
+    prelude::*, //
+};
+
+const PAGE: u64 = 4096;
+
+struct Region {
+    gpa: u64,
+    hva: u64,
+    /// The page behind each guest frame, as the address of its `struct page`; 0 until it is pinned.
+    pages: KVVec<AtomicU64>,
+}
+
+/// # Invariants
+///
+/// A non-zero word of `pages` is a `struct page` on which we hold a long-term, writable pin.
+pub(crate) struct GuestRam {
+    regions: KVec<Region>,
+    pinned: AtomicU64,
+}
+
+impl GuestRam {
+    pub(crate) fn new() -> Self {
+        Self {
+            regions: KVec::new(),
+            pinned: AtomicU64::new(0),
+        }
+    }
+
+    /// Adds a region. `EINVAL` for one which is unaligned, empty, beyond [`LGUEST_MAX_GPA`], not in user memory, or which
+    /// overlaps another; `ENOSPC` when there are too many.
+    pub(crate) fn add(&mut self, new: lguest_memory) -> Result {
+        let end = new.gpa.checked_add(new.size).ok_or(EINVAL)?;
+        let hva_end = new.hva.checked_add(new.size).ok_or(EINVAL)?;
+        if (new.gpa | new.size | new.hva) % PAGE != 0
+            || new.size == 0
+            || end > LGUEST_MAX_GPA
+            || hva_end > 1 << 47
+        {
+            return Err(EINVAL);
+        }
+        for r in &self.regions {
+            let r_end = r.gpa + r.pages.len() as u64 * PAGE;
+            if new.gpa < r_end && r.gpa < end {
+                return Err(EINVAL);
+            }
+        }
+        if self.regions.len() >= LGUEST_MAX_MEMORY as usize {
+            return Err(ENOSPC);
+        }
+        let count = (new.size / PAGE) as usize;
+        let mut pages = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..count {
+            pages.push(AtomicU64::new(0), GFP_KERNEL_ACCOUNT)?;
+        }
+        self.regions.push(
+            Region {
+                gpa: new.gpa,
+                hva: new.hva,
+                pages,
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        Ok(())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.regions.is_empty()
+    }
+
+    /// Pages pinned now.
+    pub(crate) fn pinned(&self) -> u64 {
+        self.pinned.load(Ordering::Relaxed)
+    }
+
+    fn slot(&self, gpa: Gpa) -> Option<(&AtomicU64, u64)> {
+        self.regions.iter().find_map(|r| {
+            let offset = gpa.get().checked_sub(r.gpa)?;
+            let slot = r.pages.get((offset / PAGE) as usize)?;
+            Some((slot, r.hva + offset / PAGE * PAGE))
+        })
+    }
+
+    /// Is there RAM at `gpa`?
+    pub(crate) fn contains(&self, gpa: Gpa) -> bool {
+        self.slot(gpa).is_some()
+    }
+
+    /// The Host's page behind `gpa` if it is pinned already; never sleeps.
+    pub(crate) fn pinned_page(&self, gpa: Gpa) -> Option<Hpa> {
+        let page = self.slot(gpa)?.0.load(Ordering::Acquire);
+        if page == 0 {
+            return None;
+        }
+        // SAFETY: By the type invariant it is a `struct page`.
+        Some(unsafe { page_to_hpa(page as *const bindings::page) })
+    }
+
+    /// The Host's page behind `gpa`, pinned now if it was not. `None` outside RAM, `EFAULT` when the Launcher has no memory
+    /// there. May sleep; only in the Launcher's own address space.
+    pub(crate) fn page(&self, gpa: Gpa) -> Result<Option<Hpa>> {
+        let Some((slot, hva)) = self.slot(gpa) else {
+            return Ok(None);
+        };
+        let known = slot.load(Ordering::Acquire);
+        if known != 0 {
+            // SAFETY: By the type invariant it is a `struct page`.
+            return Ok(Some(unsafe { page_to_hpa(known as *const bindings::page) }));
+        }
+        let mut page: *mut bindings::page = core::ptr::null_mut();
+        // SAFETY: `page` has room for one, and the function checks `hva` itself.
+        let got = unsafe {
+            bindings::pin_user_pages_fast(
+                hva as usize,
+                1,
+                (bindings::FOLL_WRITE | bindings::FOLL_LONGTERM) as u32,
+                &mut page,
+            )
+        };
+        if got != 1 {
+            return Err(if got < 0 { Error::from_errno(got) } else { EFAULT });
+        }
+        // INVARIANT: Just pinned. If another vCPU was faster, its pin stays and ours goes.
+        match slot.compare_exchange(0, page as u64, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => {
+                self.pinned.fetch_add(1, Ordering::Relaxed);
+                // SAFETY: The pin keeps the page.
+                Ok(Some(unsafe { page_to_hpa(page) }))
+            }
+            Err(other) => {
+                // SAFETY: We pinned it above.
+                unsafe { bindings::unpin_user_page(page) };
+                // SAFETY: By the type invariant it is a `struct page`.
+                Ok(Some(unsafe { page_to_hpa(other as *const bindings::page) }))
+            }
+        }
+    }
+
+    /// The word at `gpa`, which must be aligned.
+    fn word(&self, gpa: Gpa) -> Option<&AtomicU64> {
+        let hpa = self.page(gpa).ok()??;
+        let at = hpa.get() | (gpa.get() % PAGE & !7);
+        // SAFETY: The page stays pinned as long as `self`, an aligned word is inside it, and everybody (guest, Launcher, us)
+        // only ever does whole-word accesses that the CPU makes atomic.
+        Some(unsafe { &*direct_map(Hpa::new(at)).cast::<AtomicU64>() })
+    }
+
+    /// Copies guest memory to `buf`; `false` if it is not all RAM. The range must lie in one page.
+    pub(crate) fn read(&self, gpa: Gpa, buf: &mut [u8]) -> bool {
+        for (i, byte) in buf.iter_mut().enumerate() {
+            let at = Gpa::new(gpa.get().wrapping_add(i as u64));
+            let Some(word) = self.word(at) else {
+                return false;
+            };
+            *byte = (word.load(Ordering::Relaxed) >> (at.get() % 8 * 8)) as u8;
+        }
+        true
+    }
+}
+
+/// How the walker of guest page tables reaches them. May sleep.
+impl TableMemory for GuestRam {
+    fn read_pte(&self, at: Gpa) -> Option<u64> {
+        Some(self.word(at)?.load(Ordering::Acquire))
+    }
+
+    fn update_pte(&self, at: Gpa, old: u64, new: u64) -> bool {
+        self.word(at).is_some_and(|word| {
+            word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        })
+    }
+}
+
+impl Drop for GuestRam {
+    fn drop(&mut self) {
+        for r in &self.regions {
+            for slot in r.pages.iter() {
+                let mut page = slot.load(Ordering::Relaxed) as *mut bindings::page;
+                if !page.is_null() {
+                    // SAFETY: By the type invariant we hold a pin, and the shadow that pointed here is gone.
+                    unsafe { bindings::unpin_user_pages_dirty_lock(&mut page, 1, true) };
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Run sections: the stretch of time, IRQs off, in which this CPU's MSRs and FPU registers are the guest's.
+//!
+//! What world switches need not touch each time is swapped here once: the SYSCALL entry points, TSC_AUX, the debug
+//! registers, CR4 bits that would get in a CPL3 kernel's way, PKRU, and the FPU state.
+
+use super::{
+    cpu::*,
+    page::HostPage, //
+};
+use core::arch::{
+    asm,
+    x86_64::__cpuid_count, //
+};
+use kernel::{
+    bindings,
+    prelude::*, //
+};
+
+/// State components lg gives to no guest: PKRU (9), for it also governs the Host's accesses to user memory, and AMX (17, 18).
+const XSTATE_HIDDEN: u64 = 1 << 9 | 1 << 17 | 1 << 18;
+/// Offsets in the XSAVE area (SDM 1, 13.4.1).
+const MXCSR: usize = 24;
+const MXCSR_DEFAULT: u32 = 0x1f80;
+
+/// A vCPU's FPU, SSE, AVX registers while something else is in the CPU's.
+///
+/// # Invariants
+///
+/// The page holds an image that XRSTOR takes for the components in `mask`, and they all fit in it.
+pub(crate) struct GuestFpu {
+    area: HostPage,
+    mask: u64,
+}
+
+impl GuestFpu {
+    /// The state after reset. `ENODEV` on a CPU whose state does not fit in a page.
+    pub(crate) fn new() -> Result<Self> {
+        let mask = xcr0() & !XSTATE_HIDDEN;
+        for component in 2..63u32 {
+            if mask & (1 << component) != 0 {
+                // SAFETY: A CPU with XSAVE has leaf 0xd. EAX is the component's size, EBX its offset.
+                let leaf = unsafe { __cpuid_count(0xd, component) };
+                if leaf.ebx.saturating_add(leaf.eax) > 4096 {
+                    pr_err!("state component {} does not fit in a page\n", component);
+                    return Err(ENODEV);
+                }
+            }
+        }
+        let area = HostPage::new()?;
+        // SAFETY: The area is a page of ours, and the offset inside it is aligned.
+        unsafe { area.as_ptr::<u8>().add(MXCSR).cast::<u32>().write(MXCSR_DEFAULT) };
+        // INVARIANT: An image of zeroes with a valid MXCSR is the initial state of every component.
+        Ok(Self { area, mask })
+    }
+
+    /// # Safety
+    ///
+    /// The current task's FPU state has been saved.
+    unsafe fn restore(&mut self) {
+        // SAFETY: By the type invariant the image is good for XRSTOR; the caller gave up what was in the registers.
+        unsafe {
+            asm!("xrstor64 [{}]", in(reg) self.area.as_ptr::<u8>(), in("eax") self.mask as u32,
+                 in("edx") (self.mask >> 32) as u32, options(nostack, preserves_flags))
+        };
+    }
+
+    fn save(&mut self) {
+        // INVARIANT: What XSAVE wrote XRSTOR takes.
+        // SAFETY: The area is ours, 64-byte aligned, and large enough by the type invariant.
+        unsafe {
+            asm!("xsave64 [{}]", in(reg) self.area.as_ptr::<u8>(), in("eax") self.mask as u32,
+                 in("edx") (self.mask >> 32) as u32, options(nostack, preserves_flags))
+        };
+    }
+}
+
+/// An MSR with the guest's value in it; dropping it puts the Host's back.
+struct SwappedMsr {
+    msr: u32,
+    host: u64,
+}
+
+/// The CPU is set up for the guest as long as this exists. IRQs are off all the time.
+pub(crate) struct Section<'a> {
+    fpu: &'a mut GuestFpu,
+    swapped: [Option<SwappedMsr>; 5],
+    cr4: u64,
+    pkru: Option<u32>,
+    dr7: u64,
+    /// MSR writes so far.
+    pub(crate) msr_writes: u64,
+}
+
+impl<'a> Section<'a> {
+    /// `lstar` and `cstar` are where SYSCALL of 64-bit and of 32-bit code goes.
+    ///
+    /// # Safety
+    ///
+    /// `lstar` and `cstar` are the switcher's entry points in the vCPU's region.
+    pub(crate) unsafe fn begin(
+        _irqs: &'a IrqsOff,
+        fpu: &'a mut GuestFpu,
+        lstar: u64,
+        cstar: u64,
+        tsc_aux: u64,
+    ) -> Self {
+        // SAFETY: Process context outside of any other FPU section; `end` comes with IRQs still off.
+        unsafe { bindings::kernel_fpu_begin_mask(0) };
+        let cr4 = read_cr4();
+        let mut this = Self {
+            fpu,
+            swapped: [const { None }; 5],
+            cr4,
+            pkru: None,
+            dr7: read_dr7(),
+            msr_writes: 0,
+        };
+        if cr4 & CR4_PKE != 0 {
+            // SAFETY: PKE is set.
+            this.pkru = Some(unsafe { rdpkru() });
+        }
+        if cr4 & (CR4_PKE | CR4_LASS) != 0 {
+            // LASS would fault every access of a CPL3 kernel to the upper half. PKRU also governs kernel mode, whose
+            // pages are all user pages here, but user mode may write it.
+            // SAFETY: IRQs are off, `drop` restores it.
+            unsafe { write_cr4(cr4 & !(CR4_PKE | CR4_LASS)) };
+        }
+        if this.dr7 != DR7_OFF {
+            // A breakpoint of the Launcher's debugger could hit in the switcher.
+            // SAFETY: As above.
+            unsafe { write_dr7(DR7_OFF) };
+        }
+        // SAFETY: The guest runs until `drop`, with IRQs off and the Host's values restored before they are on. The caller
+        // vouches for the entry points. SYSENTER_CS 0 makes SYSENTER fault instead of entering the Host.
+        unsafe {
+            this.swap(0, MSR_LSTAR, lstar);
+            this.swap(1, MSR_CSTAR, cstar);
+            if has_sysenter() {
+                this.swap(2, MSR_SYSENTER_CS, 0);
+            }
+            if has_rdtscp() {
+                this.swap(3, MSR_TSC_AUX, tsc_aux);
+            }
+            if cr4 & CR4_CET != 0 {
+                this.swap(4, MSR_U_CET, 0);
+            }
+            this.fpu.restore();
+        }
+        this
+    }
+
+    /// # Safety
+    ///
+    /// As `wrmsr`; slot `i` is free.
+    unsafe fn swap(&mut self, i: usize, msr: u32, value: u64) {
+        // SAFETY: As the caller promises.
+        let host = unsafe { rdmsr(msr) };
+        if host != value {
+            // SAFETY: As above.
+            unsafe { wrmsr(msr, value) };
+            self.msr_writes += 2;
+            self.swapped[i] = Some(SwappedMsr { msr, host });
+        }
+    }
+}
+
+impl Drop for Section<'_> {
+    fn drop(&mut self) {
+        self.fpu.save();
+        for swapped in self.swapped.iter().flatten() {
+            // SAFETY: It is the value that was in there.
+            unsafe { wrmsr(swapped.msr, swapped.host) };
+        }
+        if self.dr7 != DR7_OFF {
+            // SAFETY: The Host's value; IRQs are still off.
+            unsafe { write_dr7(self.dr7) };
+        }
+        if read_cr4() != self.cr4 {
+            // SAFETY: As above.
+            unsafe { write_cr4(self.cr4) };
+        }
+        if let Some(pkru) = self.pkru {
+            // The guest may have changed it with XRSTOR even while PKE was off.
+            // SAFETY: PKE is set again, and this is the task's value.
+            unsafe { wrpkru(pkru) };
+        }
+        // SAFETY: Pairs with `begin`, IRQs off as they were there.
+        unsafe { bindings::kernel_fpu_end() };
+    }
+}

@@ -1,0 +1,456 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The switcher: the few hundred instructions that are in both worlds.
+ *
+ * This is a position independent blob.  It is assembled into .rodata (so that neither objtool nor the kernel's
+ * alternatives rewrite a byte of it) and copied to pages which lg's own page tables map executable, at the start of each
+ * vCPU's region in the switcher's slot of the address space:
+ *
+ *	+0x0000	text		this blob, the same physical pages for every vCPU		RX
+ *	+0x3000	state		struct State: the registers, both worlds' descriptors		RW
+ *	+0x4000	shared		the page the guest sees as struct lguest_shared			RW
+ *	+0x5000	gdt, tss								RW
+ *	+0x6000	idt									R
+ *	+0x7000	ist stacks	#DF, NMI, #DB, #MC, 1 KiB each				RW
+ *
+ * Since the text is mapped once per vCPU, RIP-relative addressing reaches that vCPU's own state: no per-CPU register and
+ * no swapgs.  Everything here is supervisor-only, and mapped under the Host's page tables and under the guest's.
+ *
+ * The one rule: at CPL0 nothing outside this region is touched while the guest's CR3 is loaded.  The Host's own
+ * translations are global and survive a CR3 load, so a guest address could reach Host memory.
+ *
+ * Numbers in braces are filled in by rustc from the Rust definitions (sys/switcher.rs).  In here `sh_` is a field of the
+ * shared page, `st_` one of the state page.
+ */
+	.section .rodata.lg_switcher, "a", @progbits
+	.balign 4096
+	.globl lg_switcher_start
+lg_switcher_start:
+
+	.set state,	lg_switcher_start + {STATE}
+	.set shared,	lg_switcher_start + {SHARED}
+	.set gdt,	lg_switcher_start + {GDT}
+
+	.set regs,	state + {ST_REGS}
+	.set st_mode,	state + {ST_MODE}
+
+/*
+ * Exception and interrupt stubs, 16 bytes apart: the IDT's gate N points at stub N.
+ *
+ * Entered by: the CPU, IF=0, on the stack of the TSS: for CPL3 that is the end of state.regs, so that the CPU itself
+ * writes the frame where it has to go (the IST vectors excepted).  NMIs may come at any point.
+ * Pushes: an error code of 0 where the CPU pushes none, then the vector.
+ */
+	.set vector, 0
+	.rept 256
+	.balign 16, 0xcc
+	endbr64
+	.if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)
+	.else
+	pushq	$0
+	.endif
+	pushq	$vector
+	.if vector == 14
+	jmp	page_fault
+	.elseif (vector == 1) || (vector == 2) || (vector == 8) || (vector == 18)
+	jmp	ist_trap
+	.else
+	jmp	trap
+	.endif
+	.set vector, vector + 1
+	.endr
+
+/*
+ * Replay of an interrupt which the CPU took while the guest ran, 16 bytes apart from +0x1000.
+ *
+ * Called by: Rust as `extern "C" fn()`, in the Host's world, IF=0.
+ * The frame the Host's handler sees must say IF=1: with IF=0 its exit path leaves the timer unarmed.  STI holds interrupts
+ * off for one more instruction, so none slips in between.  An NMI (2) keeps IF=0.
+ */
+	.balign 4096, 0xcc
+	.set vector, 0
+	.rept 256
+	.balign 16, 0xcc
+	endbr64
+	.if vector != 2
+	sti
+	.endif
+	int	$vector
+	cli
+	ret
+	.set vector, vector + 1
+	.endr
+	.balign 4096, 0xcc
+
+/*
+ * lg_switcher_enter - from the Host's world into the guest's.
+ *
+ * Called by: Rust as `extern "C" fn()` at the vCPU's alias of this text, IF=0, preemption off, the Host's CR3 (which maps
+ * this region), the run section's MSRs loaded, state filled in.  Returns through `leave` when the guest is out, with
+ * state.regs holding the guest's registers, regs.vector the reason, and everything of the Host as it was.
+ *
+ * Our IDT comes first and goes last: an NMI between any two of these instructions then finds a handler that is mapped.
+ */
+	.globl lg_switcher_enter
+lg_switcher_enter:
+	endbr64
+	pushq	%rbp
+	pushq	%rbx
+	pushq	%r12
+	pushq	%r13
+	pushq	%r14
+	pushq	%r15
+	movq	%rsp, state + {ST_HOST_RSP}(%rip)
+	rdfsbase %rax
+	movq	%rax, state + {ST_HOST_FS_BASE}(%rip)
+	rdgsbase %rax
+	movq	%rax, state + {ST_HOST_GS_BASE}(%rip)
+	movw	%ds, state + {ST_HOST_DS}(%rip)
+	movw	%es, state + {ST_HOST_ES}(%rip)
+	movw	%fs, state + {ST_HOST_FS}(%rip)
+	movw	%gs, state + {ST_HOST_GS}(%rip)
+
+	lidt	state + {ST_IDTR}(%rip)
+	lgdt	state + {ST_GDTR}(%rip)
+	andb	$~2, gdt + {TSS_TYPE}(%rip)	/* LTR refuses a busy TSS */
+	movl	${TSS_SELECTOR}, %eax
+	ltr	%ax
+	movq	state + {ST_CR3}(%rip), %rax
+	movq	%rax, %cr3
+	/* The Host's stack is gone.  From here RSP walks state.regs. */
+	leaq	regs(%rip), %rsp
+
+	movw	state + {ST_DS}(%rip), %ds
+	movw	state + {ST_ES}(%rip), %es
+	movw	state + {ST_FS}(%rip), %fs
+	movw	state + {ST_GS}(%rip), %gs
+	movq	state + {ST_FS_BASE}(%rip), %rax
+	wrfsbase %rax
+	movq	state + {ST_GS_BASE}(%rip), %rax
+	wrgsbase %rax
+	/*
+	 * A translation of the Host may hide the guest's own at this address (see page_fault).  Only here, with the guest's
+	 * CR3 loaded and no Host code left to run, is it certain to be gone when the guest tries again.
+	 */
+	movq	state + {ST_INVLPG}(%rip), %rax
+	testq	%rax, %rax
+	jz	1f
+	invlpg	(%rax)
+1:
+	popq	%r15
+	popq	%r14
+	popq	%r13
+	popq	%r12
+	popq	%rbp
+	popq	%rbx
+	popq	%r11
+	popq	%r10
+	popq	%r9
+	popq	%r8
+	popq	%rax
+	popq	%rcx
+	popq	%rdx
+	popq	%rsi
+	popq	%rdi
+	addq	$16, %rsp			/* vector and error code */
+	iretq
+
+/*
+ * lg_switcher_syscall - SYSCALL in the guest: LSTAR points here.
+ *
+ * Entered by: the CPU, CPL0, IF=0, RCX and R11 hold the guest's RIP and RFLAGS.  RSP is still the guest's and must not
+ * be used; GS base and CR3 are the guest's.
+ */
+	.globl lg_switcher_syscall
+lg_switcher_syscall:
+	endbr64
+	cmpl	$0, st_mode(%rip)
+	je	hypercall
+
+	/* A system call: from guest user mode straight into guest kernel mode.  The Host never hears of it. */
+	incq	state + {ST_DIRECT_SYSCALLS}(%rip)
+	movq	%rcx, shared + {SH_RIP}(%rip)
+	movq	%r11, shared + {SH_RFLAGS}(%rip)
+	movl	$0, st_mode(%rip)
+	movq	$0, shared + {SH_IRQ_ENABLED}(%rip)
+	movq	state + {ST_KERNEL_CR3}(%rip), %rcx
+	movq	%rcx, %cr3
+	rdgsbase %rcx
+	movq	%rcx, shared + {SH_USER_GS_BASE}(%rip)
+	movq	state + {ST_KERNEL_GS_BASE}(%rip), %rcx
+	wrgsbase %rcx
+	movq	state + {ST_SYSCALL_ENTRY}(%rip), %rcx	/* canonical: checked when it was registered */
+	movl	$0x202, %r11d
+	sysretq
+
+hypercall:
+	testq	%rax, %rax
+	jz	eret
+	movq	%rsp, regs + {R_RSP}(%rip)
+	leaq	regs + {R_RSP}(%rip), %rsp
+	pushq	%r11				/* rflags */
+	pushq	$0x33				/* cs */
+	pushq	%rcx				/* rip */
+	pushq	$0				/* error code */
+	pushq	${EXIT_HYPERCALL}		/* vector */
+	jmp	save_and_leave
+
+/*
+ * Hypercall ERET: resume what the shared page says.  Every field is read once, into a register, before it is judged.
+ * Whatever is not the plain case (an interrupt waits, 32-bit code, a frame that makes no sense) is the Host's business:
+ * it gets the hypercall like any other.
+ */
+eret:
+	movq	%rcx, regs + {R_RIP}(%rip)
+	movq	%r11, regs + {R_RFLAGS}(%rip)
+	movq	%rsp, regs + {R_RSP}(%rip)
+	cmpl	$0, state + {ST_IRQ_WAITING}(%rip)
+	jne	eret_slow
+	movq	shared + {SH_CS}(%rip), %rcx
+	cmpq	$0x10, %rcx
+	je	eret_kernel
+	cmpq	$0x33, %rcx
+	jne	eret_slow
+
+	/* To 64-bit user mode.  RIP must be below 2^47: IRETQ and SYSRETQ fault at CPL0 over a non-canonical one. */
+	movq	shared + {SH_RIP}(%rip), %rcx
+	movq	%rcx, %r11
+	shrq	$47, %r11
+	jnz	eret_slow
+	movq	shared + {SH_RFLAGS}(%rip), %r11
+	movl	$1, st_mode(%rip)
+	movq	$0x200, shared + {SH_IRQ_ENABLED}(%rip)
+	incq	state + {ST_DIRECT_ERETS}(%rip)
+	rdgsbase %rax
+	movq	%rax, state + {ST_KERNEL_GS_BASE}(%rip)
+	movq	shared + {SH_USER_GS_BASE}(%rip), %rax
+	shlq	$16, %rax			/* WRGSBASE faults over a non-canonical base */
+	sarq	$16, %rax
+	wrgsbase %rax
+	movq	state + {ST_USER_CR3}(%rip), %rax
+	movq	%rax, %cr3
+	/* SYSRET leaves RIP in RCX and RFLAGS in R11, and does not do TF and RF as IRET does: only when that is wanted. */
+	testl	$0x10100, %r11d
+	jnz	1f
+	cmpq	%rcx, shared + {SH_RCX}(%rip)
+	jne	1f
+	cmpq	%r11, shared + {SH_R11}(%rip)
+	jne	1f
+	andl	${USER_RFLAGS}, %r11d
+	orl	$0x202, %r11d
+	movq	shared + {SH_RSP}(%rip), %rsp
+	movq	shared + {SH_RAX}(%rip), %rax
+	sysretq
+1:
+	andl	${USER_RFLAGS}, %r11d
+	orl	$0x202, %r11d
+	jmp	eret_iret
+
+	/* To guest kernel mode.  Any canonical RIP. */
+eret_kernel:
+	movq	shared + {SH_RIP}(%rip), %rcx
+	movq	%rcx, %r11
+	shlq	$16, %r11
+	sarq	$16, %r11
+	cmpq	%rcx, %r11
+	jne	eret_slow
+	incq	state + {ST_DIRECT_ERETS}(%rip)
+	movq	shared + {SH_RFLAGS}(%rip), %r11
+	movl	%r11d, %eax
+	andl	$0x200, %eax
+	movq	%rax, shared + {SH_IRQ_ENABLED}(%rip)
+	andl	${KERNEL_RFLAGS}, %r11d
+	orl	$0x202, %r11d
+
+	/* RCX: rip, R11: rflags.  The frame goes where it would be on the way out to the Host. */
+eret_iret:
+	leaq	regs + {R_SS}+8(%rip), %rsp
+	pushq	$0x2b
+	pushq	shared + {SH_RSP}(%rip)
+	pushq	%r11
+	pushq	$0x33
+	pushq	%rcx
+	movq	shared + {SH_RCX}(%rip), %rcx
+	movq	shared + {SH_R11}(%rip), %r11
+	movq	shared + {SH_RAX}(%rip), %rax
+	iretq
+
+eret_slow:
+	xorl	%eax, %eax
+	leaq	regs + {R_RIP}(%rip), %rsp
+	pushq	$0
+	pushq	${EXIT_HYPERCALL}
+	jmp	save_and_leave
+
+/*
+ * lg_switcher_syscall32 - SYSCALL from 32-bit code on AMD: CSTAR points here.
+ *
+ * Entered by: the CPU, as above.  Linux guests use int 0x80; the Host answers this with #UD, as Intel's CPUs do.
+ */
+	.globl lg_switcher_syscall32
+lg_switcher_syscall32:
+	endbr64
+	movq	%rsp, regs + {R_RSP}(%rip)
+	leaq	regs + {R_RSP}(%rip), %rsp
+	pushq	%r11
+	pushq	$0x23
+	pushq	%rcx
+	pushq	$0
+	pushq	${EXIT_SYSCALL32}
+	jmp	save_and_leave
+
+/*
+ * A page fault with P=1 in the upper half may be no fault of the guest: a *global* translation of the Host's, which
+ * survived our CR3 load, sits at an address where the guest has something of its own.  It is resolved right here, for Host
+ * code would only touch its memory again and bring the translation back.  If the same address faults twice running, the
+ * fault is real.
+ *
+ * Stack: as `trap`.
+ */
+page_fault:
+	testb	$3, {F_CS}(%rsp)
+	jz	switcher_fault
+	testb	$1, {F_ERROR}(%rsp)
+	jz	trap
+	pushq	%rax
+	movq	%cr2, %rax
+	testq	%rax, %rax
+	jns	1f
+	cmpq	%rax, state + {ST_SPURIOUS}(%rip)
+	je	1f
+	movq	%rax, state + {ST_SPURIOUS}(%rip)
+	invlpg	(%rax)
+	incq	state + {ST_SPURIOUS_COUNT}(%rip)
+	popq	%rax
+	addq	$16, %rsp
+	iretq
+1:
+	popq	%rax
+	jmp	trap
+
+/*
+ * Vectors with a stack of their own.  From CPL3: move the frame to state.regs and leave as every other.  From CPL0 they hit
+ * the switcher itself: NMI and #MC are noted for the Host and we go on (the next exit delivers them); #DB can only be a
+ * single-step trap which SYSCALL carried over the border, and is dropped.
+ *
+ * Stack: vector, error code, rip, cs, rflags, rsp, ss on the IST stack.
+ */
+ist_trap:
+	testb	$3, {F_CS}(%rsp)
+	jz	1f
+	popq	regs + {R_VECTOR}(%rip)
+	popq	regs + {R_ERROR}(%rip)
+	popq	regs + {R_RIP}(%rip)
+	popq	regs + {R_CS}(%rip)
+	popq	regs + {R_RFLAGS}(%rip)
+	popq	regs + {R_RSP}(%rip)
+	popq	regs + {R_SS}(%rip)
+	leaq	regs + {R_VECTOR}(%rip), %rsp
+	jmp	save_and_leave
+1:
+	cmpq	$8, (%rsp)
+	je	switcher_fault
+	cmpq	$1, (%rsp)
+	je	3f
+	cmpq	$2, (%rsp)
+	jne	2f
+	movl	$1, state + {ST_NMI}(%rip)
+	jmp	3f
+2:
+	movl	$1, state + {ST_MCE}(%rip)
+3:
+	addq	$16, %rsp
+	iretq
+
+/*
+ * Any other vector.  Stack: vector, error code, rip, cs, rflags, rsp, ss; for CPL3 these are the fields of state.regs.
+ */
+trap:
+	testb	$3, {F_CS}(%rsp)
+	jz	switcher_fault
+
+/*
+ * RSP points at regs.vector, the fields above it are written.  Save the rest.
+ */
+save_and_leave:
+	pushq	%rdi
+	pushq	%rsi
+	pushq	%rdx
+	pushq	%rcx
+	pushq	%rax
+	pushq	%r8
+	pushq	%r9
+	pushq	%r10
+	pushq	%r11
+	pushq	%rbx
+	pushq	%rbp
+	pushq	%r12
+	pushq	%r13
+	pushq	%r14
+	pushq	%r15
+	rdfsbase %rax
+	movq	%rax, state + {ST_FS_BASE}(%rip)
+	rdgsbase %rax
+	movq	%rax, state + {ST_GS_BASE}(%rip)
+	movw	%ds, state + {ST_DS}(%rip)
+	movw	%es, state + {ST_ES}(%rip)
+	movw	%fs, state + {ST_FS}(%rip)
+	movw	%gs, state + {ST_GS}(%rip)
+	movq	%cr2, %rax
+	movq	%rax, state + {ST_CR2}(%rip)
+
+/*
+ * From the guest's world back into the Host's.  RSP: anywhere in the region.  Nothing of the guest is live in a register.
+ */
+leave:
+	cld
+	movq	state + {ST_HOST_CR3}(%rip), %rax
+	movq	%rax, %cr3
+	/*
+	 * LTR writes the busy bit, so it must find the Host's TSS descriptor in the writable alias of the Host's GDT, and
+	 * not busy.  Then back to the read-only alias the kernel runs with.
+	 */
+	lgdt	state + {ST_HOST_GDTR_RW}(%rip)
+	movq	state + {ST_HOST_TSS_TYPE}(%rip), %rax
+	andb	$~2, (%rax)
+	movl	${TSS_SELECTOR}, %eax
+	ltr	%ax
+	lgdt	state + {ST_HOST_GDTR}(%rip)
+	/* The CPU came here with a null SS; on AMD that would spoil a later SYSRET. */
+	movl	$0x18, %eax
+	movl	%eax, %ss
+	movw	state + {ST_HOST_DS}(%rip), %ds
+	movw	state + {ST_HOST_ES}(%rip), %es
+	movw	state + {ST_HOST_FS}(%rip), %fs
+	movw	state + {ST_HOST_GS}(%rip), %gs
+	movq	state + {ST_HOST_FS_BASE}(%rip), %rax
+	wrfsbase %rax
+	movq	state + {ST_HOST_GS_BASE}(%rip), %rax
+	wrgsbase %rax
+	lidt	state + {ST_HOST_IDTR}(%rip)
+	movq	state + {ST_HOST_RSP}(%rip), %rsp
+	popq	%r15
+	popq	%r14
+	popq	%r13
+	popq	%r12
+	popq	%rbx
+	popq	%rbp
+	ret
+
+/*
+ * An exception at CPL0 in this file: a bug of lg's.  The VM dies, the Host lives; what we know goes into the state page.
+ *
+ * Stack: vector, error code, rip, ...
+ */
+switcher_fault:
+	popq	regs + {R_VECTOR}(%rip)
+	popq	regs + {R_ERROR}(%rip)
+	popq	state + {ST_FAULT_RIP}(%rip)
+	orq	${EXIT_SWITCHER_FAULT}, regs + {R_VECTOR}(%rip)
+	movq	%cr2, %rax
+	movq	%rax, state + {ST_CR2}(%rip)
+	jmp	leave
+
+	.globl lg_switcher_end
+lg_switcher_end:
+	.previous

@@ -1,0 +1,650 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The Rust side of `switcher.S`: its memory, and how to call it.
+
+use super::{
+    cpu::{
+        self,
+        DescPtr,
+        HostTables,
+        IrqsOff, //
+    },
+    hole::{
+        self,
+        Hole, //
+    },
+    page::HostPage,
+    section::{
+        GuestFpu,
+        Section, //
+    },
+    table::TableBox,
+};
+use crate::{
+    abi::lguest_shared,
+    lg_core::{
+        addr::{
+            Gva,
+            Hpa, //
+        },
+        flags,
+        segment, //
+    }, //
+};
+use core::{
+    arch::global_asm,
+    mem::offset_of, //
+};
+use kernel::{
+    mm::Mm,
+    prelude::*,
+    sync::aref::ARef, //
+};
+
+/// What [`Regs::vector`] says when the guest left by other means than an exception or an interrupt (0 to 255).
+pub(crate) const EXIT_HYPERCALL: u64 = 0x100;
+/// SYSCALL from 32-bit code.
+pub(crate) const EXIT_SYSCALL32: u64 = 0x101;
+/// Or'ed with the vector of an exception at CPL0 in the switcher itself.
+pub(crate) const EXIT_SWITCHER_FAULT: u64 = 0x200;
+
+/// The pages of a vCPU's region.
+const STATE: u64 = 0x3000;
+const SHARED: u64 = 0x4000;
+const GDT: u64 = 0x5000;
+const IDT: u64 = 0x6000;
+const STACKS: u64 = 0x7000;
+/// From one vCPU's region to the next.
+const REGION: u64 = 0x10000;
+/// Where the replay stubs are in the text.
+const REPLAY: u64 = 0x1000;
+
+const TEXT_PAGES: usize = 3;
+
+/// GDT index and selector of the TSS, the same as Linux's, so that LTR needs no other selector in either world.
+const TSS_INDEX: usize = 8;
+const TSS_SELECTOR: u16 = 8 * TSS_INDEX as u16;
+/// Where the TSS is in the GDT's page.
+const TSS_OFFSET: u64 = 0x100;
+const TSS_LIMIT: u32 = 103;
+const GDT_ENTRIES: usize = 16;
+
+/// The guest's registers. The CPU and the stubs push them in this order, from the end.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Regs {
+    pub(crate) r15: u64,
+    pub(crate) r14: u64,
+    pub(crate) r13: u64,
+    pub(crate) r12: u64,
+    pub(crate) rbp: u64,
+    pub(crate) rbx: u64,
+    pub(crate) r11: u64,
+    pub(crate) r10: u64,
+    pub(crate) r9: u64,
+    pub(crate) r8: u64,
+    pub(crate) rax: u64,
+    pub(crate) rcx: u64,
+    pub(crate) rdx: u64,
+    pub(crate) rsi: u64,
+    pub(crate) rdi: u64,
+    /// Why the guest left: an exception or interrupt, or `EXIT_*`.
+    pub(crate) vector: u64,
+    pub(crate) error: u64,
+    pub(crate) rip: u64,
+    pub(crate) cs: u64,
+    pub(crate) rflags: u64,
+    pub(crate) rsp: u64,
+    pub(crate) ss: u64,
+}
+
+/// The state page: what the switcher reads and writes.
+#[repr(C)]
+pub(crate) struct State {
+    /// Room for the frame of an exception in the switcher itself, below `regs` where RSP is.
+    stack: [u64; 64],
+    pub(crate) regs: Regs,
+
+    host_rsp: u64,
+    host_cr3: u64,
+    host_fs_base: u64,
+    host_gs_base: u64,
+    host_ds: u16,
+    host_es: u16,
+    host_fs: u16,
+    host_gs: u16,
+    /// Address of the type byte of the Host's TSS descriptor, in the writable alias of its GDT.
+    host_tss_type: u64,
+    host_gdtr: DescPtr,
+    host_gdtr_rw: DescPtr,
+    host_idtr: DescPtr,
+
+    gdtr: DescPtr,
+    idtr: DescPtr,
+    /// To load on the way in: `kernel_cr3` or `user_cr3`, by `mode`.
+    cr3: u64,
+    kernel_cr3: u64,
+    user_cr3: u64,
+    /// 0: guest kernel mode, 1: guest user mode.
+    mode: u32,
+    /// Not 0: an interrupt waits, so ERET is to come to the Host.
+    irq_waiting: u32,
+    fs_base: u64,
+    gs_base: u64,
+    /// The GS base that is not in use: the kernel's while user mode runs.
+    kernel_gs_base: u64,
+    ds: u16,
+    es: u16,
+    fs: u16,
+    gs: u16,
+    syscall_entry: u64,
+    cr2: u64,
+    /// GVA whose translation to drop on the way in, or 0.
+    invlpg: u64,
+    /// GVA of the last fault that was taken for spurious; 0 after an exit.
+    spurious: u64,
+    nmi: u32,
+    mce: u32,
+    fault_rip: u64,
+    /// DR6 of the guest's last #DB.
+    dr6: u64,
+    direct_syscalls: u64,
+    direct_erets: u64,
+    spurious_count: u64,
+}
+
+const _: () = {
+    assert!(core::mem::size_of::<State>() <= 4096);
+    // The CPU aligns RSP to 16 before it pushes a frame: the end of `regs` must be aligned already.
+    assert!((offset_of!(State, regs) + core::mem::size_of::<Regs>()) % 16 == 0);
+};
+
+global_asm!(
+    include_str!("switcher.S"),
+    STATE = const STATE,
+    SHARED = const SHARED,
+    GDT = const GDT,
+    TSS_SELECTOR = const TSS_SELECTOR,
+    TSS_TYPE = const 8 * TSS_INDEX + 5,
+    EXIT_HYPERCALL = const EXIT_HYPERCALL,
+    EXIT_SYSCALL32 = const EXIT_SYSCALL32,
+    EXIT_SWITCHER_FAULT = const EXIT_SWITCHER_FAULT,
+    USER_RFLAGS = const flags::sanitize_user(!0),
+    KERNEL_RFLAGS = const flags::sanitize_kernel(!0),
+    // Of the frame at `trap`: vector, error code, rip, cs, ...
+    F_ERROR = const 8,
+    F_CS = const 24,
+    R_VECTOR = const offset_of!(Regs, vector),
+    R_ERROR = const offset_of!(Regs, error),
+    R_RIP = const offset_of!(Regs, rip),
+    R_CS = const offset_of!(Regs, cs),
+    R_RFLAGS = const offset_of!(Regs, rflags),
+    R_RSP = const offset_of!(Regs, rsp),
+    R_SS = const offset_of!(Regs, ss),
+    ST_REGS = const offset_of!(State, regs),
+    ST_HOST_RSP = const offset_of!(State, host_rsp),
+    ST_HOST_CR3 = const offset_of!(State, host_cr3),
+    ST_HOST_FS_BASE = const offset_of!(State, host_fs_base),
+    ST_HOST_GS_BASE = const offset_of!(State, host_gs_base),
+    ST_HOST_DS = const offset_of!(State, host_ds),
+    ST_HOST_ES = const offset_of!(State, host_es),
+    ST_HOST_FS = const offset_of!(State, host_fs),
+    ST_HOST_GS = const offset_of!(State, host_gs),
+    ST_HOST_TSS_TYPE = const offset_of!(State, host_tss_type),
+    ST_HOST_GDTR = const offset_of!(State, host_gdtr),
+    ST_HOST_GDTR_RW = const offset_of!(State, host_gdtr_rw),
+    ST_HOST_IDTR = const offset_of!(State, host_idtr),
+    ST_GDTR = const offset_of!(State, gdtr),
+    ST_IDTR = const offset_of!(State, idtr),
+    ST_CR3 = const offset_of!(State, cr3),
+    ST_KERNEL_CR3 = const offset_of!(State, kernel_cr3),
+    ST_USER_CR3 = const offset_of!(State, user_cr3),
+    ST_MODE = const offset_of!(State, mode),
+    ST_IRQ_WAITING = const offset_of!(State, irq_waiting),
+    ST_FS_BASE = const offset_of!(State, fs_base),
+    ST_GS_BASE = const offset_of!(State, gs_base),
+    ST_KERNEL_GS_BASE = const offset_of!(State, kernel_gs_base),
+    ST_DS = const offset_of!(State, ds),
+    ST_ES = const offset_of!(State, es),
+    ST_FS = const offset_of!(State, fs),
+    ST_GS = const offset_of!(State, gs),
+    ST_SYSCALL_ENTRY = const offset_of!(State, syscall_entry),
+    ST_CR2 = const offset_of!(State, cr2),
+    ST_INVLPG = const offset_of!(State, invlpg),
+    ST_SPURIOUS = const offset_of!(State, spurious),
+    ST_SPURIOUS_COUNT = const offset_of!(State, spurious_count),
+    ST_NMI = const offset_of!(State, nmi),
+    ST_MCE = const offset_of!(State, mce),
+    ST_FAULT_RIP = const offset_of!(State, fault_rip),
+    ST_DIRECT_SYSCALLS = const offset_of!(State, direct_syscalls),
+    ST_DIRECT_ERETS = const offset_of!(State, direct_erets),
+    SH_IRQ_ENABLED = const offset_of!(lguest_shared, irq_enabled),
+    SH_RIP = const offset_of!(lguest_shared, rip),
+    SH_CS = const offset_of!(lguest_shared, cs),
+    SH_RFLAGS = const offset_of!(lguest_shared, rflags),
+    SH_RSP = const offset_of!(lguest_shared, rsp),
+    SH_RAX = const offset_of!(lguest_shared, rax),
+    SH_RCX = const offset_of!(lguest_shared, rcx),
+    SH_R11 = const offset_of!(lguest_shared, r11),
+    SH_USER_GS_BASE = const offset_of!(lguest_shared, user_gs_base),
+    options(att_syntax)
+);
+
+unsafe extern "C" {
+    static lg_switcher_start: u8;
+    static lg_switcher_end: u8;
+    static lg_switcher_enter: u8;
+    static lg_switcher_syscall: u8;
+    static lg_switcher_syscall32: u8;
+}
+
+/// Where a label of the switcher is in its text.
+fn offset(label: *const u8) -> u64 {
+    (label as u64).wrapping_sub((&raw const lg_switcher_start) as u64)
+}
+
+const P: u64 = 1;
+const W: u64 = 2;
+const U: u64 = 4;
+const A: u64 = 1 << 5;
+const D: u64 = 1 << 6;
+const NX: u64 = 1 << 63;
+
+/// An intermediate entry of the slot's tables.
+const TABLE: u64 = P | W | A;
+const TEXT: u64 = P | A;
+const RODATA: u64 = P | A | NX;
+const DATA: u64 = P | W | A | D | NX;
+
+/// The shared page as the guest's kernel mode sees it.
+pub(crate) const SHARED_LEAF: u64 = P | W | U | A | D | NX;
+/// How a shadow root links to the slot.
+const SLOT_LINK: u64 = P | W | A;
+
+/// The switcher's slot of one VM: its tables, the text, and a region for each vCPU.
+///
+/// # Invariants
+///
+/// `tables` map what `text` and `regions` own, and nothing else.
+pub(crate) struct Slot {
+    // Dropped in this order: the way in, the tables, the pages.
+    hole: Hole,
+    tables: TableBox,
+    regions: KVec<Region>,
+    _text: [HostPage; TEXT_PAGES],
+}
+
+/// Pages of one vCPU.
+struct Region {
+    base: u64,
+    state: HostPage,
+    shared: HostPage,
+    _gdt: HostPage,
+    _idt: HostPage,
+    _stacks: HostPage,
+}
+
+/// Maps one page in the slot.
+fn map(tables: &mut TableBox, va: u64, hpa: Hpa, flags: u64) -> Result {
+    let mut table = &mut **tables;
+    let top = cpu::paging_levels() - 1;
+    for level in (2..=top).rev() {
+        table = table.make_child((va >> (12 + 9 * (u32::from(level) - 1))) as usize, TABLE)?.0;
+    }
+    table.set((va >> 12) as usize, hpa.get() | flags);
+    Ok(())
+}
+
+impl Slot {
+    /// Makes the regions of `vcpus` vCPUs and links them into the address space of the caller. May sleep.
+    pub(crate) fn new(mm: ARef<Mm>, vcpus: u32) -> Result<Self> {
+        let size = offset(&raw const lg_switcher_end) as usize;
+        if size > TEXT_PAGES * 4096 {
+            pr_err!("the switcher has {} bytes, more than fit before its state page\n", size);
+            return Err(EINVAL);
+        }
+        let text = [HostPage::new()?, HostPage::new()?, HostPage::new()?];
+        for (i, page) in text.iter().enumerate() {
+            let from = i * 4096;
+            let len = size.saturating_sub(from).min(4096);
+            // SAFETY: `from..from + len` lies inside the blob, and the page is ours and not mapped yet.
+            unsafe {
+                (&raw const lg_switcher_start)
+                    .add(from)
+                    .copy_to_nonoverlapping(page.as_ptr::<u8>(), len)
+            };
+        }
+        let mut tables = TableBox::new()?;
+        let mut regions = KVec::new();
+        for id in 0..vcpus {
+            let region = Region::new(hole::base() + u64::from(id) * REGION)?;
+            for (i, page) in text.iter().enumerate() {
+                map(&mut tables, region.base + i as u64 * 4096, page.hpa(), TEXT)?;
+            }
+            map(&mut tables, region.base + STATE, region.state.hpa(), DATA)?;
+            map(&mut tables, region.base + SHARED, region.shared.hpa(), DATA)?;
+            map(&mut tables, region.base + GDT, region._gdt.hpa(), DATA)?;
+            map(&mut tables, region.base + IDT, region._idt.hpa(), RODATA)?;
+            map(&mut tables, region.base + STACKS, region._stacks.hpa(), DATA)?;
+            regions.push(region, GFP_KERNEL_ACCOUNT)?;
+        }
+        // SAFETY: Everything behind `tables` belongs to the fields which are dropped after `hole`.
+        let hole = unsafe { Hole::fill(mm, tables.hpa()) }?;
+        Ok(Self {
+            hole,
+            tables,
+            regions,
+            _text: text,
+        })
+    }
+
+    /// The entry by which a shadow root maps the slot, at index [`hole::SLOT`].
+    pub(crate) fn link(&self) -> u64 {
+        self.tables.hpa().get() | SLOT_LINK
+    }
+
+    /// The physical address of vCPU `id`'s shared page.
+    pub(crate) fn shared_hpa(&self, id: usize) -> Option<Hpa> {
+        Some(self.regions.get(id)?.shared.hpa())
+    }
+
+    /// The address space in which the switcher can be entered.
+    pub(crate) fn mm(&self) -> &Mm {
+        self.hole.mm()
+    }
+
+    /// What vCPU `id` is driven by. The caller keeps `self` alive at least as long.
+    pub(crate) fn vcpu(&self, id: usize) -> Result<Switcher> {
+        let region = self.regions.get(id).ok_or(EINVAL)?;
+        Switcher::new(region)
+    }
+}
+
+impl Region {
+    fn new(base: u64) -> Result<Self> {
+        let this = Self {
+            base,
+            state: HostPage::new()?,
+            shared: HostPage::new()?,
+            _gdt: HostPage::new()?,
+            _idt: HostPage::new()?,
+            _stacks: HostPage::new()?,
+        };
+        this.fill_gdt();
+        this.fill_tss();
+        this.fill_idt();
+        Ok(this)
+    }
+
+    /// The guest's GDT has Linux's indices, so that STAR stays the Host's.
+    fn fill_gdt(&self) {
+        let gdt = self._gdt.as_ptr::<[u64; GDT_ENTRIES]>();
+        let tss = segment::tss_descriptor(self.base + GDT + TSS_OFFSET, TSS_LIMIT);
+        let mut entries = [0; GDT_ENTRIES];
+        entries[2] = segment::KERNEL_CODE;
+        entries[3] = segment::KERNEL_DATA;
+        entries[4] = segment::USER_CODE32;
+        entries[5] = segment::USER_DATA;
+        entries[6] = segment::USER_CODE64;
+        entries[TSS_INDEX] = tss[0];
+        entries[TSS_INDEX + 1] = tss[1];
+        entries[CPUNODE_INDEX] = segment::cpunode_descriptor(0);
+        // SAFETY: The page is ours, and not in use yet.
+        unsafe { gdt.write(entries) };
+    }
+
+    /// RSP0 is the end of `State::regs`; the IST entries have Linux's numbers, since the Host's TSS is loaded for a moment
+    /// while our IDT is. No I/O bitmap: its offset lies beyond the limit.
+    fn fill_tss(&self) {
+        let rsp0 = self.base
+            + STATE
+            + (offset_of!(State, regs) + core::mem::size_of::<Regs>()) as u64;
+        // SAFETY: The TSS lies in our page behind the GDT, and is not in use yet. Its fields are not aligned.
+        unsafe {
+            let tss = self._gdt.as_ptr::<u8>().add(TSS_OFFSET as usize);
+            tss.add(4).cast::<u64>().write_unaligned(rsp0);
+            for ist in 1..=4 {
+                let top = self.base + STACKS + ist as u64 * 1024;
+                tss.add(36 + 8 * (ist - 1)).cast::<u64>().write_unaligned(top);
+            }
+            tss.add(102).cast::<u16>().write_unaligned(TSS_LIMIT as u16 + 1);
+        }
+    }
+
+    fn fill_idt(&self) {
+        let idt = self._idt.as_ptr::<[[u64; 2]; 256]>();
+        for vector in 0..256u64 {
+            // Linux's numbers: IST_INDEX_DF, _NMI, _DB, _MCE, plus one.
+            let ist = match vector {
+                8 => 1,
+                2 => 2,
+                1 => 3,
+                18 => 4,
+                _ => 0,
+            };
+            // INT3, INTO and INT 0x80 are for everybody; any other INT n is #GP, as under Linux.
+            let dpl = if matches!(vector, 3 | 4 | 0x80) { 3 } else { 0 };
+            let gate = segment::interrupt_gate(0x10, self.base + vector * 16, ist, dpl);
+            // SAFETY: The page is ours, holds 256 gates, and is not in use yet.
+            unsafe { (*idt)[vector as usize] = gate };
+        }
+    }
+}
+
+const CPUNODE_INDEX: usize = 15;
+
+/// Drives one vCPU's region.
+///
+/// # Invariants
+///
+/// The pointers are those of a live [`Region`] in a filled [`Slot`], and no other object has them: this one alone decides
+/// when the switcher runs in it.
+pub(crate) struct Switcher {
+    base: u64,
+    state: *mut State,
+    shared: *mut u64,
+    gdt: *mut [u64; GDT_ENTRIES],
+}
+
+// SAFETY: The pages behind the pointers have no tie to a thread.
+unsafe impl Send for Switcher {}
+
+impl Switcher {
+    fn new(region: &Region) -> Result<Self> {
+        let mut this = Self {
+            base: region.base,
+            state: region.state.as_ptr(),
+            shared: region.shared.as_ptr(),
+            gdt: region._gdt.as_ptr(),
+        };
+        let base = this.base;
+        let state = this.state();
+        state.gdtr = DescPtr {
+            limit: (GDT_ENTRIES * 8 - 1) as u16,
+            base: base + GDT,
+        };
+        state.idtr = DescPtr {
+            limit: 4095,
+            base: base + IDT,
+        };
+        Ok(this)
+    }
+
+    fn state(&mut self) -> &mut State {
+        // SAFETY: By the type invariant the page is there and, since the switcher only runs inside `enter`, which takes
+        // `&mut self`, nobody else uses it. All its fields are integers.
+        unsafe { &mut *self.state }
+    }
+
+    /// The guest's registers.
+    pub(crate) fn regs(&mut self) -> &mut Regs {
+        &mut self.state().regs
+    }
+
+    /// Is (or was) the guest in user mode?
+    pub(crate) fn user_mode(&mut self) -> bool {
+        self.state().mode != 0
+    }
+
+    /// Changes the mode as the CPU would: GS base is the new mode's, and the user's goes to or comes from `user_gs_base` of
+    /// the shared page.
+    pub(crate) fn set_user_mode(&mut self, user: bool) {
+        if user == self.user_mode() {
+            return;
+        }
+        let user_gs_base = self.shared(offset_of!(lguest_shared, user_gs_base));
+        let state = self.state();
+        state.mode = user.into();
+        if user {
+            state.kernel_gs_base = state.gs_base;
+            // WRGSBASE faults over a non-canonical address.
+            state.gs_base = Gva::new(user_gs_base).canonicalize().get();
+        } else {
+            let user_gs_base = state.gs_base;
+            state.gs_base = state.kernel_gs_base;
+            self.set_shared(offset_of!(lguest_shared, user_gs_base), user_gs_base);
+        }
+    }
+
+    pub(crate) fn cr2(&mut self) -> u64 {
+        self.state().cr2
+    }
+
+    pub(crate) fn dr6(&mut self) -> u64 {
+        self.state().dr6
+    }
+
+    pub(crate) fn fault_rip(&mut self) -> u64 {
+        self.state().fault_rip
+    }
+
+    pub(crate) fn bases(&mut self) -> (u64, u64) {
+        let state = self.state();
+        (state.fs_base, state.gs_base)
+    }
+
+    /// Sets FS or GS base of the mode the guest is in. The address must be canonical.
+    pub(crate) fn set_bases(&mut self, fs: u64, gs: u64) {
+        let state = self.state();
+        state.fs_base = fs;
+        state.gs_base = gs;
+    }
+
+    pub(crate) fn set_syscall_entry(&mut self, gva: Gva) {
+        self.state().syscall_entry = gva.canonicalize().get();
+    }
+
+    pub(crate) fn set_roots(&mut self, kernel: Hpa, user: Hpa) {
+        let state = self.state();
+        state.kernel_cr3 = kernel.get();
+        state.user_cr3 = user.get();
+    }
+
+    /// Drop what the CPU knows of this page on the way in.
+    pub(crate) fn invalidate(&mut self, gva: u64) {
+        self.state().invlpg = gva;
+    }
+
+    pub(crate) fn set_irq_waiting(&mut self, waiting: bool) {
+        self.state().irq_waiting = waiting.into();
+    }
+
+    /// System calls, returns from them, and spurious faults that the switcher dealt with alone.
+    pub(crate) fn counters(&mut self) -> (u64, u64, u64) {
+        let state = self.state();
+        (state.direct_syscalls, state.direct_erets, state.spurious_count)
+    }
+
+    /// One word of the shared page, at an `offset_of!(lguest_shared, ...)`. The guest may have written anything there.
+    pub(crate) fn shared(&self, offset: usize) -> u64 {
+        // SAFETY: By the type invariant the page is there, and a word at a multiple of 8 below 4096 lies in it.
+        unsafe { self.shared.add(offset / 8 % 512).read_volatile() }
+    }
+
+    /// Writes one word of the shared page.
+    pub(crate) fn set_shared(&mut self, offset: usize, value: u64) {
+        // SAFETY: As above.
+        unsafe { self.shared.add(offset / 8 % 512).write_volatile(value) };
+    }
+
+    /// Sets one entry of the guest's GDT. `descriptor` comes from `segment::tls_descriptor` or `cpunode_descriptor`.
+    pub(crate) fn set_descriptor(&mut self, index: usize, descriptor: u64) {
+        if let 12..=15 = index {
+            // SAFETY: By the type invariant the page is there, and the guest is out, so no CPU uses it.
+            unsafe { (*self.gdt)[index] = descriptor };
+        }
+    }
+
+    /// Forces the data selectors to what may be loaded at CPL0 without a fault: the guest may have loaded one and then changed
+    /// the descriptor.
+    fn check_selectors(&mut self) {
+        // SAFETY: By the type invariant the page is there.
+        let tls = unsafe { [(*self.gdt)[12], (*self.gdt)[13], (*self.gdt)[14]] };
+        let state = self.state();
+        for selector in [&mut state.ds, &mut state.es, &mut state.fs, &mut state.gs] {
+            if !segment::data_selector_ok(*selector, &tls) {
+                *selector = 0;
+            }
+        }
+    }
+
+    /// Runs the guest until it leaves; IRQs stay off. `regs().vector` says why it did, and the Host's NMIs and machine checks that
+    /// came meanwhile have been delivered. Returns how many MSRs were written.
+    pub(crate) fn enter(&mut self, irqs: &IrqsOff, fpu: &mut GuestFpu, tsc_aux: u64) -> u64 {
+        self.check_selectors();
+        let host = HostTables::read();
+        let base = self.base;
+        let state = self.state();
+        state.host_cr3 = cpu::cr3_to_return_to();
+        state.host_gdtr = host.gdtr;
+        state.host_gdtr_rw = host.gdtr_rw;
+        state.host_idtr = host.idtr;
+        state.host_tss_type = host.gdtr_rw.base + 8 * TSS_INDEX as u64 + 5;
+        state.cr3 = if state.mode == 0 {
+            state.kernel_cr3
+        } else {
+            state.user_cr3
+        };
+        state.spurious = 0;
+        // The only selectors there are for a guest, whatever it was interrupted with.
+        state.regs.cs = if state.regs.cs == 0x23 { 0x23 } else { 0x33 };
+        state.regs.ss = 0x2b;
+        state.regs.rflags = if state.mode == 0 {
+            flags::sanitize_kernel(state.regs.rflags)
+        } else {
+            flags::sanitize_user(state.regs.rflags)
+        };
+        let enter = base + offset(&raw const lg_switcher_enter);
+        let lstar = base + offset(&raw const lg_switcher_syscall);
+        let cstar = base + offset(&raw const lg_switcher_syscall32);
+        // SAFETY: These are the entry points of our own region.
+        let section = unsafe { Section::begin(irqs, fpu, lstar, cstar, tsc_aux) };
+        // SAFETY: The region is mapped at `base` in this address space (`Vcpu::run` checks that it is the slot's), the
+        // state page is filled in, and IRQs are off. It comes back as a function does.
+        unsafe { core::mem::transmute::<u64, extern "C" fn()>(enter)() };
+        let msr_writes = section.msr_writes;
+        drop(section);
+
+        let state = self.state();
+        state.invlpg = 0;
+        if state.regs.vector == 1 {
+            state.dr6 = cpu::take_dr6();
+        }
+        let nmi = core::mem::take(&mut state.nmi) != 0 || state.regs.vector == 2;
+        let mce = core::mem::take(&mut state.mce) != 0 || state.regs.vector == 18;
+        if nmi {
+            self.replay(2);
+        }
+        if mce {
+            self.replay(18);
+        }
+        msr_writes
+    }
+
+    /// Delivers to the Host what arrived while the guest ran: an interrupt, an NMI or a machine check. IRQs off.
+    pub(crate) fn replay(&mut self, vector: u8) {
+        let stub = self.base + REPLAY + u64::from(vector) * 16;
+        // SAFETY: The stub raises the interrupt whose handler the Host's IDT names, from CPL0, as if it had come here.
+        unsafe { core::mem::transmute::<u64, extern "C" fn()>(stub)() };
+    }
+}

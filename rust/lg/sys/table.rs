@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Page tables that the CPU walks: the shadow's, and those of the switcher's slot.
+//!
+//! A table owns the tables below which it made itself ([`OWNED`]); other entries are leaves, or links to a table that
+//! somebody else owns.
+
+use super::page::{
+    direct_map,
+    HostPage, //
+};
+use crate::lg_core::addr::Hpa;
+use core::{
+    ops::{
+        Deref,
+        DerefMut, //
+    },
+    sync::atomic::{
+        AtomicU64,
+        Ordering, //
+    },
+};
+use kernel::prelude::*;
+
+/// Software bit of an entry: the table it points to belongs to this one.
+const OWNED: u64 = 1 << 52;
+/// The address bits of an entry.
+const ADDR: u64 = 0x000f_ffff_ffff_f000;
+
+/// One page-table page.
+///
+/// # Invariants
+///
+/// An entry with [`OWNED`] holds the physical address of a [`Table`] that was leaked from a [`TableBox`] and that no
+/// other entry owns.
+#[repr(C, align(4096))]
+pub(crate) struct Table([AtomicU64; 512]);
+
+impl Table {
+    /// Entry `i`, modulo 512.
+    pub(crate) fn get(&self, i: usize) -> u64 {
+        self.0[i % 512].load(Ordering::Relaxed)
+    }
+
+    /// An entry for another table that leads where entry `i` does, without owning it.
+    pub(crate) fn link(&self, i: usize) -> u64 {
+        self.get(i) & !OWNED
+    }
+
+    /// Makes entry `i` a leaf, a link, or nothing (0). What it owned is freed; the number of pages is returned.
+    pub(crate) fn set(&mut self, i: usize, entry: u64) -> usize {
+        let freed = self.free_child(i);
+        self.0[i % 512].store(entry & !OWNED, Ordering::Relaxed);
+        freed
+    }
+
+    /// The table below entry `i`, if this one owns it.
+    pub(crate) fn child(&mut self, i: usize) -> Option<&mut Table> {
+        let entry = self.get(i);
+        if entry & OWNED == 0 {
+            return None;
+        }
+        // SAFETY: By the type invariant this is a table that we own, and `&mut self` makes us its only user.
+        Some(unsafe { &mut *direct_map(Hpa::new(entry & ADDR)).cast::<Table>() })
+    }
+
+    /// The table below entry `i`, made with the permission bits `flags` if there is none. Says whether it was made.
+    pub(crate) fn make_child(&mut self, i: usize, flags: u64) -> Result<(&mut Table, bool)> {
+        let made = self.get(i) & OWNED == 0;
+        if made {
+            let child = TableBox::new()?;
+            let entry = child.hpa().get() | flags | OWNED;
+            // The page lives on through the entry.
+            core::mem::forget(child);
+            // INVARIANT: Just leaked, and nobody else has its address.
+            self.0[i % 512].store(entry, Ordering::Relaxed);
+        }
+        // PANIC: It is there: either it was, or it was just stored.
+        Ok((self.child(i).ok_or(EINVAL)?, made))
+    }
+
+    /// Frees the table below entry `i` and all below that; returns how many pages that were.
+    fn free_child(&mut self, i: usize) -> usize {
+        let entry = self.get(i);
+        if entry & OWNED == 0 {
+            return 0;
+        }
+        self.0[i % 512].store(0, Ordering::Relaxed);
+        // SAFETY: By the type invariant the entry owned a leaked table; the entry is gone, so it is ours.
+        let mut child = unsafe { TableBox::from_hpa(Hpa::new(entry & ADDR)) };
+        1 + child.clear(0..512)
+    }
+
+    /// Clears a range of entries; returns how many pages that freed. At most five levels deep.
+    pub(crate) fn clear(&mut self, range: core::ops::Range<usize>) -> usize {
+        range.map(|i| self.set(i, 0)).sum()
+    }
+}
+
+/// A table that nobody else owns.
+pub(crate) struct TableBox(HostPage);
+
+impl TableBox {
+    /// An empty one; may sleep.
+    pub(crate) fn new() -> Result<Self> {
+        HostPage::new().map(Self)
+    }
+
+    /// # Safety
+    ///
+    /// `hpa` is that of a leaked `TableBox`, which the caller takes over.
+    unsafe fn from_hpa(hpa: Hpa) -> Self {
+        // SAFETY: As the caller promises.
+        Self(unsafe { HostPage::from_hpa(hpa) })
+    }
+
+    /// Its physical address, for CR3 or an entry above.
+    pub(crate) fn hpa(&self) -> Hpa {
+        self.0.hpa()
+    }
+}
+
+impl Deref for TableBox {
+    type Target = Table;
+
+    fn deref(&self) -> &Table {
+        // SAFETY: The page is ours, page aligned, and 512 zeroed words are an empty table.
+        unsafe { &*self.0.as_ptr::<Table>() }
+    }
+}
+
+impl DerefMut for TableBox {
+    fn deref_mut(&mut self) -> &mut Table {
+        // SAFETY: As above, and `&mut self` makes us the only user.
+        unsafe { &mut *self.0.as_ptr::<Table>() }
+    }
+}
+
+impl Drop for TableBox {
+    fn drop(&mut self) {
+        self.clear(0..512);
+    }
+}

@@ -1,0 +1,662 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The run loop of a vCPU: enter the guest, see why it came out, do what is asked.
+
+use crate::{
+    abi::*,
+    death::Death,
+    irq::Interrupts,
+    lg_core::{
+        addr::{
+            Gpa,
+            Gva, //
+        },
+        emulate,
+        eret,
+        flags,
+        paging::{
+            self,
+            Access, //
+        },
+        segment,
+        trap::{
+            self,
+            Event,
+            Route, //
+        },
+    },
+    mmu::{
+        Fault,
+        Mmu,
+        Roots, //
+    },
+    privileged,
+    sys::{
+        cpu::{
+            self,
+            IrqsOff, //
+        },
+        section::GuestFpu,
+        switcher::{
+            Regs,
+            Slot,
+            Switcher,
+            EXIT_HYPERCALL,
+            EXIT_SWITCHER_FAULT,
+            EXIT_SYSCALL32, //
+        },
+        task::{
+            self,
+            GuestTime, //
+        },
+        timer::Timer,
+    },
+    vm::Vm,
+};
+use core::mem::offset_of;
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+/// Offset of a field of the shared page.
+macro_rules! sh {
+    ($field:ident) => {
+        offset_of!(lguest_shared, $field)
+    };
+}
+
+/// Where to go on after an exit was handled.
+pub(crate) enum Next {
+    /// Back into the guest.
+    Resume,
+    /// To the Launcher, with this `LGUEST_EXIT_*`; `run` is filled in.
+    Launcher(u32),
+    /// The guest dies.
+    Die(Death),
+}
+
+/// Where the guest wants its system calls and events.
+#[derive(Clone, Copy)]
+struct Entries {
+    event_user: Gva,
+    event_kernel: Gva,
+}
+
+/// One virtual CPU. Its lock is held by the thread that runs it.
+pub(crate) struct Vcpu {
+    id: u32,
+    pub(crate) switcher: Switcher,
+    fpu: GuestFpu,
+    /// CR3: the guest's current root.
+    pub(crate) root: Gpa,
+    entries: Option<Entries>,
+    pub(crate) interrupts: Arc<Timer<Interrupts>>,
+    /// It died or shut down: nothing of it runs again.
+    over: bool,
+    pub(crate) stats: lguest_stats,
+    // Last: the switcher's pages.
+    slot: Arc<Slot>,
+}
+
+impl Vcpu {
+    /// A vCPU at the entry point that the contract describes.
+    pub(crate) fn new(
+        init: &lguest_vcpu,
+        slot: Arc<Slot>,
+        mmu: &mut Mmu,
+        interrupts: Arc<Timer<Interrupts>>,
+    ) -> Result<Self> {
+        let root = Gpa::new(init.cr3);
+        if !Gva::new(init.rip).is_canonical() || root.offset() != 0 || !mmu.ram().contains(root) {
+            return Err(EINVAL);
+        }
+        let mut vcpu = Self {
+            id: init.id,
+            switcher: slot.vcpu(init.id as usize)?,
+            fpu: GuestFpu::new()?,
+            root,
+            entries: None,
+            interrupts,
+            over: false,
+            stats: lguest_stats::default(),
+            slot,
+        };
+        *vcpu.switcher.regs() = Regs {
+            rip: init.rip,
+            rsi: init.rsi,
+            rflags: flags::AT_EVENT_ENTRY,
+            ..Regs::default()
+        };
+        vcpu.set_roots(&mmu.load(root, false)?);
+        let (now, tsc) = (cpu::wall_ns(), cpu::rdtsc());
+        let words = [
+            (sh!(abi_version), u64::from(LGUEST_ABI_VERSION) | u64::from(init.id) << 32),
+            (sh!(tsc_khz), u64::from(cpu::tsc_khz())),
+            (sh!(wall_ns), now),
+            (sh!(wall_tsc), tsc),
+        ];
+        for (offset, value) in words {
+            vcpu.switcher.set_shared(offset, value);
+        }
+        Ok(vcpu)
+    }
+
+    fn set_roots(&mut self, roots: &Roots) {
+        self.switcher.set_roots(roots.kernel, roots.user);
+        self.stats.cr3_loads += 1;
+    }
+
+    /// LGUEST_RUN: runs the guest until there is something for the Launcher.
+    pub(crate) fn run(&mut self, vm: &Vm, run: &mut lguest_run) -> Result {
+        if self.over {
+            return Err(ENXIO);
+        }
+        if !task::is_current_mm(self.slot.mm()) {
+            // The switcher is mapped in one address space only; a forked child has the file, but not that.
+            return Err(EPERM);
+        }
+        if run.set_regs != 0 {
+            self.load_regs(&run.regs)?;
+        }
+        let interrupts = self.interrupts.clone();
+        let result = interrupts.owner().runner.while_running(|| self.run_loop(vm, run));
+        self.store_regs(&mut run.regs);
+        result
+    }
+
+    fn run_loop(&mut self, vm: &Vm, run: &mut lguest_run) -> Result {
+        loop {
+            if task::must_return_to_user() {
+                return Err(EINTR);
+            }
+            task::reschedule_if_asked();
+            let next = match self.deliver_interrupts() {
+                Next::Resume if self.enter() => self.handle_exit(vm, run)?,
+                next => next,
+            };
+            match next {
+                Next::Resume => {}
+                Next::Launcher(exit) => {
+                    run.exit = exit;
+                    self.over = exit == LGUEST_EXIT_SHUTDOWN;
+                    return Ok(());
+                }
+                Next::Die(death) => {
+                    let mut reason = [0; LGUEST_REASON_MAX as usize];
+                    death.write_to(&mut reason);
+                    run.death().reason = reason;
+                    run.exit = LGUEST_EXIT_DEATH;
+                    self.over = true;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Delivers the next pending interrupt if the guest takes one now; else sees to it that the guest, or the switcher on its
+    /// behalf, calls as soon as it does.
+    fn deliver_interrupts(&mut self) -> Next {
+        let interrupts = self.interrupts.clone();
+        let pending = &interrupts.owner().pending;
+        let mut waiting = !pending.is_empty();
+        if waiting && self.takes_interrupts() {
+            if let Some(vector) = pending.take_highest() {
+                self.stats.irqs += 1;
+                if let Next::Die(death) = self.inject(Event::interrupt(vector)) {
+                    return Next::Die(death);
+                }
+            }
+            waiting = !pending.is_empty();
+        }
+        self.switcher.set_irq_waiting(waiting);
+        self.switcher.set_shared(sh!(irq_pending), waiting.into());
+        Next::Resume
+    }
+
+    fn takes_interrupts(&mut self) -> bool {
+        self.switcher.user_mode() || self.switcher.shared(sh!(irq_enabled)) & flags::IF != 0
+    }
+
+    /// Lets the guest run until something happens. `false` if there was work to do first.
+    fn enter(&mut self) -> bool {
+        let irqs = IrqsOff::new();
+        let raised = !self.interrupts.owner().pending.is_empty() && self.takes_interrupts();
+        if task::has_work() || raised {
+            return false;
+        }
+        let _time = GuestTime::begin();
+        self.stats.entries += 1;
+        self.stats.sections += 1;
+        self.stats.cr3_loads += 2;
+        self.stats.msr_writes += self.switcher.enter(&irqs, &mut self.fpu, self.id.into());
+        // The CPU has acknowledged this interrupt: the Host's handler has to run before anything else may.
+        if let Ok(vector) = u8::try_from(self.switcher.regs().vector) {
+            if trap::route(vector) == Route::HostInterrupt {
+                self.switcher.replay(vector);
+            }
+        }
+        true
+    }
+
+    fn handle_exit(&mut self, vm: &Vm, run: &mut lguest_run) -> Result<Next> {
+        let (exit, error) = (self.switcher.regs().vector, self.switcher.regs().error);
+        let Ok(vector) = u8::try_from(exit) else {
+            return match exit {
+                EXIT_HYPERCALL => self.hypercall(vm, run),
+                EXIT_SYSCALL32 => {
+                    // SYSCALL is two bytes long.
+                    let regs = self.switcher.regs();
+                    regs.rip = regs.rip.wrapping_sub(2);
+                    Ok(self.inject_exception(Event::new(trap::UD, 0)))
+                }
+                _ => Ok(Next::Die(Death::SwitcherFault {
+                    vector: exit as u8,
+                    error,
+                    rip: self.switcher.fault_rip(),
+                    cr2: self.switcher.cr2(),
+                })),
+            };
+        };
+        const { assert!(EXIT_SWITCHER_FAULT > 0xff) };
+        let event = Event::new(vector, error as u32);
+        match trap::route(vector) {
+            Route::HostInterrupt => {
+                self.stats.interrupts += 1;
+                Ok(Next::Resume)
+            }
+            Route::HostException => {
+                self.stats.nmis += 1;
+                Ok(Next::Resume)
+            }
+            Route::PageFault => {
+                self.stats.page_faults += 1;
+                self.page_fault(vm, run, error as u32)
+            }
+            Route::Protection => self.protection(vm, event),
+            Route::Guest => Ok(self.inject_exception(event)),
+            Route::Fatal => {
+                let rip = self.switcher.regs().rip;
+                Ok(Next::Die(Death::Impossible(event, rip)))
+            }
+        }
+    }
+
+    /// #PF: the shadow's, the guest's, or a device's.
+    fn page_fault(&mut self, vm: &Vm, run: &mut lguest_run, error: u32) -> Result<Next> {
+        let gva = Gva::new(self.switcher.cr2());
+        let user = self.switcher.user_mode();
+        let access = Access::from_error_code(error, user);
+        let mut guard = vm.memory.lock();
+        let mmu = guard.mmu()?;
+        let fault = mmu.fault(self.root, gva, access)?;
+        match fault {
+            Fault::Filled => {
+                self.stats.pf_filled += 1;
+                let roots = mmu.load(self.root, true)?;
+                self.switcher.set_roots(roots.kernel, roots.user);
+                self.switcher.invalidate(gva.page().get());
+            }
+            Fault::Spurious => {
+                self.stats.pf_spurious += 1;
+                self.switcher.invalidate(gva.page().get());
+            }
+            Fault::Inject(code) => {
+                self.stats.pf_injected += 1;
+                self.switcher.set_shared(sh!(cr2), gva.get());
+                return Ok(self.inject(Event::new(trap::PF, code)));
+            }
+            Fault::GeneralProtection => {
+                return Ok(self.inject_exception(Event::new(trap::GP, 0)));
+            }
+            Fault::Mmio(gpa) => {
+                self.stats.pf_mmio += 1;
+                let rip = Gva::new(self.switcher.regs().rip);
+                let mut insn = [0; 16];
+                let len = mmu.fetch(self.root, rip, user, &mut insn[..emulate::MAX_LENGTH]);
+                run.insn_len = len as u32;
+                let mmio = run.mmio();
+                mmio.gpa = gpa.get();
+                mmio.gva = gva.get();
+                mmio.insn = insn;
+                mmio.write = access.write.into();
+                mmio.pad = 0;
+                return Ok(Next::Launcher(LGUEST_EXIT_MMIO));
+            }
+            Fault::Dead(death) => return Ok(Next::Die(death)),
+        }
+        Ok(Next::Resume)
+    }
+
+    /// #GP: perhaps a privileged instruction of the guest's kernel that no hypercall replaced.
+    fn protection(&mut self, vm: &Vm, event: Event) -> Result<Next> {
+        let regs = *self.switcher.regs();
+        if !self.switcher.user_mode() && event.error_code == Some(0) && regs.cs == 0x33 {
+            let mut insn = [0; emulate::MAX_LENGTH];
+            let len = {
+                let mut guard = vm.memory.lock();
+                guard.mmu()?.fetch(self.root, Gva::new(regs.rip), false, &mut insn)
+            };
+            if let Some((instruction, len)) = emulate::decode(&insn[..len]) {
+                if let Some(next) = privileged::execute(self, vm, instruction, len)? {
+                    self.stats.emulated += 1;
+                    return Ok(next);
+                }
+            }
+        }
+        Ok(self.inject_exception(event))
+    }
+
+    fn inject_exception(&mut self, event: Event) -> Next {
+        self.stats.exceptions += 1;
+        self.inject(event)
+    }
+
+    /// Gives the guest an event: the interrupted state goes to the shared page, and the guest to its entry point. Its stack is
+    /// its own business.
+    fn inject(&mut self, event: Event) -> Next {
+        let regs = *self.switcher.regs();
+        let Some(entries) = self.entries else {
+            return Next::Die(Death::NoEntries(event, regs.rip));
+        };
+        let undelivered = self.switcher.shared(sh!(event));
+        if undelivered & u64::from(LGUEST_EVENT_VALID) != 0 {
+            return Next::Die(Death::DoubleFault(event, undelivered, regs.rip));
+        }
+        let user = self.switcher.user_mode();
+        let virtual_if = user || self.switcher.shared(sh!(irq_enabled)) & flags::IF != 0;
+        let cs = match (user, regs.cs) {
+            (false, _) => eret::CS_KERNEL,
+            (true, eret::CS_USER32) => eret::CS_USER32,
+            (true, _) => eret::CS_USER64,
+        };
+        let kernel_rsp = self.switcher.shared(sh!(kernel_rsp));
+        let frame = [
+            (sh!(event), u64::from(event.vector) | u64::from(LGUEST_EVENT_VALID)),
+            (sh!(error_code), event.error_code.unwrap_or(0).into()),
+            (sh!(rip), regs.rip),
+            (sh!(cs), cs),
+            (sh!(rflags), flags::guest_view(regs.rflags, virtual_if)),
+            (sh!(rsp), regs.rsp),
+            (sh!(ss), if user { 0x2b } else { 0x18 }),
+            (sh!(rax), regs.rax),
+            (sh!(irq_enabled), 0),
+        ];
+        for (offset, value) in frame {
+            self.switcher.set_shared(offset, value);
+        }
+        self.switcher.set_user_mode(false);
+        let id = u64::from(self.id);
+        let regs = self.switcher.regs();
+        regs.rax = (LGUEST_SHARED_VA as u64) + id * 4096;
+        (regs.rip, regs.rsp) = if user {
+            (entries.event_user.get(), kernel_rsp)
+        } else {
+            (entries.event_kernel.get(), regs.rsp & !0xf)
+        };
+        regs.rflags = flags::AT_EVENT_ENTRY;
+        regs.cs = eret::CS_USER64;
+        Next::Resume
+    }
+
+    fn hypercall(&mut self, vm: &Vm, run: &mut lguest_run) -> Result<Next> {
+        let regs = *self.switcher.regs();
+        if let Some(count) = self.stats.hypercalls.get_mut(regs.rax as usize) {
+            *count += 1;
+        }
+        if !Gva::new(regs.rip).is_canonical() {
+            // The SYSCALL ended at the very end of the lower half.
+            self.switcher.regs().rip = regs.rip.wrapping_sub(2);
+            return Ok(self.inject_exception(Event::new(trap::GP, 0)));
+        }
+        // What is returned in RAX, unless there is nothing to return to.
+        let mut result = Ok(());
+        let mut next = Next::Resume;
+        match u32::try_from(regs.rax).unwrap_or(LHCALL_COUNT) {
+            LHCALL_ERET => return Ok(self.eret()),
+            LHCALL_SET_ENTRIES => result = self.set_entries(regs.rdi, regs.rsi, regs.rdx),
+            LHCALL_WRITE_CR3 => match self.write_cr3(vm, regs.rdi)? {
+                Next::Resume => {}
+                dead => return Ok(dead),
+            },
+            LHCALL_FLUSH_TLB => result = self.flush_tlb(vm, regs.rdi, regs.rsi)?,
+            LHCALL_SET_TIMER => self.set_timer(regs.rdi),
+            LHCALL_HALT => {
+                self.switcher.set_shared(sh!(irq_enabled), flags::IF);
+                self.halt();
+            }
+            // Coming here was all: pending interrupts are delivered on the way back.
+            LHCALL_IRQ_WINDOW => {}
+            LHCALL_SHUTDOWN => {
+                let shutdown = run.shutdown();
+                shutdown.kind = regs.rdi;
+                shutdown.arg = regs.rsi;
+                return Ok(Next::Launcher(LGUEST_EXIT_SHUTDOWN));
+            }
+            LHCALL_CONSOLE => {
+                if self.is_ram(vm, regs.rdi, regs.rsi, LGUEST_CONSOLE_MAX.into())? {
+                    let console = run.console();
+                    console.gpa = regs.rdi;
+                    console.len = regs.rsi;
+                    next = Next::Launcher(LGUEST_EXIT_CONSOLE);
+                } else {
+                    result = Err(EINVAL);
+                }
+            }
+            LHCALL_NOTIFY => {
+                if !vm.notify(regs.rdi, regs.rsi) {
+                    let notify = run.notify();
+                    notify.gpa = regs.rdi;
+                    notify.queue = regs.rsi;
+                    next = Next::Launcher(LGUEST_EXIT_NOTIFY);
+                }
+            }
+            LHCALL_SET_TLS => {
+                result = match segment::tls_descriptor(regs.rsi) {
+                    Some(descriptor) if regs.rdi < 3 => {
+                        let index = LGUEST_TLS_FIRST as usize + regs.rdi as usize;
+                        self.switcher.set_descriptor(index, descriptor);
+                        Ok(())
+                    }
+                    _ => Err(EINVAL),
+                }
+            }
+            LHCALL_SET_CPUNODE => {
+                result = match u32::try_from(regs.rdi) {
+                    Ok(limit) if limit < 1 << 20 => {
+                        let descriptor = segment::cpunode_descriptor(limit);
+                        self.switcher.set_descriptor(15, descriptor);
+                        Ok(())
+                    }
+                    _ => Err(EINVAL),
+                }
+            }
+            LHCALL_DROP_ROOT => {
+                let mut guard = vm.memory.lock();
+                guard.mmu()?.drop_root(Gpa::new(regs.rdi & paging::ADDR), self.root);
+            }
+            _ => result = Err(ENOSYS),
+        }
+        self.switcher.regs().rax = match result {
+            Ok(()) => 0,
+            Err(errno) => i64::from(errno.to_errno()) as u64,
+        };
+        Ok(next)
+    }
+
+    /// The returns that the switcher left to us.
+    fn eret(&mut self) -> Next {
+        let (cs, rip) = (self.switcher.shared(sh!(cs)), self.switcher.shared(sh!(rip)));
+        let frame = match eret::check(cs, rip, self.switcher.shared(sh!(rflags))) {
+            Ok(frame) => frame,
+            Err(_) => {
+                let regs = self.switcher.regs();
+                regs.rip = regs.rip.wrapping_sub(2);
+                return self.inject_exception(Event::new(trap::GP, 0));
+            }
+        };
+        let (rsp, rax) = (self.switcher.shared(sh!(rsp)), self.switcher.shared(sh!(rax)));
+        let (rcx, r11) = (self.switcher.shared(sh!(rcx)), self.switcher.shared(sh!(r11)));
+        self.switcher.set_user_mode(frame.mode != eret::Mode::Kernel);
+        let regs = self.switcher.regs();
+        (regs.rip, regs.rsp, regs.rflags) = (rip, rsp, frame.rflags);
+        (regs.rax, regs.rcx, regs.r11) = (rax, rcx, r11);
+        regs.cs = if frame.mode == eret::Mode::User32 {
+            eret::CS_USER32
+        } else {
+            eret::CS_USER64
+        };
+        let virtual_if = if frame.virtual_if { flags::IF } else { 0 };
+        self.switcher.set_shared(sh!(irq_enabled), virtual_if);
+        Next::Resume
+    }
+
+    fn set_entries(&mut self, syscall: u64, event_user: u64, event_kernel: u64) -> Result {
+        let [syscall, event_user, event_kernel] = [syscall, event_user, event_kernel].map(Gva::new);
+        if ![syscall, event_user, event_kernel].iter().all(|gva| gva.is_upper()) {
+            return Err(EINVAL);
+        }
+        self.switcher.set_syscall_entry(syscall);
+        self.entries = Some(Entries {
+            event_user,
+            event_kernel,
+        });
+        Ok(())
+    }
+
+    /// CR3 as the guest writes it: an address, a PCID, and bit 63 to keep what is cached.
+    pub(crate) fn write_cr3(&mut self, vm: &Vm, cr3: u64) -> Result<Next> {
+        let root = Gpa::new(cr3 & paging::ADDR);
+        let mut guard = vm.memory.lock();
+        let mmu = guard.mmu()?;
+        if !mmu.ram().contains(root) {
+            return Ok(Next::Die(Death::BadRoot(root)));
+        }
+        let roots = mmu.load(root, cr3 >> 63 != 0)?;
+        self.root = root;
+        self.set_roots(&roots);
+        Ok(Next::Resume)
+    }
+
+    /// The outer error is the Host's, the inner one the guest's.
+    fn flush_tlb(&mut self, vm: &Vm, what: u64, gva: u64) -> Result<Result> {
+        let mut guard = vm.memory.lock();
+        let mmu = guard.mmu()?;
+        match u32::try_from(what) {
+            Ok(LGUEST_FLUSH_USER) => mmu.flush_user(self.root),
+            Ok(LGUEST_FLUSH_ALL) => {
+                mmu.flush_all();
+                let roots = mmu.load(self.root, true)?;
+                self.set_roots(&roots);
+            }
+            Ok(LGUEST_FLUSH_ONE) => mmu.flush_one(self.root, Gva::new(gva)),
+            _ => return Ok(Err(EINVAL)),
+        }
+        Ok(Ok(()))
+    }
+
+    /// Forgets one page, for INVLPG.
+    pub(crate) fn flush_one(&mut self, vm: &Vm, gva: u64) -> Result {
+        let mut guard = vm.memory.lock();
+        guard.mmu()?.flush_one(self.root, Gva::new(gva));
+        Ok(())
+    }
+
+    fn set_timer(&mut self, ns: u64) {
+        if ns == !0 {
+            self.interrupts.disarm();
+        } else {
+            self.interrupts.arm(i64::try_from(ns).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Waits for an interrupt, or for a signal to the thread.
+    pub(crate) fn halt(&mut self) {
+        self.stats.halts += 1;
+        let interrupts = self.interrupts.owner();
+        interrupts.runner.sleep_until(|| !interrupts.pending.is_empty());
+    }
+
+    /// Is `[gpa, gpa + len)` RAM, and `len` at most `max`?
+    fn is_ram(&self, vm: &Vm, gpa: u64, len: u64, max: u64) -> Result<bool> {
+        let mut guard = vm.memory.lock();
+        let ram = guard.mmu()?.ram();
+        let last = gpa.checked_add(len.saturating_sub(1));
+        Ok(len <= max
+            && ram.contains(Gpa::new(gpa))
+            && last.is_some_and(|last| ram.contains(Gpa::new(last))))
+    }
+
+    /// Counters of this vCPU.
+    pub(crate) fn stats(&mut self) -> lguest_stats {
+        let mut stats = self.stats;
+        let (syscalls, erets, spurious) = self.switcher.counters();
+        stats.direct_syscalls = syscalls;
+        stats.direct_erets = erets;
+        stats.hypercalls[LHCALL_ERET as usize] += erets;
+        stats.pf_spurious += spurious;
+        // A direct switch loads CR3 once, a return to kernel mode not at all: an upper bound.
+        stats.cr3_loads += syscalls + erets;
+        stats
+    }
+
+    /// What the Launcher may change after an MMIO exit: no more than the guest could by itself.
+    fn load_regs(&mut self, from: &lguest_regs) -> Result {
+        if !Gva::new(from.rip).is_canonical() {
+            return Err(EINVAL);
+        }
+        let regs = self.switcher.regs();
+        *regs = Regs {
+            r15: from.r15,
+            r14: from.r14,
+            r13: from.r13,
+            r12: from.r12,
+            rbp: from.rbp,
+            rbx: from.rbx,
+            r11: from.r11,
+            r10: from.r10,
+            r9: from.r9,
+            r8: from.r8,
+            rax: from.rax,
+            rcx: from.rcx,
+            rdx: from.rdx,
+            rsi: from.rsi,
+            rdi: from.rdi,
+            rip: from.rip,
+            rsp: from.rsp,
+            rflags: from.rflags,
+            ..*regs
+        };
+        Ok(())
+    }
+
+    fn store_regs(&mut self, to: &mut lguest_regs) {
+        let regs = *self.switcher.regs();
+        let (fs_base, gs_base) = self.switcher.bases();
+        *to = lguest_regs {
+            r15: regs.r15,
+            r14: regs.r14,
+            r13: regs.r13,
+            r12: regs.r12,
+            rbp: regs.rbp,
+            rbx: regs.rbx,
+            r11: regs.r11,
+            r10: regs.r10,
+            r9: regs.r9,
+            r8: regs.r8,
+            rax: regs.rax,
+            rcx: regs.rcx,
+            rdx: regs.rdx,
+            rsi: regs.rsi,
+            rdi: regs.rdi,
+            rip: regs.rip,
+            rflags: regs.rflags,
+            rsp: regs.rsp,
+            fs_base,
+            gs_base,
+            cr2: self.switcher.shared(sh!(cr2)),
+            cr3: self.root.get(),
+            user_mode: self.switcher.user_mode().into(),
+        };
+    }
+}
