@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The Host's shadow is a TLB: an old translation may be used until the guest flushes it, and never afterwards; what was
+//! not there is never remembered, and more rights need no flush.
+
+#![no_std]
+#![no_main]
+
+use lguest_guest::abi::{LGUEST_FLUSH_ALL, LGUEST_FLUSH_ONE, LGUEST_FLUSH_USER};
+use lguest_guest::event::vector;
+use lguest_guest::paging::{alloc_frame, alloc_frames, gpa_to_ptr, pte, AddressSpace, PAGE};
+use lguest_guest::{entry, hypercall, println};
+use lguest_guest_tests::{code, in_kernel, peek, poke, User, NOTHING};
+
+entry!(main);
+
+const USER_PAGE: u64 = 0x4000_0000;
+/// In a slot of the upper half that the Launcher's tables do not use.
+const KERNEL_PAGE: u64 = 0xffff_a000_0000_0000;
+
+fn frame_with(value: u64) -> u64 {
+    let frame = alloc_frame();
+    // SAFETY: a frame of ours.
+    unsafe { gpa_to_ptr::<u64>(frame).write_volatile(value) };
+    frame
+}
+
+fn flush(kind: u32, gva: u64) {
+    assert_eq!(hypercall::flush_tlb(kind, gva), 0, "FLUSH_TLB");
+}
+
+fn main() -> u8 {
+    let user = User::new();
+    let space = user.space;
+    let (one, two) = (frame_with(1), frame_with(2));
+
+    let flushes: [(&str, bool, &dyn Fn(u64)); 4] = [
+        ("FLUSH_ONE", true, &|gva| flush(LGUEST_FLUSH_ONE, gva)),
+        ("FLUSH_ALL", true, &|_| flush(LGUEST_FLUSH_ALL, 0)),
+        ("FLUSH_USER", false, &|_| flush(LGUEST_FLUSH_USER, 0)),
+        ("WRITE_CR3", false, &|_| space.activate()),
+    ];
+    for (name, kernel_half, flush) in flushes {
+        for gva in [USER_PAGE, KERNEL_PAGE] {
+            if gva == KERNEL_PAGE && !kernel_half {
+                continue;
+            }
+            for (old, new, value) in [(one, two, 2), (two, one, 1), (one, two, 2)] {
+                space.map(gva, old, pte::WRITE | pte::USER);
+                flush(gva);
+                peek(gva);
+                space.map(gva, new, pte::WRITE | pte::USER);
+                assert!([1, 2].contains(&peek(gva)), "a translation that is neither the old nor the new one");
+                flush(gva);
+                assert_eq!(peek(gva), value, "a changed mapping at {gva:#x} after {name}");
+            }
+            space.map(gva, one, 0);
+            flush(gva);
+            assert_write_faults(gva, name);
+            space.unmap(gva);
+            flush(gva);
+            let frame = in_kernel(touch(gva)).expect(name);
+            assert_eq!((frame.vector, frame.error_code), (vector::PAGE_FAULT, 0), "an unmapped page after {name}");
+        }
+    }
+    user_mode_sees_it(&user, one, two);
+    no_flush_needed(space, one);
+    tables(space, one, two);
+    every_page(space);
+    println!("nothing stale survives a flush");
+    0
+}
+
+/// Code that reads `gva`, one of the two pages.
+fn touch(gva: u64) -> lguest_guest_tests::Code {
+    if gva == USER_PAGE {
+        code!("mov 0x40000000, %eax")
+    } else {
+        code!("movabs $0xffffa00000000000, %rax", "mov (%rax), %eax")
+    }
+}
+
+fn assert_write_faults(gva: u64, name: &str) {
+    let code = if gva == USER_PAGE {
+        code!("mov %eax, 0x40000000")
+    } else {
+        code!("movabs $0xffffa00000000000, %rax", "mov %eax, (%rax)")
+    };
+    let frame = in_kernel(code).expect("a write to a page that is read-only now");
+    assert_eq!((frame.vector, frame.error_code), (vector::PAGE_FAULT, 3), "a write after {name}");
+}
+
+/// Both modes share the user half.
+fn user_mode_sees_it(user: &User, one: u64, two: u64) {
+    for (frame, value) in [(one, 1), (two, 2)] {
+        user.space.map(USER_PAGE, frame, pte::USER);
+        flush(LGUEST_FLUSH_ONE, USER_PAGE);
+        assert_eq!(user.run(code!("mov 0x40000000, %eax")).rax, value, "a changed mapping in user mode");
+    }
+    user.space.unmap(USER_PAGE);
+    flush(LGUEST_FLUSH_USER, 0);
+    let frame = user.run(code!("mov 0x40000000, %eax"));
+    assert_eq!((frame.vector, frame.error_code), (vector::PAGE_FAULT, 4), "an unmapped page in user mode");
+}
+
+/// From nothing to something, and from less to more, hardware needs no flush.
+fn no_flush_needed(space: AddressSpace, one: u64) {
+    assert!(in_kernel(code!("mov 0x800000, %eax")).is_some());
+    space.map(NOTHING, one, 0);
+    assert_eq!(peek(NOTHING), 1, "a page that was not there before");
+    space.map(NOTHING, one, pte::WRITE);
+    poke(NOTHING, 1);
+    space.map(NOTHING, one, pte::WRITE | pte::USER);
+    peek(NOTHING);
+}
+
+/// A changed entry of a higher level, and a large page that becomes small ones.
+fn tables(space: AddressSpace, one: u64, two: u64) {
+    const A: u64 = 0x5000_0000;
+    const B: u64 = 0x5020_0000;
+    space.map(A, one, pte::WRITE);
+    space.map(B, two, pte::WRITE);
+    assert_eq!((peek(A), peek(B)), (1, 2));
+    let (a, b) = (space.entry(A, 2), space.entry(B, 2));
+    // SAFETY: swaps two entries of our own tables.
+    unsafe { a.swap(b) };
+    flush(LGUEST_FLUSH_USER, 0);
+    assert_eq!((peek(A), peek(B)), (2, 1), "tables that changed places");
+
+    let large = alloc_frames(2 << 20);
+    // SAFETY: frames of ours.
+    unsafe { gpa_to_ptr::<u64>(large + PAGE).write_volatile(77) };
+    space.map_large(A, large, pte::WRITE);
+    flush(LGUEST_FLUSH_USER, 0);
+    assert_eq!((peek(A), peek(A + PAGE)), (0, 77), "a large page instead of a table");
+    // SAFETY: an entry of our own tables.
+    unsafe { space.entry(A, 2).write_volatile(0) };
+    space.map(A, two, 0);
+    flush(LGUEST_FLUSH_USER, 0);
+    assert_eq!(peek(A), 2, "a table instead of a large page");
+    let frame = in_kernel(code!("mov 0x50001000, %eax")).expect("a page of the large page that is no more");
+    assert_eq!(frame.vector, vector::PAGE_FAULT);
+}
+
+/// FLUSH_USER and FLUSH_ALL reach all pages, not only recent ones.
+fn every_page(space: AddressSpace) {
+    const START: u64 = 0x6000_0000;
+    const PAGES: u64 = 1024;
+    let at = |i: u64| START + i * PAGE;
+    let frames = alloc_frames(PAGES * PAGE);
+    for kind in [LGUEST_FLUSH_USER, LGUEST_FLUSH_ALL] {
+        for i in 0..PAGES {
+            space.map(at(i), frames + i * PAGE, pte::WRITE);
+        }
+        flush(kind, 0);
+        for i in 0..PAGES {
+            poke(at(i), i);
+        }
+        for i in 0..PAGES {
+            space.map(at(i), frames + (PAGES - 1 - i) * PAGE, pte::WRITE);
+        }
+        flush(kind, 0);
+        for i in 0..PAGES {
+            assert_eq!(peek(at(i)), PAGES - 1 - i, "page {i} after flush {kind}");
+        }
+    }
+}
