@@ -77,8 +77,8 @@ address! {
 const GVA_BITS: u32 = 48;
 
 impl Gva {
-    /// Whether bits 63:47 are all equal (SDM vol. 1, 3.3.7.1). Guests have 4-level paging, also
-    /// on a Host with 5 levels, where the processor lets more addresses pass than this does.
+    /// Whether bits 63:47 are all equal (SDM, "Canonical Addressing"). Guests have 4-level paging,
+    /// also on a Host with 5 levels, where the processor lets more addresses pass than this does.
     pub const fn is_canonical(self) -> bool {
         self.canonicalize().0 == self.0
     }

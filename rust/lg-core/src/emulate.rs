@@ -7,7 +7,7 @@
 //! processor saw them, so whoever executes the result must already know that the Guest's kernel,
 //! not one of its programs, was at work.
 
-/// The longest instruction (SDM vol. 2A, 2.3.11).
+/// The longest instruction (SDM, "Interrupt 13, General Protection Exception").
 pub const MAX_LENGTH: usize = 15;
 
 /// A general register, by the processor's own numbers.
@@ -265,21 +265,20 @@ fn two_byte(code: &mut Code<'_>, prefixes: &Prefixes) -> Option<Privileged> {
     })
 }
 
-/// The instructions whose opcode is 0F 01. With 66, F2 or F3 they are others.
+/// The instructions whose opcode is 0F 01.
 fn group7(code: &mut Code<'_>, prefixes: &Prefixes) -> Option<Privileged> {
-    if prefixes.operand16 || prefixes.repeat {
-        return None;
-    }
     let modrm = ModRm::read(code, prefixes)?;
     match (modrm.mode, modrm.reg & 7, modrm.rm & 7) {
-        (3, 2, 1) => Some(Privileged::Xsetbv),
-        (3, 7, 0) => Some(Privileged::Swapgs),
         (0..=2, 7, _) => memory(code, prefixes, modrm).map(Privileged::Invlpg),
+        // 66, F2 or F3 would make it an instruction that does not exist.
+        (3, 2, 1) if !prefixes.operand16 && !prefixes.repeat => Some(Privileged::Xsetbv),
+        (3, 7, 0) => Some(Privileged::Swapgs),
         _ => None,
     }
 }
 
-/// The rest of a memory operand (SDM vol. 2A, 2.1.5 and 2.2.1).
+/// The rest of a memory operand (SDM, "Addressing-Mode Encoding of ModR/M and SIB Bytes" and "REX
+/// Prefixes").
 fn memory(code: &mut Code<'_>, prefixes: &Prefixes, modrm: ModRm) -> Option<Memory> {
     let mut base = Base::Register(Gpr::from_number(modrm.rm));
     let mut index = None;

@@ -42,7 +42,7 @@ pub struct Resume {
 pub enum Refusal {
     /// CS is none of the three.
     Selector,
-    /// IRET would fault on RIP: not canonical, or past 4 GiB for 32-bit code (SDM vol. 2A, IRET).
+    /// IRET would fault on RIP: not canonical, or past 4 GiB for 32-bit code (SDM, "IRET").
     InstructionPointer,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! RFLAGS: what the Guest believes, and what the processor gets (SDM vol. 1, 3.4.3).
+//! RFLAGS: what the Guest believes, and what the processor gets (SDM, "EFLAGS Register").
 
 /// Always 1.
 pub const FIXED: u64 = 1 << 1;
@@ -31,7 +31,8 @@ pub const ID: u64 = 1 << 21;
 const STATUS: u64 = 0x8d5;
 
 /// What the Guest's kernel may choose for itself. Not AC: Linux sets CR0.AM and counts on the
-/// processor to check alignment at CPL 3 only (SDM 7.15, #AC), where its kernel is never otherwise.
+/// processor to check alignment at CPL 3 only (SDM, "Alignment Check Exception"), where its kernel
+/// is never otherwise.
 const KERNEL: u64 = STATUS | TF | DF | RF | ID;
 /// What a user program may choose.
 const USER: u64 = KERNEL | AC;

@@ -8,7 +8,7 @@
 //! panic in the kernel takes the machine down, and nearly every value here was chosen by a Guest.
 //!
 //! Where a rule is the processor's, the comment names the section of the Intel 64 Software
-//! Developer's Manual ("SDM"), volume 3A unless it says otherwise.
+//! Developer's Manual ("SDM") by its title, since the numbers move from edition to edition.
 
 #![no_std]
 #![forbid(unsafe_code)]

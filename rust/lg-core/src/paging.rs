@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Walks the Guest's page tables as the processor would: 4-level paging with CR0.WP, EFER.NXE and
-//! CR4.SMEP set, and without SMAP, PKE and LA57 (SDM chapter 5).
+//! CR4.SMEP set, and without SMAP, PKE and LA57 (SDM, "Paging").
 //!
 //! Two things differ from hardware. A table outside the Guest's RAM is an error of its own, since
 //! nothing can be read there. And the upper half belongs to the guest kernel whatever the U/S bits
@@ -39,7 +39,7 @@ pub const PHYSICAL_BITS: u32 = 46;
 /// How often a walk starts again because an entry changed under it.
 const MAX_RACES: usize = 8;
 
-/// Page-fault error codes (SDM 5.7).
+/// Page-fault error codes (SDM, "Page-Fault Exceptions").
 pub mod error {
     /// The entries were present; the access was not allowed.
     pub const P: u32 = 1 << 0;
@@ -89,8 +89,8 @@ impl Pte {
         }
     }
 
-    /// Whether a bit is set that must be 0 in a present entry of `level` (SDM tables 5-15 to
-    /// 5-20).
+    /// Whether a bit is set that must be 0 in a present entry of `level` (SDM, "4-Level Paging and
+    /// 5-Level Paging", the formats of the entries).
     const fn has_reserved(self, level: u8) -> bool {
         let mut reserved = ADDR & !((1 << PHYSICAL_BITS) - 1);
         match self.maps(level) {
@@ -171,7 +171,7 @@ impl PageSize {
     }
 }
 
-/// What all entries on the way to a page allow together (SDM 5.6.1).
+/// What all entries on the way to a page allow together (SDM, "Determination of Access Rights").
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Rights {
     writable: bool,
@@ -375,7 +375,8 @@ impl Path {
     }
 
     /// Sets the A bits, and D in the last entry if `write`. False if an entry is no longer what it
-    /// was; those before it keep their A bit, as they may in hardware (SDM 5.8).
+    /// was; those before it keep their A bit, as they may in hardware (SDM, "Accessed and Dirty
+    /// Flags").
     fn mark<M: TableMemory>(&mut self, mem: &M, write: bool) -> bool {
         let leaf_at = self.translation.pte_at;
         for (at, pte) in self.entries.into_iter().flatten() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Segment and gate descriptors (SDM 3.4.5, 7.14 and 8.2.3), and the selectors a Guest may hold.
+//! Segment and gate descriptors (SDM, "Segment Descriptors", "64-Bit Mode IDT" and "TSS
+//! Descriptor in 64-bit mode"), and the selectors a Guest may hold.
 //!
 //! The switcher's GDT keeps Linux's indices, so that STAR stays what the Host made it.
 
@@ -102,7 +103,7 @@ pub const fn data_selector_ok(selector: u16, tls: &[u64; 3]) -> bool {
 }
 
 /// Whether a descriptor that [`tls_descriptor`] let through can be loaded into a data segment
-/// register: all data can, code only if readable (SDM 6.8).
+/// register: all data can, code only if readable (SDM, "Accessing Data in Code Segments").
 const fn is_readable(descriptor: u64) -> bool {
     descriptor & PRESENT != 0 && (descriptor & CODE == 0 || descriptor & READ_WRITE != 0)
 }

@@ -42,7 +42,7 @@ pub const fn half(gva: Gva) -> Half {
 /// * Never global: a global entry outlives the switch to the Host's CR3, where a program of the
 ///   Host would read the Guest's memory through it.
 /// * Write-back whatever the Guest's PWT, PCD and PAT bits say. No device of the Guest bypasses the
-///   caches, and the same page under two memory types is undefined (SDM 13.12.4).
+///   caches, and the same page under two memory types is undefined (SDM, "Programming the PAT").
 pub const fn leaf(t: &Translation, hpa: Hpa, half: Half) -> Option<u64> {
     let executable = match half {
         Half::User if !t.user => return None,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Vectors: what arrived through the switcher's IDT, and whose it is (SDM 7.3, table 7-1).
+//! Vectors: what arrived through the switcher's IDT, and whose it is (SDM, "Exception and
+//! Interrupt Vectors").
 
 /// Divide error.
 pub const DE: u8 = 0;
