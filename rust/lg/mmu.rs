@@ -43,6 +43,7 @@ use crate::{
     },
     sys::{
         hole,
+        page::Wait,
         ram::GuestRam,
         switcher::{
             Slot,
@@ -118,9 +119,10 @@ pub(crate) struct Mmu {
 
 impl Context {
     fn new(root: Gpa, slot: u64, upper: Hpa, five_levels: bool) -> Result<Self> {
-        let (mut user, mut kernel) = (TableBox::new()?, TableBox::new()?);
+        let make = || TableBox::new(Wait::Allowed);
+        let (mut user, mut kernel) = (make()?, make()?);
         let top = if five_levels {
-            let (mut top_kernel, mut top_user) = (TableBox::new()?, TableBox::new()?);
+            let (mut top_kernel, mut top_user) = (make()?, make()?);
             top_kernel.set(0, kernel.hpa().get() | TABLE);
             top_kernel.set(511, upper.get() | TABLE);
             top_kernel.set(hole::SLOT, slot);
@@ -168,10 +170,10 @@ impl Context {
 }
 
 /// The level-1 table that covers `gva`, made if it is missing, and how many pages that took.
-fn make_leaf_table(level4: &mut Table, gva: Gva) -> Result<(&mut Table, usize)> {
+fn make_leaf_table(level4: &mut Table, gva: Gva, wait: Wait) -> Result<(&mut Table, usize)> {
     let (mut table, mut pages) = (level4, 0);
     for level in [4, 3, 2] {
-        let (next, made) = table.make_child(gva.index(level), TABLE)?;
+        let (next, made) = table.make_child(gva.index(level), TABLE, wait)?;
         table = next;
         pages += usize::from(made);
     }
@@ -203,7 +205,7 @@ impl Mmu {
     ) -> Result<Self> {
         Ok(Self {
             contexts: KVec::new(),
-            upper: TableBox::new()?,
+            upper: TableBox::new(Wait::Allowed)?,
             slot,
             five_levels,
             clock: 0,
@@ -221,8 +223,8 @@ impl Mmu {
 
     /// The roots for the guest's root `root`, which becomes the current one. Without `keep` its user half is forgotten
     /// first: that is CR3 bit 63.
-    pub(crate) fn load(&mut self, root: Gpa, keep: bool) -> Result<Roots> {
-        let i = self.find(root)?;
+    pub(crate) fn load(&mut self, root: Gpa, keep: bool, wait: Wait) -> Result<Roots> {
+        let i = self.find(root, wait)?;
         if !keep {
             self.pages -= self.contexts[i].drop_user_half();
         }
@@ -232,9 +234,12 @@ impl Mmu {
     }
 
     /// The context of `root`, made if it is missing.
-    fn find(&mut self, root: Gpa) -> Result<usize> {
+    fn find(&mut self, root: Gpa, wait: Wait) -> Result<usize> {
         if let Some(i) = self.contexts.iter().position(|c| c.root == root) {
             return Ok(i);
+        }
+        if wait == Wait::Forbidden {
+            return Err(EAGAIN);
         }
         self.make_room(None);
         let context = Context::new(root, self.slot.link(), self.upper.hpa(), self.five_levels)?;
@@ -303,40 +308,52 @@ impl Mmu {
         }
     }
 
-    /// Deals with a page fault at `gva` under the guest's `root`. The roots may be others afterwards. May sleep.
+    /// Deals with a page fault at `gva` under the guest's `root`. The roots may be others afterwards.
     ///
-    /// `ENOMEM`, or why the Launcher's memory could not be had.
-    pub(crate) fn fault(&mut self, root: Gpa, gva: Gva, access: Access) -> Result<Fault> {
+    /// `EAGAIN` when it would have to wait but must not, `ENOMEM`, or why the Launcher's memory could not be had.
+    pub(crate) fn fault(
+        &mut self,
+        root: Gpa,
+        gva: Gva,
+        access: Access,
+        wait: Wait,
+    ) -> Result<Fault> {
         if gva.is_canonical() {
             match gva.index(4) {
                 hole::SLOT if !access.user => return Ok(Fault::Dead(Death::SwitcherSlot(gva))),
                 SHARED_SLOT if !access.user => {
-                    if let Some(fault) = self.map_shared(root, gva)? {
+                    if let Some(fault) = self.map_shared(root, gva, wait)? {
                         return Ok(fault);
                     }
                 }
                 _ => {}
             }
         }
-        let t = match paging::walk(&self.ram, root, gva, access) {
+        let t = match paging::walk(&self.ram.tables(wait), root, gva, access) {
             Ok(t) => t,
             Err(WalkError::Fault(code)) => return Ok(Fault::Inject(code)),
             Err(WalkError::NotCanonical) => return Ok(Fault::GeneralProtection),
+            Err(WalkError::TableOutside(_)) if wait == Wait::Forbidden => return Err(EAGAIN),
             Err(WalkError::TableOutside(at)) => return Ok(Fault::Dead(Death::TableOutside(at, gva))),
             Err(WalkError::Contended) => return Ok(Fault::Filled),
         };
-        let Some(hpa) = self.ram.page(t.gpa)? else {
-            return Ok(Fault::Mmio(Gpa::new(t.gpa.get() | gva.offset())));
+        let hpa = match (self.ram.pinned_page(t.gpa), wait) {
+            (Some(hpa), _) => hpa,
+            (None, Wait::Forbidden) => return Err(EAGAIN),
+            (None, Wait::Allowed) => match self.ram.page(t.gpa)? {
+                Some(hpa) => hpa,
+                None => return Ok(Fault::Mmio(Gpa::new(t.gpa.get() | gva.offset()))),
+            },
         };
         self.make_room(Some(root));
-        let i = self.find(root)?;
+        let i = self.find(root, wait)?;
         let Self {
             contexts,
             upper,
             ram,
             ..
         } = self;
-        let (table, half, made) = Self::table_for(&mut contexts[i], upper, gva, &t, access.user)?;
+        let (table, half, made) = Self::table_for(&mut contexts[i], upper, gva, &t, access.user, wait)?;
         self.pages += made;
         let Some(leaf) = shadow::leaf(&t, hpa, half) else {
             // `table_for` gave a table of the kernel's to a page of the kernel's.
@@ -353,7 +370,7 @@ impl Mmu {
             if table.get(other.index(1)) != 0 {
                 continue;
             }
-            let Some(t) = t.beside(ram, gva, other) else {
+            let Some(t) = t.beside(&ram.tables(Wait::Forbidden), gva, other) else {
                 continue;
             };
             if let Some(leaf) = ram.pinned_page(t.gpa).and_then(|hpa| shadow::leaf(&t, hpa, half)) {
@@ -371,14 +388,15 @@ impl Mmu {
         gva: Gva,
         t: &Translation,
         user_mode: bool,
+        wait: Wait,
     ) -> Result<(&'a mut Table, Half, usize)> {
         let i = gva.index(4);
         if shadow::half(gva) == Half::Kernel {
-            let made_top = upper.make_child(i, TABLE)?.1;
+            let made_top = upper.make_child(i, TABLE, wait)?.1;
             if context.top.is_none() {
                 link(&mut context.kernel, i, upper.link(i));
             }
-            let (table, made) = make_leaf_table(upper, gva)?;
+            let (table, made) = make_leaf_table(upper, gva, wait)?;
             return Ok((table, Half::Kernel, made + usize::from(made_top)));
         }
         let split = context.kernel.child(i).is_some();
@@ -386,25 +404,25 @@ impl Mmu {
             if !split {
                 context.kernel.set(i, 0);
             }
-            let (table, made) = make_leaf_table(&mut context.kernel, gva)?;
+            let (table, made) = make_leaf_table(&mut context.kernel, gva, wait)?;
             return Ok((table, Half::Kernel, made));
         }
-        let made_top = context.user.make_child(i, TABLE)?.1;
+        let made_top = context.user.make_child(i, TABLE, wait)?.1;
         if !split {
             link(&mut context.kernel, i, context.user.link(i) | paging::NX);
         }
-        let (table, made) = make_leaf_table(&mut context.user, gva)?;
+        let (table, made) = make_leaf_table(&mut context.user, gva, wait)?;
         Ok((table, Half::User, made + usize::from(made_top)))
     }
 
     /// Maps the shared page at `gva`, if there is one there.
-    fn map_shared(&mut self, root: Gpa, gva: Gva) -> Result<Option<Fault>> {
+    fn map_shared(&mut self, root: Gpa, gva: Gva, wait: Wait) -> Result<Option<Fault>> {
         let n = gva.page().get().wrapping_sub(LGUEST_SHARED_VA as u64) / 4096;
         let Some(hpa) = self.slot.shared_hpa(n as usize) else {
             return Ok(None);
         };
-        let i = self.find(root)?;
-        let (table, made) = make_leaf_table(&mut self.upper, gva)?;
+        let i = self.find(root, wait)?;
+        let (table, made) = make_leaf_table(&mut self.upper, gva, wait)?;
         self.pages += made;
         let leaf = hpa.get() | SHARED_LEAF;
         let known = table.get(gva.index(1)) == leaf;
@@ -428,7 +446,7 @@ impl Mmu {
         let mut done = 0;
         while done < buf.len() {
             let at = Gva::new(gva.get().wrapping_add(done as u64));
-            let Ok(t) = paging::walk_quiet(&self.ram, root, at, access) else {
+            let Ok(t) = paging::walk_quiet(&self.ram.tables(Wait::Allowed), root, at, access) else {
                 break;
             };
             let len = (buf.len() - done).min(4096 - at.offset() as usize);

@@ -16,6 +16,7 @@ use crate::{
     },
     sys::{
         cpu,
+        page::Wait,
         switcher::Regs, //
     },
     vcpu::{
@@ -132,7 +133,7 @@ pub(crate) fn execute(
                 // The modes a guest runs in are fixed; what it writes there changes nothing.
                 0 | 4 => {}
                 2 => vcpu.switcher.set_shared(offset_of!(lguest_shared, cr2), value),
-                3 => match vcpu.write_cr3(vm, value)? {
+                3 => match vcpu.write_cr3(vm, value, Wait::Allowed)? {
                     Next::Resume => {}
                     dead => return Ok(Some(dead)),
                 },

@@ -36,8 +36,9 @@ use crate::{
             self,
             IrqsOff, //
         },
-        section::GuestFpu,
+        page::Wait,
         switcher::{
+            with_section,
             Regs,
             Slot,
             Switcher,
@@ -87,7 +88,6 @@ struct Entries {
 pub(crate) struct Vcpu {
     id: u32,
     pub(crate) switcher: Switcher,
-    fpu: GuestFpu,
     /// CR3: the guest's current root.
     pub(crate) root: Gpa,
     entries: Option<Entries>,
@@ -114,7 +114,6 @@ impl Vcpu {
         let mut vcpu = Self {
             id: init.id,
             switcher: slot.vcpu(init.id as usize)?,
-            fpu: GuestFpu::new()?,
             root,
             entries: None,
             interrupts,
@@ -128,7 +127,7 @@ impl Vcpu {
             rflags: flags::AT_EVENT_ENTRY,
             ..Regs::default()
         };
-        vcpu.set_roots(&mmu.load(root, false)?);
+        vcpu.set_roots(&mmu.load(root, false, Wait::Allowed)?);
         let (now, tsc) = (cpu::wall_ns(), cpu::rdtsc());
         let words = [
             (sh!(abi_version), u64::from(LGUEST_ABI_VERSION) | u64::from(init.id) << 32),
@@ -171,9 +170,10 @@ impl Vcpu {
                 return Err(EINTR);
             }
             task::reschedule_if_asked();
-            let next = match self.deliver_interrupts() {
-                Next::Resume if self.enter() => self.handle_exit(vm, run)?,
-                next => next,
+            let next = match self.run_section(vm, run) {
+                // What could not be done with IRQs off.
+                Err(error) if error == EAGAIN => self.handle_exit(vm, run, Wait::Allowed)?,
+                next => next?,
             };
             match next {
                 Next::Resume => {}
@@ -191,6 +191,70 @@ impl Vcpu {
                     return Ok(());
                 }
             }
+        }
+    }
+
+    /// Lets the guest run, with IRQs off as seen from the Host, until the Host has something else to do or an exit cannot be
+    /// handled here: `EAGAIN` says that it is still to be handled, with waiting allowed.
+    fn run_section(&mut self, vm: &Vm, run: &mut lguest_run) -> Result<Next> {
+        let irqs = IrqsOff::new();
+        if task::has_work() {
+            return Ok(Next::Resume);
+        }
+        let _time = GuestTime::begin();
+        self.stats.sections += 1;
+        let (next, msr_writes) = with_section(
+            &irqs,
+            self,
+            |vcpu| &mut vcpu.switcher,
+            |vcpu, section| loop {
+                if let Next::Die(death) = vcpu.deliver_interrupts() {
+                    return Ok(Next::Die(death));
+                }
+                vcpu.stats.entries += 1;
+                vcpu.stats.cr3_loads += 2;
+                vcpu.switcher.enter(section);
+                vcpu.count_exit();
+                match vcpu.handle_exit(vm, run, Wait::Forbidden) {
+                    Ok(Next::Resume) if !vcpu.interrupted() && !task::has_work() => {}
+                    next => return next,
+                }
+            },
+        );
+        self.stats.msr_writes += msr_writes;
+        // The CPU has acknowledged this interrupt: the Host's handler has to run before anything else may.
+        if let Some(vector) = self.host_interrupt() {
+            self.switcher.replay(vector);
+        }
+        next
+    }
+
+    /// The interrupt of the Host's that ended the guest's turn, if one did.
+    fn host_interrupt(&mut self) -> Option<u8> {
+        let vector = u8::try_from(self.switcher.regs().vector).ok()?;
+        (trap::route(vector) == Route::HostInterrupt).then_some(vector)
+    }
+
+    fn interrupted(&mut self) -> bool {
+        self.host_interrupt().is_some()
+    }
+
+    fn count_exit(&mut self) {
+        let regs = self.switcher.regs();
+        let (vector, rax) = (regs.vector, regs.rax);
+        let Ok(vector) = u8::try_from(vector) else {
+            if vector == EXIT_HYPERCALL {
+                if let Some(count) = self.stats.hypercalls.get_mut(rax as usize) {
+                    *count += 1;
+                }
+            }
+            return;
+        };
+        match trap::route(vector) {
+            Route::HostInterrupt => self.stats.interrupts += 1,
+            Route::HostException => self.stats.nmis += 1,
+            Route::PageFault => self.stats.page_faults += 1,
+            Route::Protection | Route::Guest | Route::Fatal => {}
         }
     }
 
@@ -218,32 +282,12 @@ impl Vcpu {
         self.switcher.user_mode() || self.switcher.shared(sh!(irq_enabled)) & flags::IF != 0
     }
 
-    /// Lets the guest run until something happens. `false` if there was work to do first.
-    fn enter(&mut self) -> bool {
-        let irqs = IrqsOff::new();
-        let raised = !self.interrupts.owner().pending.is_empty() && self.takes_interrupts();
-        if task::has_work() || raised {
-            return false;
-        }
-        let _time = GuestTime::begin();
-        self.stats.entries += 1;
-        self.stats.sections += 1;
-        self.stats.cr3_loads += 2;
-        self.stats.msr_writes += self.switcher.enter(&irqs, &mut self.fpu, self.id.into());
-        // The CPU has acknowledged this interrupt: the Host's handler has to run before anything else may.
-        if let Ok(vector) = u8::try_from(self.switcher.regs().vector) {
-            if trap::route(vector) == Route::HostInterrupt {
-                self.switcher.replay(vector);
-            }
-        }
-        true
-    }
-
-    fn handle_exit(&mut self, vm: &Vm, run: &mut lguest_run) -> Result<Next> {
+    /// Does what the exit asks for. With waiting forbidden, `EAGAIN` means that nothing has been done yet.
+    fn handle_exit(&mut self, vm: &Vm, run: &mut lguest_run, wait: Wait) -> Result<Next> {
         let (exit, error) = (self.switcher.regs().vector, self.switcher.regs().error);
         let Ok(vector) = u8::try_from(exit) else {
             return match exit {
-                EXIT_HYPERCALL => self.hypercall(vm, run),
+                EXIT_HYPERCALL => self.hypercall(vm, run, wait),
                 EXIT_SYSCALL32 => {
                     // SYSCALL is two bytes long.
                     let regs = self.switcher.regs();
@@ -261,19 +305,9 @@ impl Vcpu {
         const { assert!(EXIT_SWITCHER_FAULT > 0xff) };
         let event = Event::new(vector, error as u32);
         match trap::route(vector) {
-            Route::HostInterrupt => {
-                self.stats.interrupts += 1;
-                Ok(Next::Resume)
-            }
-            Route::HostException => {
-                self.stats.nmis += 1;
-                Ok(Next::Resume)
-            }
-            Route::PageFault => {
-                self.stats.page_faults += 1;
-                self.page_fault(vm, run, error as u32)
-            }
-            Route::Protection => self.protection(vm, event),
+            Route::HostInterrupt | Route::HostException => Ok(Next::Resume),
+            Route::PageFault => self.page_fault(vm, run, error as u32, wait),
+            Route::Protection => self.protection(vm, event, wait),
             Route::Guest => Ok(self.inject_exception(event)),
             Route::Fatal => {
                 let rip = self.switcher.regs().rip;
@@ -283,17 +317,23 @@ impl Vcpu {
     }
 
     /// #PF: the shadow's, the guest's, or a device's.
-    fn page_fault(&mut self, vm: &Vm, run: &mut lguest_run, error: u32) -> Result<Next> {
+    fn page_fault(
+        &mut self,
+        vm: &Vm,
+        run: &mut lguest_run,
+        error: u32,
+        wait: Wait,
+    ) -> Result<Next> {
         let gva = Gva::new(self.switcher.cr2());
         let user = self.switcher.user_mode();
         let access = Access::from_error_code(error, user);
-        let mut guard = vm.memory.lock();
+        let mut guard = vm.memory(wait)?;
         let mmu = guard.mmu()?;
-        let fault = mmu.fault(self.root, gva, access)?;
+        let fault = mmu.fault(self.root, gva, access, wait)?;
         match fault {
             Fault::Filled => {
                 self.stats.pf_filled += 1;
-                let roots = mmu.load(self.root, true)?;
+                let roots = mmu.load(self.root, true, wait)?;
                 self.switcher.set_roots(roots.kernel, roots.user);
                 self.switcher.invalidate(gva.page().get());
             }
@@ -329,12 +369,15 @@ impl Vcpu {
     }
 
     /// #GP: perhaps a privileged instruction of the guest's kernel that no hypercall replaced.
-    fn protection(&mut self, vm: &Vm, event: Event) -> Result<Next> {
+    fn protection(&mut self, vm: &Vm, event: Event, wait: Wait) -> Result<Next> {
         let regs = *self.switcher.regs();
         if !self.switcher.user_mode() && event.error_code == Some(0) && regs.cs == 0x33 {
+            if wait == Wait::Forbidden {
+                return Err(EAGAIN);
+            }
             let mut insn = [0; emulate::MAX_LENGTH];
             let len = {
-                let mut guard = vm.memory.lock();
+                let mut guard = vm.memory(wait)?;
                 guard.mmu()?.fetch(self.root, Gva::new(regs.rip), false, &mut insn)
             };
             if let Some((instruction, len)) = emulate::decode(&insn[..len]) {
@@ -399,11 +442,8 @@ impl Vcpu {
         Next::Resume
     }
 
-    fn hypercall(&mut self, vm: &Vm, run: &mut lguest_run) -> Result<Next> {
+    fn hypercall(&mut self, vm: &Vm, run: &mut lguest_run, wait: Wait) -> Result<Next> {
         let regs = *self.switcher.regs();
-        if let Some(count) = self.stats.hypercalls.get_mut(regs.rax as usize) {
-            *count += 1;
-        }
         if !Gva::new(regs.rip).is_canonical() {
             // The SYSCALL ended at the very end of the lower half.
             self.switcher.regs().rip = regs.rip.wrapping_sub(2);
@@ -415,11 +455,14 @@ impl Vcpu {
         match u32::try_from(regs.rax).unwrap_or(LHCALL_COUNT) {
             LHCALL_ERET => return Ok(self.eret()),
             LHCALL_SET_ENTRIES => result = self.set_entries(regs.rdi, regs.rsi, regs.rdx),
-            LHCALL_WRITE_CR3 => match self.write_cr3(vm, regs.rdi)? {
+            LHCALL_WRITE_CR3 => match self.write_cr3(vm, regs.rdi, wait)? {
                 Next::Resume => {}
                 dead => return Ok(dead),
             },
-            LHCALL_FLUSH_TLB => result = self.flush_tlb(vm, regs.rdi, regs.rsi)?,
+            LHCALL_FLUSH_TLB => result = self.flush_tlb(vm, regs.rdi, regs.rsi, wait)?,
+            // Both may have to wait: for the timer's callback, and for an interrupt.
+            LHCALL_SET_TIMER if regs.rdi == !0 && wait == Wait::Forbidden => return Err(EAGAIN),
+            LHCALL_HALT if wait == Wait::Forbidden => return Err(EAGAIN),
             LHCALL_SET_TIMER => self.set_timer(regs.rdi),
             LHCALL_HALT => {
                 self.switcher.set_shared(sh!(irq_enabled), flags::IF);
@@ -434,7 +477,7 @@ impl Vcpu {
                 return Ok(Next::Launcher(LGUEST_EXIT_SHUTDOWN));
             }
             LHCALL_CONSOLE => {
-                if self.is_ram(vm, regs.rdi, regs.rsi, LGUEST_CONSOLE_MAX.into())? {
+                if self.is_ram(vm, regs.rdi, regs.rsi, LGUEST_CONSOLE_MAX.into(), wait)? {
                     let console = run.console();
                     console.gpa = regs.rdi;
                     console.len = regs.rsi;
@@ -444,7 +487,7 @@ impl Vcpu {
                 }
             }
             LHCALL_NOTIFY => {
-                if !vm.notify(regs.rdi, regs.rsi) {
+                if !vm.notify(regs.rdi, regs.rsi, wait)? {
                     let notify = run.notify();
                     notify.gpa = regs.rdi;
                     notify.queue = regs.rsi;
@@ -472,7 +515,7 @@ impl Vcpu {
                 }
             }
             LHCALL_DROP_ROOT => {
-                let mut guard = vm.memory.lock();
+                let mut guard = vm.memory(wait)?;
                 guard.mmu()?.drop_root(Gpa::new(regs.rdi & paging::ADDR), self.root);
             }
             _ => result = Err(ENOSYS),
@@ -525,28 +568,32 @@ impl Vcpu {
     }
 
     /// CR3 as the guest writes it: an address, a PCID, and bit 63 to keep what is cached.
-    pub(crate) fn write_cr3(&mut self, vm: &Vm, cr3: u64) -> Result<Next> {
+    pub(crate) fn write_cr3(&mut self, vm: &Vm, cr3: u64, wait: Wait) -> Result<Next> {
         let root = Gpa::new(cr3 & paging::ADDR);
-        let mut guard = vm.memory.lock();
+        let mut guard = vm.memory(wait)?;
         let mmu = guard.mmu()?;
         if !mmu.ram().contains(root) {
             return Ok(Next::Die(Death::BadRoot(root)));
         }
-        let roots = mmu.load(root, cr3 >> 63 != 0)?;
+        let roots = mmu.load(root, cr3 >> 63 != 0, wait)?;
         self.root = root;
         self.set_roots(&roots);
         Ok(Next::Resume)
     }
 
     /// The outer error is the Host's, the inner one the guest's.
-    fn flush_tlb(&mut self, vm: &Vm, what: u64, gva: u64) -> Result<Result> {
-        let mut guard = vm.memory.lock();
+    fn flush_tlb(&mut self, vm: &Vm, what: u64, gva: u64, wait: Wait) -> Result<Result> {
+        if what == u64::from(LGUEST_FLUSH_ALL) && wait == Wait::Forbidden {
+            // The root's tables are made anew.
+            return Err(EAGAIN);
+        }
+        let mut guard = vm.memory(wait)?;
         let mmu = guard.mmu()?;
         match u32::try_from(what) {
             Ok(LGUEST_FLUSH_USER) => mmu.flush_user(self.root),
             Ok(LGUEST_FLUSH_ALL) => {
                 mmu.flush_all();
-                let roots = mmu.load(self.root, true)?;
+                let roots = mmu.load(self.root, true, wait)?;
                 self.set_roots(&roots);
             }
             Ok(LGUEST_FLUSH_ONE) => mmu.flush_one(self.root, Gva::new(gva)),
@@ -557,7 +604,7 @@ impl Vcpu {
 
     /// Forgets one page, for INVLPG.
     pub(crate) fn flush_one(&mut self, vm: &Vm, gva: u64) -> Result {
-        let mut guard = vm.memory.lock();
+        let mut guard = vm.memory(Wait::Allowed)?;
         guard.mmu()?.flush_one(self.root, Gva::new(gva));
         Ok(())
     }
@@ -578,8 +625,8 @@ impl Vcpu {
     }
 
     /// Is `[gpa, gpa + len)` RAM, and `len` at most `max`?
-    fn is_ram(&self, vm: &Vm, gpa: u64, len: u64, max: u64) -> Result<bool> {
-        let mut guard = vm.memory.lock();
+    fn is_ram(&self, vm: &Vm, gpa: u64, len: u64, max: u64, wait: Wait) -> Result<bool> {
+        let mut guard = vm.memory(wait)?;
         let ram = guard.mmu()?.ram();
         let last = gpa.checked_add(len.saturating_sub(1));
         Ok(len <= max

@@ -13,6 +13,7 @@ use crate::{
         eventfd::EventFd,
         ram::GuestRam,
         switcher::Slot,
+        page::Wait,
         task,
         timer::Timer, //
     },
@@ -22,6 +23,7 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{
+        lock::mutex::MutexGuard,
         Arc,
         Mutex, //
     },
@@ -50,13 +52,20 @@ struct Notify {
     event: EventFd,
 }
 
+fn lock<T>(mutex: &Mutex<T>, wait: Wait) -> Result<MutexGuard<'_, T>> {
+    match wait {
+        Wait::Allowed => Ok(mutex.lock()),
+        Wait::Forbidden => mutex.try_lock().ok_or(EAGAIN),
+    }
+}
+
 #[pin_data]
 pub(crate) struct Vm {
     /// Held while it runs.
     #[pin]
     vcpu: Mutex<Option<Vcpu>>,
     #[pin]
-    pub(crate) memory: Mutex<Memory>,
+    memory: Mutex<Memory>,
     #[pin]
     notify: Mutex<KVec<Notify>>,
     interrupts: Arc<Timer<Interrupts>>,
@@ -160,14 +169,19 @@ impl Vm {
         Ok(())
     }
 
+    /// The memory, locked; `EAGAIN` when that would have to wait and must not.
+    pub(crate) fn memory(&self, wait: Wait) -> Result<MutexGuard<'_, Memory>> {
+        lock(&self.memory, wait)
+    }
+
     /// Signals the eventfd of a queue; `false` if it has none.
-    pub(crate) fn notify(&self, gpa: u64, queue: u64) -> bool {
-        let list = self.notify.lock();
+    pub(crate) fn notify(&self, gpa: u64, queue: u64, wait: Wait) -> Result<bool> {
+        let list = lock(&self.notify, wait)?;
         let entry = list.iter().find(|n| (n.gpa, u64::from(n.queue)) == (gpa, queue));
         if let Some(entry) = entry {
             entry.event.signal();
         }
-        entry.is_some()
+        Ok(entry.is_some())
     }
 
     /// `EBUSY` while the vCPU runs.

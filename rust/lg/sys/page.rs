@@ -30,6 +30,27 @@ pub(crate) unsafe fn page_to_hpa(page: *const bindings::page) -> Hpa {
     Hpa::new(pfn << 12)
 }
 
+/// May the caller be put to sleep?
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Process context, IRQs on.
+    Allowed,
+    /// In a run section, IRQs off: `EAGAIN` for what would have to wait, to be done again outside.
+    Forbidden,
+}
+
+impl Wait {
+    fn gfp(self) -> bindings::gfp_t {
+        match self {
+            Self::Allowed => bindings::GFP_KERNEL_ACCOUNT,
+            Self::Forbidden => {
+                const ACCOUNT: bindings::gfp_t = bindings::GFP_KERNEL_ACCOUNT & !bindings::GFP_KERNEL;
+                bindings::GFP_NOWAIT | ACCOUNT
+            }
+        }
+    }
+}
+
 /// A zeroed page of the Host's, charged to the cgroup of the caller.
 ///
 /// # Invariants
@@ -43,12 +64,15 @@ unsafe impl Send for HostPage {}
 unsafe impl Sync for HostPage {}
 
 impl HostPage {
-    /// Allocates one; may sleep.
-    pub(crate) fn new() -> Result<Self> {
-        // SAFETY: The caller is in process context.
-        let addr = unsafe { bindings::get_zeroed_page_noprof(bindings::GFP_KERNEL_ACCOUNT) };
+    /// Allocates one.
+    pub(crate) fn new(wait: Wait) -> Result<Self> {
+        // SAFETY: The flags are those for the context that the caller says it is in.
+        let addr = unsafe { bindings::get_zeroed_page_noprof(wait.gfp()) };
         // INVARIANT: The page allocator gave it to us alone.
-        NonNull::new(addr as *mut u8).map(Self).ok_or(ENOMEM)
+        NonNull::new(addr as *mut u8).map(Self).ok_or(match wait {
+            Wait::Allowed => ENOMEM,
+            Wait::Forbidden => EAGAIN,
+        })
     }
 
     /// Takes over a page that was leaked with `mem::forget`.

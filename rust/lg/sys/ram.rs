@@ -10,7 +10,8 @@
 
 use super::page::{
     direct_map,
-    page_to_hpa, //
+    page_to_hpa,
+    Wait, //
 };
 use crate::{
     abi::*,
@@ -166,35 +167,50 @@ impl GuestRam {
     }
 
     /// The word at `gpa`, which must be aligned.
-    fn word(&self, gpa: Gpa) -> Option<&AtomicU64> {
-        let hpa = self.page(gpa).ok()??;
+    fn word(&self, gpa: Gpa, wait: Wait) -> Option<&AtomicU64> {
+        let hpa = match self.pinned_page(gpa) {
+            None if wait == Wait::Allowed => self.page(gpa).ok()??,
+            known => known?,
+        };
         let at = hpa.get() | (gpa.get() % PAGE & !7);
         // SAFETY: The page stays pinned as long as `self`, an aligned word is inside it, and everybody (guest, Launcher, us)
         // only ever does whole-word accesses that the CPU makes atomic.
         Some(unsafe { &*direct_map(Hpa::new(at)).cast::<AtomicU64>() })
     }
 
-    /// Copies guest memory to `buf`; `false` if it is not all RAM. The range must lie in one page.
+    /// Copies guest memory to `buf`; `false` if it is not all RAM. May sleep.
     pub(crate) fn read(&self, gpa: Gpa, buf: &mut [u8]) -> bool {
         for (i, byte) in buf.iter_mut().enumerate() {
             let at = Gpa::new(gpa.get().wrapping_add(i as u64));
-            let Some(word) = self.word(at) else {
+            let Some(word) = self.word(at, Wait::Allowed) else {
                 return false;
             };
             *byte = (word.load(Ordering::Relaxed) >> (at.get() % 8 * 8)) as u8;
         }
         true
     }
+
+    /// The guest's page tables, for the walker.
+    pub(crate) fn tables(&self, wait: Wait) -> Tables<'_> {
+        Tables { ram: self, wait }
+    }
 }
 
-/// How the walker of guest page tables reaches them. May sleep.
-impl TableMemory for GuestRam {
+/// How the walker reaches guest page tables. Where waiting is forbidden, a table that is not pinned yet looks as if it
+/// were outside RAM.
+#[derive(Clone, Copy)]
+pub(crate) struct Tables<'a> {
+    ram: &'a GuestRam,
+    wait: Wait,
+}
+
+impl TableMemory for Tables<'_> {
     fn read_pte(&self, at: Gpa) -> Option<u64> {
-        Some(self.word(at)?.load(Ordering::Acquire))
+        Some(self.ram.word(at, self.wait)?.load(Ordering::Acquire))
     }
 
     fn update_pte(&self, at: Gpa, old: u64, new: u64) -> bool {
-        self.word(at).is_some_and(|word| {
+        self.ram.word(at, self.wait).is_some_and(|word| {
             word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok()
         })

@@ -7,7 +7,10 @@
 
 use super::{
     cpu::*,
-    page::HostPage, //
+    page::{
+        HostPage,
+        Wait, //
+    },
 };
 use core::arch::{
     asm,
@@ -20,6 +23,8 @@ use kernel::{
 
 /// State components lg gives to no guest: PKRU (9), for it also governs the Host's accesses to user memory, and AMX (17, 18).
 const XSTATE_HIDDEN: u64 = 1 << 9 | 1 << 17 | 1 << 18;
+/// CR4 bits that are off while a guest runs.
+const CR4_HIDDEN: u64 = CR4_PKE | CR4_LASS;
 /// Offsets in the XSAVE area (SDM 1, 13.4.1).
 const MXCSR: usize = 24;
 const MXCSR_DEFAULT: u32 = 0x1f80;
@@ -48,7 +53,7 @@ impl GuestFpu {
                 }
             }
         }
-        let area = HostPage::new()?;
+        let area = HostPage::new(Wait::Allowed)?;
         // SAFETY: The area is a page of ours, and the offset inside it is aligned.
         unsafe { area.as_ptr::<u8>().add(MXCSR).cast::<u32>().write(MXCSR_DEFAULT) };
         // INVARIANT: An image of zeroes with a valid MXCSR is the initial state of every component.
@@ -58,7 +63,7 @@ impl GuestFpu {
     /// # Safety
     ///
     /// The current task's FPU state has been saved.
-    unsafe fn restore(&mut self) {
+    unsafe fn restore(&self) {
         // SAFETY: By the type invariant the image is good for XRSTOR; the caller gave up what was in the registers.
         unsafe {
             asm!("xrstor64 [{}]", in(reg) self.area.as_ptr::<u8>(), in("eax") self.mask as u32,
@@ -76,21 +81,20 @@ impl GuestFpu {
     }
 }
 
-/// An MSR with the guest's value in it; dropping it puts the Host's back.
+/// An MSR with the guest's value in it.
 struct SwappedMsr {
     msr: u32,
     host: u64,
 }
 
-/// The CPU is set up for the guest as long as this exists. IRQs are off all the time.
+/// The CPU is set up for the guest from `begin` to `end`. IRQs are off all the time.
+#[must_use]
 pub(crate) struct Section<'a> {
-    fpu: &'a mut GuestFpu,
+    _irqs: &'a IrqsOff,
     swapped: [Option<SwappedMsr>; 5],
     cr4: u64,
     pkru: Option<u32>,
     dr7: u64,
-    /// MSR writes so far.
-    pub(crate) msr_writes: u64,
 }
 
 impl<'a> Section<'a> {
@@ -100,8 +104,8 @@ impl<'a> Section<'a> {
     ///
     /// `lstar` and `cstar` are the switcher's entry points in the vCPU's region.
     pub(crate) unsafe fn begin(
-        _irqs: &'a IrqsOff,
-        fpu: &'a mut GuestFpu,
+        irqs: &'a IrqsOff,
+        fpu: &GuestFpu,
         lstar: u64,
         cstar: u64,
         tsc_aux: u64,
@@ -110,29 +114,28 @@ impl<'a> Section<'a> {
         unsafe { bindings::kernel_fpu_begin_mask(0) };
         let cr4 = read_cr4();
         let mut this = Self {
-            fpu,
+            _irqs: irqs,
             swapped: [const { None }; 5],
             cr4,
             pkru: None,
             dr7: read_dr7(),
-            msr_writes: 0,
         };
         if cr4 & CR4_PKE != 0 {
             // SAFETY: PKE is set.
             this.pkru = Some(unsafe { rdpkru() });
         }
-        if cr4 & (CR4_PKE | CR4_LASS) != 0 {
+        if cr4 & CR4_HIDDEN != 0 {
             // LASS would fault every access of a CPL3 kernel to the upper half. PKRU also governs kernel mode, whose
             // pages are all user pages here, but user mode may write it.
-            // SAFETY: IRQs are off, `drop` restores it.
-            unsafe { write_cr4(cr4 & !(CR4_PKE | CR4_LASS)) };
+            // SAFETY: IRQs are off, `end` restores it.
+            unsafe { write_cr4(cr4 & !CR4_HIDDEN) };
         }
         if this.dr7 != DR7_OFF {
             // A breakpoint of the Launcher's debugger could hit in the switcher.
             // SAFETY: As above.
             unsafe { write_dr7(DR7_OFF) };
         }
-        // SAFETY: The guest runs until `drop`, with IRQs off and the Host's values restored before they are on. The caller
+        // SAFETY: The guest runs until `end`, with IRQs off and the Host's values restored before they are on. The caller
         // vouches for the entry points. SYSENTER_CS 0 makes SYSENTER fault instead of entering the Host.
         unsafe {
             this.swap(0, MSR_LSTAR, lstar);
@@ -146,7 +149,7 @@ impl<'a> Section<'a> {
             if cr4 & CR4_CET != 0 {
                 this.swap(4, MSR_U_CET, 0);
             }
-            this.fpu.restore();
+            fpu.restore();
         }
         this
     }
@@ -160,15 +163,18 @@ impl<'a> Section<'a> {
         if host != value {
             // SAFETY: As above.
             unsafe { wrmsr(msr, value) };
-            self.msr_writes += 2;
             self.swapped[i] = Some(SwappedMsr { msr, host });
         }
     }
-}
 
-impl Drop for Section<'_> {
-    fn drop(&mut self) {
-        self.fpu.save();
+    /// How many MSR writes the section takes, from begin to end.
+    pub(crate) fn msr_writes(&self) -> u64 {
+        2 * self.swapped.iter().flatten().count() as u64
+    }
+
+    /// Gives the CPU back to the Host.
+    pub(crate) fn end(self, fpu: &mut GuestFpu) {
+        fpu.save();
         for swapped in self.swapped.iter().flatten() {
             // SAFETY: It is the value that was in there.
             unsafe { wrmsr(swapped.msr, swapped.host) };
@@ -177,7 +183,7 @@ impl Drop for Section<'_> {
             // SAFETY: The Host's value; IRQs are still off.
             unsafe { write_dr7(self.dr7) };
         }
-        if read_cr4() != self.cr4 {
+        if self.cr4 & CR4_HIDDEN != 0 {
             // SAFETY: As above.
             unsafe { write_cr4(self.cr4) };
         }

@@ -13,7 +13,10 @@ use super::{
         self,
         Hole, //
     },
-    page::HostPage,
+    page::{
+        HostPage,
+        Wait, //
+    },
     section::{
         GuestFpu,
         Section, //
@@ -289,7 +292,7 @@ fn map(tables: &mut TableBox, va: u64, hpa: Hpa, flags: u64) -> Result {
     let mut table = &mut **tables;
     let top = cpu::paging_levels() - 1;
     for level in (2..=top).rev() {
-        table = table.make_child((va >> (12 + 9 * (u32::from(level) - 1))) as usize, TABLE)?.0;
+        table = table.make_child((va >> (12 + 9 * (u32::from(level) - 1))) as usize, TABLE, Wait::Allowed)?.0;
     }
     table.set((va >> 12) as usize, hpa.get() | flags);
     Ok(())
@@ -303,7 +306,7 @@ impl Slot {
             pr_err!("the switcher has {} bytes, more than fit before its state page\n", size);
             return Err(EINVAL);
         }
-        let text = [HostPage::new()?, HostPage::new()?, HostPage::new()?];
+        let text = [HostPage::new(Wait::Allowed)?, HostPage::new(Wait::Allowed)?, HostPage::new(Wait::Allowed)?];
         for (i, page) in text.iter().enumerate() {
             let from = i * 4096;
             let len = size.saturating_sub(from).min(4096);
@@ -314,7 +317,7 @@ impl Slot {
                     .copy_to_nonoverlapping(page.as_ptr::<u8>(), len)
             };
         }
-        let mut tables = TableBox::new()?;
+        let mut tables = TableBox::new(Wait::Allowed)?;
         let mut regions = KVec::new();
         for id in 0..vcpus {
             let region = Region::new(hole::base() + u64::from(id) * REGION)?;
@@ -356,7 +359,7 @@ impl Slot {
     /// What vCPU `id` is driven by. The caller keeps `self` alive at least as long.
     pub(crate) fn vcpu(&self, id: usize) -> Result<Switcher> {
         let region = self.regions.get(id).ok_or(EINVAL)?;
-        Switcher::new(region)
+        Switcher::new(region, id)
     }
 }
 
@@ -364,11 +367,11 @@ impl Region {
     fn new(base: u64) -> Result<Self> {
         let this = Self {
             base,
-            state: HostPage::new()?,
-            shared: HostPage::new()?,
-            _gdt: HostPage::new()?,
-            _idt: HostPage::new()?,
-            _stacks: HostPage::new()?,
+            state: HostPage::new(Wait::Allowed)?,
+            shared: HostPage::new(Wait::Allowed)?,
+            _gdt: HostPage::new(Wait::Allowed)?,
+            _idt: HostPage::new(Wait::Allowed)?,
+            _stacks: HostPage::new(Wait::Allowed)?,
         };
         this.fill_gdt();
         this.fill_tss();
@@ -433,6 +436,28 @@ impl Region {
 
 const CPUNODE_INDEX: usize = 15;
 
+/// Being inside of [`with_section`].
+pub(crate) struct InSection(());
+
+/// Calls `f` in a run section for the switcher of `owner`: this CPU's MSRs and FPU registers are the guest's, so that it may
+/// be entered any number of times. IRQs are off; nothing in `f` may sleep. Also returns how many MSRs were written.
+pub(crate) fn with_section<V, R>(
+    irqs: &IrqsOff,
+    owner: &mut V,
+    switcher: fn(&mut V) -> &mut Switcher,
+    f: impl FnOnce(&mut V, &InSection) -> R,
+) -> (R, u64) {
+    let this = switcher(owner);
+    let lstar = this.base + offset(&raw const lg_switcher_syscall);
+    let cstar = this.base + offset(&raw const lg_switcher_syscall32);
+    // SAFETY: These are the entry points of a region.
+    let section = unsafe { Section::begin(irqs, &this.fpu, lstar, cstar, this.tsc_aux) };
+    let result = f(owner, &InSection(()));
+    let msr_writes = section.msr_writes();
+    section.end(&mut switcher(owner).fpu);
+    (result, msr_writes)
+}
+
 /// Drives one vCPU's region.
 ///
 /// # Invariants
@@ -444,18 +469,22 @@ pub(crate) struct Switcher {
     state: *mut State,
     shared: *mut u64,
     gdt: *mut [u64; GDT_ENTRIES],
+    fpu: GuestFpu,
+    tsc_aux: u64,
 }
 
 // SAFETY: The pages behind the pointers have no tie to a thread.
 unsafe impl Send for Switcher {}
 
 impl Switcher {
-    fn new(region: &Region) -> Result<Self> {
+    fn new(region: &Region, id: usize) -> Result<Self> {
         let mut this = Self {
             base: region.base,
             state: region.state.as_ptr(),
             shared: region.shared.as_ptr(),
             gdt: region._gdt.as_ptr(),
+            fpu: GuestFpu::new()?,
+            tsc_aux: id as u64,
         };
         let base = this.base;
         let state = this.state();
@@ -588,9 +617,9 @@ impl Switcher {
         }
     }
 
-    /// Runs the guest until it leaves; IRQs stay off. `regs().vector` says why it did, and the Host's NMIs and machine checks that
-    /// came meanwhile have been delivered. Returns how many MSRs were written.
-    pub(crate) fn enter(&mut self, irqs: &IrqsOff, fpu: &mut GuestFpu, tsc_aux: u64) -> u64 {
+    /// Runs the guest until it leaves. `regs().vector` says why it did, and the Host's NMIs and machine checks that came
+    /// meanwhile have been delivered.
+    pub(crate) fn enter(&mut self, _section: &InSection) {
         self.check_selectors();
         let host = HostTables::read();
         let base = self.base;
@@ -615,15 +644,10 @@ impl Switcher {
             flags::sanitize_user(state.regs.rflags)
         };
         let enter = base + offset(&raw const lg_switcher_enter);
-        let lstar = base + offset(&raw const lg_switcher_syscall);
-        let cstar = base + offset(&raw const lg_switcher_syscall32);
-        // SAFETY: These are the entry points of our own region.
-        let section = unsafe { Section::begin(irqs, fpu, lstar, cstar, tsc_aux) };
         // SAFETY: The region is mapped at `base` in this address space (`Vcpu::run` checks that it is the slot's), the
-        // state page is filled in, and IRQs are off. It comes back as a function does.
+        // state page is filled in, IRQs are off and the MSRs are the guest's: that is what being in a section means. It
+        // comes back as a function does.
         unsafe { core::mem::transmute::<u64, extern "C" fn()>(enter)() };
-        let msr_writes = section.msr_writes;
-        drop(section);
 
         let state = self.state();
         state.invlpg = 0;
@@ -638,7 +662,6 @@ impl Switcher {
         if mce {
             self.replay(18);
         }
-        msr_writes
     }
 
     /// Delivers to the Host what arrived while the guest ran: an interrupt, an NMI or a machine check. IRQs off.

@@ -7,7 +7,8 @@
 
 use super::page::{
     direct_map,
-    HostPage, //
+    HostPage,
+    Wait, //
 };
 use crate::lg_core::addr::Hpa;
 use core::{
@@ -65,10 +66,15 @@ impl Table {
     }
 
     /// The table below entry `i`, made with the permission bits `flags` if there is none. Says whether it was made.
-    pub(crate) fn make_child(&mut self, i: usize, flags: u64) -> Result<(&mut Table, bool)> {
+    pub(crate) fn make_child(
+        &mut self,
+        i: usize,
+        flags: u64,
+        wait: Wait,
+    ) -> Result<(&mut Table, bool)> {
         let made = self.get(i) & OWNED == 0;
         if made {
-            let child = TableBox::new()?;
+            let child = TableBox::new(wait)?;
             let entry = child.hpa().get() | flags | OWNED;
             // The page lives on through the entry.
             core::mem::forget(child);
@@ -101,9 +107,9 @@ impl Table {
 pub(crate) struct TableBox(HostPage);
 
 impl TableBox {
-    /// An empty one; may sleep.
-    pub(crate) fn new() -> Result<Self> {
-        HostPage::new().map(Self)
+    /// An empty one.
+    pub(crate) fn new(wait: Wait) -> Result<Self> {
+        HostPage::new(wait).map(Self)
     }
 
     /// # Safety
