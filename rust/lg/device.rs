@@ -70,8 +70,10 @@ impl MiscDevice for Vm {
             CREATE_VCPU => vm.create_vcpu(&read(arg)?)?,
             RUN => {
                 let mut run = read::<lguest_run>(arg)?;
-                vm.run(&mut run)?;
+                let result = vm.run(&mut run);
+                // Also after EINTR: `set_regs` is 0 now, so that the registers are not loaded twice.
                 write(arg, &run)?;
+                result?;
             }
             IRQ_LINE => vm.raise_line(arg)?,
             SET_NOTIFYFD => vm.set_notifyfd(read(arg)?)?,

@@ -33,8 +33,7 @@ use crate::{
         paging::{
             self,
             Access,
-            Translation,
-            WalkError, //
+                WalkError, //
         },
         shadow::{
             self,
@@ -87,6 +86,15 @@ pub(crate) enum Fault {
 pub(crate) struct Roots {
     pub(crate) kernel: Hpa,
     pub(crate) user: Hpa,
+}
+
+/// What decides in which tables a translation goes.
+struct Place {
+    gva: Gva,
+    /// The guest's user mode may use the page.
+    user_page: bool,
+    /// The fault came from there.
+    user_mode: bool,
 }
 
 struct Context {
@@ -163,21 +171,54 @@ impl Context {
         }
     }
 
+    /// The level-1 table where a translation belongs, and which kind of table that is. Tables that are missing are made, and
+    /// counted in `pages`.
+    fn table_for<'a>(
+        &'a mut self,
+        upper: &'a mut TableBox,
+        place: Place,
+        wait: Wait,
+        pages: &mut usize,
+    ) -> Result<(&'a mut Table, Half)> {
+        let i = place.gva.index(4);
+        if shadow::half(place.gva) == Half::Kernel {
+            upper.make_child(i, TABLE, wait, pages)?;
+            if self.top.is_none() {
+                link(&mut self.kernel, i, upper.link(i));
+            }
+            return Ok((make_leaf_table(upper, place.gva, wait, pages)?, Half::Kernel));
+        }
+        let split = self.kernel.child(i).is_some();
+        if !place.user_page || (split && !place.user_mode) {
+            // The first page for the kernel alone splits: the link to the shared tables goes.
+            let table = make_leaf_table(&mut self.kernel, place.gva, wait, pages)?;
+            return Ok((table, Half::Kernel));
+        }
+        self.user.make_child(i, TABLE, wait, pages)?;
+        if !split {
+            link(&mut self.kernel, i, self.user.link(i) | paging::NX);
+        }
+        Ok((make_leaf_table(&mut self.user, place.gva, wait, pages)?, Half::User))
+    }
+
     /// Empties the lower half; returns how many pages that freed.
     fn drop_user_half(&mut self) -> usize {
         self.kernel.clear(0..256) + self.user.clear(0..256)
     }
 }
 
-/// The level-1 table that covers `gva`, made if it is missing, and how many pages that took.
-fn make_leaf_table(level4: &mut Table, gva: Gva, wait: Wait) -> Result<(&mut Table, usize)> {
-    let (mut table, mut pages) = (level4, 0);
+/// The level-1 table that covers `gva`; tables that are missing are made, and counted in `pages`.
+fn make_leaf_table<'a>(
+    level4: &'a mut Table,
+    gva: Gva,
+    wait: Wait,
+    pages: &mut usize,
+) -> Result<&'a mut Table> {
+    let mut table = level4;
     for level in [4, 3, 2] {
-        let (next, made) = table.make_child(gva.index(level), TABLE, wait)?;
-        table = next;
-        pages += usize::from(made);
+        table = table.make_child(gva.index(level), TABLE, wait, pages)?;
     }
-    Ok((table, pages))
+    Ok(table)
 }
 
 /// The level-1 table that covers `gva`, if there is one.
@@ -351,10 +392,15 @@ impl Mmu {
             contexts,
             upper,
             ram,
+            pages,
             ..
         } = self;
-        let (table, half, made) = Self::table_for(&mut contexts[i], upper, gva, &t, access.user, wait)?;
-        self.pages += made;
+        let place = Place {
+            gva,
+            user_page: t.user,
+            user_mode: access.user,
+        };
+        let (table, half) = contexts[i].table_for(upper, place, wait, pages)?;
         let Some(leaf) = shadow::leaf(&t, hpa, half) else {
             // `table_for` gave a table of the kernel's to a page of the kernel's.
             return Ok(Fault::Inject(0));
@@ -381,40 +427,6 @@ impl Mmu {
         Ok(Fault::Filled)
     }
 
-    /// The level-1 table in which the translation `t` of `gva` belongs, which tables these are, and how many pages it took.
-    fn table_for<'a>(
-        context: &'a mut Context,
-        upper: &'a mut TableBox,
-        gva: Gva,
-        t: &Translation,
-        user_mode: bool,
-        wait: Wait,
-    ) -> Result<(&'a mut Table, Half, usize)> {
-        let i = gva.index(4);
-        if shadow::half(gva) == Half::Kernel {
-            let made_top = upper.make_child(i, TABLE, wait)?.1;
-            if context.top.is_none() {
-                link(&mut context.kernel, i, upper.link(i));
-            }
-            let (table, made) = make_leaf_table(upper, gva, wait)?;
-            return Ok((table, Half::Kernel, made + usize::from(made_top)));
-        }
-        let split = context.kernel.child(i).is_some();
-        if !t.user || (split && !user_mode) {
-            if !split {
-                context.kernel.set(i, 0);
-            }
-            let (table, made) = make_leaf_table(&mut context.kernel, gva, wait)?;
-            return Ok((table, Half::Kernel, made));
-        }
-        let made_top = context.user.make_child(i, TABLE, wait)?.1;
-        if !split {
-            link(&mut context.kernel, i, context.user.link(i) | paging::NX);
-        }
-        let (table, made) = make_leaf_table(&mut context.user, gva, wait)?;
-        Ok((table, Half::User, made + usize::from(made_top)))
-    }
-
     /// Maps the shared page at `gva`, if there is one there.
     fn map_shared(&mut self, root: Gpa, gva: Gva, wait: Wait) -> Result<Option<Fault>> {
         let n = gva.page().get().wrapping_sub(LGUEST_SHARED_VA as u64) / 4096;
@@ -422,8 +434,7 @@ impl Mmu {
             return Ok(None);
         };
         let i = self.find(root, wait)?;
-        let (table, made) = make_leaf_table(&mut self.upper, gva, wait)?;
-        self.pages += made;
+        let table = make_leaf_table(&mut self.upper, gva, wait, &mut self.pages)?;
         let leaf = hpa.get() | SHARED_LEAF;
         let known = table.get(gva.index(1)) == leaf;
         table.set(gva.index(1), leaf);

@@ -157,6 +157,7 @@ impl Vcpu {
         }
         if run.set_regs != 0 {
             self.load_regs(&run.regs)?;
+            run.set_regs = 0;
         }
         let interrupts = self.interrupts.clone();
         let result = interrupts.owner().runner.while_running(|| self.run_loop(vm, run));

@@ -46,6 +46,9 @@ impl Memory {
     }
 }
 
+/// With less, one instruction might need more tables than there may be, and never get anywhere.
+const MIN_SHADOW_PAGES: u32 = 256;
+
 struct Notify {
     gpa: u64,
     queue: u32,
@@ -122,7 +125,7 @@ impl Vm {
         else {
             return Err(EINVAL);
         };
-        let max_pages = crate::module_parameters::max_shadow_pages.value() as usize;
+        let max_pages = crate::module_parameters::max_shadow_pages.value().max(MIN_SHADOW_PAGES) as usize;
         let five_levels = cpu::paging_levels() == 5;
         let mut mmu = Mmu::new(ram, slot.clone(), five_levels, max_pages)?;
         *vcpu = Some(Vcpu::new(init, slot, &mut mmu, self.interrupts.clone())?);

@@ -208,7 +208,7 @@ struct lguest_regs {
 
 struct lguest_run {
 	__u32 vcpu;		/* in: which one */
-	__u32 set_regs;		/* in: not 0 to load regs (from r15 to rsp) first */
+	__u32 set_regs;		/* in: not 0 to load regs (from r15 to rsp) first; out: 0 */
 	__u32 exit;		/* out: LGUEST_EXIT_* */
 	__u32 insn_len;		/* out, MMIO: how many bytes of insn could be read */
 	union {

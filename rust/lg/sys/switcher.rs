@@ -292,7 +292,12 @@ fn map(tables: &mut TableBox, va: u64, hpa: Hpa, flags: u64) -> Result {
     let mut table = &mut **tables;
     let top = cpu::paging_levels() - 1;
     for level in (2..=top).rev() {
-        table = table.make_child((va >> (12 + 9 * (u32::from(level) - 1))) as usize, TABLE, Wait::Allowed)?.0;
+        table = table.make_child(
+            (va >> (12 + 9 * (u32::from(level) - 1))) as usize,
+            TABLE,
+            Wait::Allowed,
+            &mut 0,
+        )?;
     }
     table.set((va >> 12) as usize, hpa.get() | flags);
     Ok(())

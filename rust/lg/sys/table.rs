@@ -65,24 +65,25 @@ impl Table {
         Some(unsafe { &mut *direct_map(Hpa::new(entry & ADDR)).cast::<Table>() })
     }
 
-    /// The table below entry `i`, made with the permission bits `flags` if there is none. Says whether it was made.
+    /// The table below entry `i`, made with the permission bits `flags` if there is none, and then counted in `pages`.
     pub(crate) fn make_child(
         &mut self,
         i: usize,
         flags: u64,
         wait: Wait,
-    ) -> Result<(&mut Table, bool)> {
-        let made = self.get(i) & OWNED == 0;
-        if made {
+        pages: &mut usize,
+    ) -> Result<&mut Table> {
+        if self.get(i) & OWNED == 0 {
             let child = TableBox::new(wait)?;
             let entry = child.hpa().get() | flags | OWNED;
             // The page lives on through the entry.
             core::mem::forget(child);
             // INVARIANT: Just leaked, and nobody else has its address.
             self.0[i % 512].store(entry, Ordering::Relaxed);
+            *pages += 1;
         }
-        // PANIC: It is there: either it was, or it was just stored.
-        Ok((self.child(i).ok_or(EINVAL)?, made))
+        // It is there: either it was, or it was just stored.
+        self.child(i).ok_or(EINVAL)
     }
 
     /// Frees the table below entry `i` and all below that; returns how many pages that were.
