@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What std and nix have no safe call for: sessions for children, and the end of the machine.
+
+use std::ffi::CStr;
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::libc;
+use nix::unistd::{setsid, Pid};
+
+nix::ioctl_write_int_bad!(
+    /// Makes a terminal the controlling one of the calling session leader.
+    tiocsctty,
+    libc::TIOCSCTTY
+);
+
+/// Starts `command` in a session of its own, with its standard input as the controlling terminal.
+pub(crate) fn spawn_on_terminal(mut command: Command) -> io::Result<Pid> {
+    let take_terminal = || {
+        setsid()?;
+        // SAFETY: TIOCSCTTY takes an integer and writes no memory.
+        unsafe { tiocsctty(libc::STDIN_FILENO, 0) }?;
+        Ok(())
+    };
+    // SAFETY: it runs between fork and exec, and does nothing but two system calls.
+    unsafe { command.pre_exec(take_terminal) };
+    Ok(Pid::from_raw(command.spawn()?.id() as i32))
+}
+
+/// Ends the machine and hands `status` to whoever started it.
+pub(crate) fn end(status: i32) -> ! {
+    if on_lguest() {
+        // The kernel's farewell on the console would end up in the command's output. If it can't be silenced, so be it.
+        let _ = fs::write("/proc/sys/kernel/printk", "0");
+    } else {
+        println!("lguest-exit={status}");
+    }
+    nix::unistd::sync();
+
+    let command = format!("lguest-exit={}\0", status & 0xff);
+    let command = CStr::from_bytes_with_nul(command.as_bytes()).expect("ends with the only NUL");
+    // SAFETY: reboot(2) with RESTART2 reads a NUL-terminated string, which outlives the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_reboot,
+            libc::LINUX_REBOOT_MAGIC1,
+            libc::LINUX_REBOOT_MAGIC2,
+            libc::LINUX_REBOOT_CMD_RESTART2,
+            command.as_ptr(),
+        )
+    };
+    // PID 1 must not end, or the kernel panics: which is what is left to say, if it did not restart.
+    panic!("cannot restart: {}", io::Error::last_os_error());
+}
+
+/// Are we lg's guest? The timer tells.
+fn on_lguest() -> bool {
+    fs::read_to_string("/sys/devices/system/clockevents/clockevent0/current_device")
+        .is_ok_and(|name| name.trim() == "lguest")
+}
