@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Run Linux and bare guests without VT-x or SVM.
+#[derive(Debug, Parser)]
+#[command(name = "lg", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a guest
+    Run(Run),
+}
+
+const AFTER_HELP: &str = "\
+Exit status:
+  that of COMMAND, or of the guest's power-off; and
+  124  time-out
+  125  lg failed, before or while the guest ran
+  255  the guest's kernel panicked, or the guest did what it may not
+
+Keys, on a terminal:
+  Ctrl-a x  end the guest        Ctrl-a h  help        Ctrl-a Ctrl-a  send Ctrl-a";
+
+/// The options of `lg run`.
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub struct Run {
+    /// vmlinux, bzImage or bare guest
+    ///
+    /// Default: the first of ./vmlinux, ./arch/x86/boot/bzImage, both of these below $KBUILD_OUTPUT, and
+    /// /usr/lib/lg/vmlinux.
+    pub kernel: Option<PathBuf>,
+
+    /// Memory, with suffix K, M or G (none: MiB); rounded up to 2 MiB
+    #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
+    pub memory: u64,
+
+    /// Initial RAM disk [default for Linux: /usr/lib/lg/initramfs.cpio]
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+
+    /// Add to the kernel's command line
+    #[arg(
+        long,
+        value_name = "STRING",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
+    pub append: String,
+
+    /// End the guest after this time, with suffix ms, s, m or h (none: seconds)
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub timeout: Option<Duration>,
+
+    /// Print the Host's event counters at the end
+    #[arg(long)]
+    pub stats: bool,
+
+    /// Show the kernel's whole log, and what lg does
+    #[arg(short, long)]
+    pub verbose: bool,
+
+    /// Run this in the guest instead of a shell
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// RAM is mapped in large pages.
+const RAM_UNIT: u64 = 2 << 20;
+/// The Launcher's boot data and the smallest kernel want this much.
+const RAM_MIN: u64 = 4 << 20;
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "K" => 10,
+        "" | "M" => 20,
+        "G" => 30,
+        _ => return Err("not a size; examples are 512M and 2G".into()),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "not a size; examples are 512M and 2G".to_string())?;
+    let size = number
+        .checked_mul(1 << shift)
+        .and_then(|size| size.checked_next_multiple_of(RAM_UNIT));
+    match size {
+        Some(size) if size > lguest_abi::LGUEST_MAX_GPA => Err(format!(
+            "at most {}G are possible",
+            lguest_abi::LGUEST_MAX_GPA >> 30
+        )),
+        Some(size) if size >= RAM_MIN => Ok(size),
+        Some(_) => Err(format!("at least {}M are needed", RAM_MIN >> 20)),
+        None => Err("that is too much".into()),
+    }
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let bad = || "not a time; examples are 30s, 1.5m and 500ms".to_string();
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match &text[digits.len()..] {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(bad()),
+    };
+    let number: f64 = digits.parse().map_err(|_| bad())?;
+    Duration::try_from_secs_f64(number * unit).map_err(|_| bad())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn run(arguments: &[&str]) -> Result<Run, clap::Error> {
+        let Command::Run(run) = Cli::try_parse_from(["lg", "run"].iter().chain(arguments))?.command;
+        Ok(run)
+    }
+
+    #[test]
+    fn definition_is_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults() {
+        let run = run(&[]).unwrap();
+        assert_eq!(run.kernel, None);
+        assert_eq!(run.memory, 512 << 20);
+        assert!(run.command.is_empty() && !run.stats && run.timeout.is_none());
+    }
+
+    #[test]
+    fn the_command_is_left_alone() {
+        let run = run(&["k", "-m", "1G", "--append", "-x y", "--", "sh", "-c", "-m"]).unwrap();
+        assert_eq!(run.kernel, Some("k".into()));
+        assert_eq!((run.memory, run.append.as_str()), (1 << 30, "-x y"));
+        assert_eq!(run.command, ["sh", "-c", "-m"]);
+        assert!(super::tests::run(&["k", "extra"]).is_err());
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("256"), Ok(256 << 20));
+        assert_eq!(parse_size("4096k"), Ok(4 << 20));
+        assert_eq!(parse_size("5M"), Ok(6 << 20));
+        assert_eq!(parse_size("3G"), Ok(3 << 30));
+        assert_eq!(parse_size("256G"), Ok(256 << 30));
+        for bad in [
+            "",
+            "M",
+            "-1",
+            "1T",
+            "1.5G",
+            "1 G",
+            "G1",
+            "0",
+            "1M",
+            "257G",
+            "99999999999999999G",
+            "9µ",
+        ] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(parse_time("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_time("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(parse_time("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_time("1h"), Ok(Duration::from_secs(3600)));
+        for bad in ["", "s", "-1s", "1d", "1e999", "inf", "nan", "9µ"] {
+            assert!(parse_time(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_size_or_not(text in ".*") {
+            if let Ok(size) = parse_size(&text) {
+                prop_assert!(size >= RAM_MIN && size % RAM_UNIT == 0);
+            }
+            let _ = parse_time(&text);
+        }
+    }
+}

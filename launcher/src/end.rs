@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+//! How a run can end, the exit status of each way, and what the user is told.
+
+use lguest_abi::lguest_regs;
+use nix::sys::signal::Signal;
+
+use crate::error::{Error, Report};
+use crate::terminal::say;
+
+/// Exit status when `--timeout` was up.
+const TIMED_OUT: u8 = 124;
+/// Exit status when lg itself failed.
+pub const LAUNCHER_ERROR: u8 = 125;
+/// Exit status when the Guest's kernel panicked or was killed.
+const GUEST_DIED: u8 = 255;
+
+/// How a run has ended.
+#[derive(Debug)]
+pub enum End {
+    /// The Guest has powered off with this status.
+    PoweredOff(u8),
+    /// The Guest wants to be started again, which ends it here.
+    Restart,
+    /// The Guest's kernel panicked.
+    Panic(String),
+    /// The Guest did what it may not.
+    Death {
+        /// What it did.
+        reason: String,
+        /// Its registers then.
+        regs: Box<lguest_regs>,
+    },
+    /// The user has typed Ctrl-a x.
+    Left,
+    /// `--timeout` was up.
+    TimedOut,
+    /// lg got this signal.
+    Signal(Signal),
+    /// lg failed.
+    Failed(Error),
+}
+
+impl End {
+    /// The exit status of lg.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::PoweredOff(status) => *status,
+            Self::Restart | Self::Left => 0,
+            Self::Panic(_) | Self::Death { .. } => GUEST_DIED,
+            Self::TimedOut => TIMED_OUT,
+            // As a shell tells it.
+            Self::Signal(signal) => 128 + *signal as u8,
+            Self::Failed(_) => LAUNCHER_ERROR,
+        }
+    }
+
+    /// Tells the user, if there is something to tell.
+    pub fn tell(&self) {
+        match self {
+            Self::PoweredOff(_) | Self::Left | Self::Signal(_) => {}
+            Self::Restart => say("the guest restarts, and so ends"),
+            Self::Panic(message) => say(&format!("the guest's kernel panicked: {message}")),
+            Self::Death { reason, regs } => {
+                say(&format!(
+                    "the guest was killed: {reason}\n{}",
+                    registers(regs)
+                ));
+            }
+            Self::TimedOut => say("the time is up"),
+            Self::Failed(error) => say(&Report(error).to_string()),
+        }
+    }
+}
+
+/// A dump of the registers, in the layout of the kernel's.
+fn registers(regs: &lguest_regs) -> String {
+    let mode = if regs.user_mode == 0 {
+        "kernel"
+    } else {
+        "user"
+    };
+    let rows: [[(&str, u64); 3]; 7] = [
+        [("rax", regs.rax), ("rbx", regs.rbx), ("rcx", regs.rcx)],
+        [("rdx", regs.rdx), ("rsi", regs.rsi), ("rdi", regs.rdi)],
+        [("rbp", regs.rbp), ("r8 ", regs.r8), ("r9 ", regs.r9)],
+        [("r10", regs.r10), ("r11", regs.r11), ("r12", regs.r12)],
+        [("r13", regs.r13), ("r14", regs.r14), ("r15", regs.r15)],
+        [("cr2", regs.cr2), ("cr3", regs.cr3), ("flg", regs.rflags)],
+        [
+            ("rsp", regs.rsp),
+            ("fs ", regs.fs_base),
+            ("gs ", regs.gs_base),
+        ],
+    ];
+    let mut text = format!("    rip {:016x} (guest {mode} mode)", regs.rip);
+    for row in rows {
+        text.push_str("\n   ");
+        for (name, value) in row {
+            text.push_str(&format!(" {name} {value:016x}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses() {
+        assert_eq!(End::PoweredOff(7).status(), 7);
+        assert_eq!(End::Panic(String::new()).status(), 255);
+        assert_eq!(End::TimedOut.status(), 124);
+        assert_eq!(End::Failed(Error::NoDevice).status(), 125);
+        assert_eq!(End::Signal(Signal::SIGTERM).status(), 143);
+    }
+
+    #[test]
+    fn the_register_dump_has_them_all() {
+        let mut regs = lguest_regs {
+            rip: 0x1234,
+            user_mode: 1,
+            ..Default::default()
+        };
+        regs.r15 = 0xdead_beef;
+        let dump = registers(&regs);
+        assert!(
+            dump.contains("rip 0000000000001234 (guest user mode)"),
+            "{dump}"
+        );
+        assert!(dump.contains("r15 00000000deadbeef"), "{dump}");
+        assert_eq!(dump.lines().count(), 8);
+    }
+}

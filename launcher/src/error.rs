@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What can go wrong before and around a Guest. Every error says what, why and what to do.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use crate::image::ImageError;
+
+/// An error of the Launcher. `Display` is the what.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages say it
+pub enum Error {
+    #[error("there is no kernel to run")]
+    NoKernel { tried: Vec<PathBuf> },
+    #[error("there is no initrd")]
+    NoInitrd(PathBuf),
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("lg cannot run {}", path.display())]
+    Image { path: PathBuf, source: ImageError },
+    #[error("{} runs no commands", .0.display())]
+    CommandForBareGuest(PathBuf),
+    #[error("the kernel's command line is too long")]
+    CommandLine { length: usize, limit: usize },
+    #[error("{} MiB of memory are too little", given >> 20)]
+    TooLittleMemory { given: u64, needed: u64 },
+    #[error("{} MiB of memory are too much", .0 >> 20)]
+    TooMuchMemory(u64),
+    #[error("the initrd is too large")]
+    InitrdTooLarge { size: u64, limit: u64 },
+    #[error("cannot make {} MiB of memory for the guest", size >> 20)]
+    Memory { size: u64, source: io::Error },
+    #[error("there is no /dev/lguest")]
+    NoDevice,
+    #[error("cannot open /dev/lguest")]
+    OpenDevice(#[source] io::Error),
+    #[error("the lg module does not fit this lg")]
+    ModuleAbi { theirs: u32, ours: u32 },
+    #[error("the lg module refuses {call}")]
+    Module {
+        call: &'static str,
+        source: io::Error,
+    },
+    #[error("cannot write the guest's output")]
+    Output(#[source] io::Error),
+    #[error("cannot set up {what}")]
+    Setup {
+        what: &'static str,
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Why it went wrong.
+    pub fn why(&self) -> String {
+        match self {
+            Self::NoKernel { tried } => {
+                let tried: Vec<_> = tried
+                    .iter()
+                    .map(|path| path.display().to_string())
+                    .collect();
+                format!(
+                    "none is named, and these do not exist: {}",
+                    tried.join(", ")
+                )
+            }
+            Self::NoInitrd(default) => {
+                format!("none is named, and {} does not exist", default.display())
+            }
+            Self::Image { source, .. } => source.to_string(),
+            Self::CommandForBareGuest(_) => "it is a bare guest, not Linux".into(),
+            Self::CommandLine { length, limit } => {
+                format!("it has {length} bytes, and Linux takes {limit}")
+            }
+            Self::TooLittleMemory { needed, .. } => {
+                format!(
+                    "kernel and initrd alone fill {} MiB",
+                    needed.div_ceil(1 << 20)
+                )
+            }
+            Self::TooMuchMemory(_) => {
+                "the guest's first page tables lie in the first MiB of RAM, and map no more".into()
+            }
+            Self::InitrdTooLarge { size, limit } => format!(
+                "it has {} MiB, and between the kernel and the 2 GiB that Linux allows are {} MiB",
+                size.div_ceil(1 << 20),
+                limit >> 20
+            ),
+            Self::NoDevice => "the lg module is not loaded".into(),
+            Self::OpenDevice(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+                "you are not in the group that may use it (usually \"lguest\")".into()
+            }
+            Self::ModuleAbi { theirs, ours } => {
+                format!("it speaks version {theirs} of the ABI, this lg version {ours}")
+            }
+            Self::Read { source, .. }
+            | Self::Memory { source, .. }
+            | Self::OpenDevice(source)
+            | Self::Module { source, .. }
+            | Self::Output(source)
+            | Self::Setup { source, .. } => source.to_string(),
+        }
+    }
+
+    /// What the user can do.
+    pub fn fix(&self) -> String {
+        match self {
+            Self::NoKernel { .. } => {
+                "name one: lg run KERNEL, with the vmlinux or bzImage of a kernel with lguest support"
+            }
+            Self::NoInitrd(_) => {
+                "name one with --initrd FILE (/dev/null when the kernel has one built in)"
+            }
+            Self::Read { .. } => "name a file that exists and that you may read",
+            Self::Image { source, .. } => source.fix(),
+            Self::CommandForBareGuest(_) => "leave out \"-- COMMAND\"",
+            Self::CommandLine { .. } => "shorten --append",
+            Self::TooLittleMemory { needed, .. } => {
+                // The kernel wants some for itself.
+                let enough = needed.div_ceil(1 << 20) + 64;
+                return format!("give it more, such as -m {enough}M");
+            }
+            Self::TooMuchMemory(_) => "give it less with -m",
+            Self::InitrdTooLarge { .. } => "make it smaller",
+            Self::Memory { .. } => "give it less with -m, or free some memory",
+            Self::NoDevice => "load it: sudo modprobe lg, or sudo insmod build/lg.ko",
+            Self::OpenDevice(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+                "sudo usermod -aG lguest $USER, then log in again"
+            }
+            Self::OpenDevice(_) => "load the module again: sudo rmmod lg, sudo modprobe lg",
+            Self::ModuleAbi { .. } => "build and install the module and lg from the same source",
+            Self::Module { .. } => "sudo dmesg may tell more",
+            Self::Output(_) => "see where standard output goes",
+            Self::Setup { .. } => "close other programs: a limit of the system was reached",
+        }
+        .into()
+    }
+}
+
+/// The three lines for the user.
+pub struct Report<'a>(pub &'a Error);
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(error) = self;
+        write!(
+            f,
+            "error: {error}\n     why: {}\n     fix: {}",
+            error.why(),
+            error.fix()
+        )
+    }
+}

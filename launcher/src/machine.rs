@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `lg run`: puts a machine together, runs it, and waits for its end.
+//!
+//! Threads: one runs the vCPU, one serves the devices' queues, one reads standard input, one waits for signals. Each
+//! can report an [`End`]; this one waits for the first. The others end with the process, wherever they are: a Guest
+//! that does not stop by itself is never waited for.
+
+use std::env;
+use std::fs;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::Arc;
+use std::thread;
+
+use nix::sys::signal::{SigSet, Signal};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::boot::{self, BootError};
+use crate::cli::Run;
+use crate::cpio::{self, Archive};
+use crate::devices::Devices;
+use crate::end::End;
+use crate::error::Error;
+use crate::image::{Image, ImageError};
+use crate::keys::{Keys, Wish, HELP};
+use crate::memory::{self, Memory};
+use crate::stats;
+use crate::terminal::{self, say, Raw};
+use crate::vcpu;
+use crate::virtio::console::{Console, Input, WindowSize, RECEIVE};
+use crate::virtio::mmio::Mmio;
+use crate::virtio::{Fault, Interrupt};
+use crate::vm::{Vcpu, Vm};
+
+/// Where an installed lg finds its guest.
+const INSTALLED_KERNEL: &str = "/usr/lib/lg/vmlinux";
+const INSTALLED_INITRD: &str = "/usr/lib/lg/initramfs.cpio";
+/// The console is the first device, and so far the only one.
+const CONSOLE: usize = 0;
+/// What a tty takes for the end of input: Ctrl-d.
+const END_OF_INPUT: u8 = 0x04;
+/// The signals that end a run, and the one that says that the window has another size.
+const FATAL: [Signal; 4] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+];
+const RESIZED: Signal = Signal::SIGWINCH;
+
+/// Runs a guest as `options` say, and tells the user how it ended.
+pub fn run(options: &Run) -> End {
+    let end = prepare(options).and_then(|machine| machine.run(options));
+    let end = end.unwrap_or_else(End::Failed);
+    end.tell();
+    end
+}
+
+/// A machine that is ready to go.
+struct Machine {
+    vm: Arc<Vm>,
+    vcpu: Vcpu,
+    memory: Memory,
+    devices: Devices,
+    keyboard: Keyboard,
+    window: Option<Window>,
+}
+
+/// Our end of what the user types.
+struct Keyboard {
+    input: Arc<Input>,
+    kick: Arc<EventFd>,
+}
+
+/// Our end of the window's size.
+struct Window {
+    size: Arc<WindowSize>,
+    interrupt: Arc<Interrupt>,
+}
+
+/// Reads and checks everything, and makes the machine.
+fn prepare(options: &Run) -> Result<Machine, Error> {
+    let path = find_kernel(options.kernel.as_deref())?;
+    let refused = |source: ImageError| Error::Image {
+        path: path.clone(),
+        source,
+    };
+    let image = Image::parse(read(&path)?).map_err(refused)?;
+    if !options.command.is_empty() && !image.linux {
+        return Err(Error::CommandForBareGuest(path));
+    }
+    let initrd = initrd(options, &image)?;
+    let command_line = command_line(options, &image);
+    if options.verbose {
+        let kind = if image.linux { "Linux" } else { "a bare guest" };
+        say(&format!(
+            "{} is {kind}, entry {:#x}",
+            path.display(),
+            image.entry
+        ));
+        say(&format!("its command line: {command_line}"));
+    }
+    let size = options.memory;
+    let memory = memory::create(size).map_err(|source| Error::Memory { size, source })?;
+    let entry =
+        boot::load(&memory, &image, &initrd, &command_line).map_err(|error| match error {
+            BootError::Image(source) => refused(source),
+            BootError::Other(error) => error,
+        })?;
+
+    let vm = Arc::new(Vm::new(memory.clone())?);
+    let mut devices = Devices::default();
+    let (keyboard, window) = add_console(&mut devices, &vm, &memory)?;
+    devices.connect(&vm)?;
+    let vcpu = Vcpu::new(vm.clone(), &entry)?;
+    Ok(Machine {
+        vm,
+        vcpu,
+        memory,
+        devices,
+        keyboard,
+        window,
+    })
+}
+
+/// The kernel that was named, or the first of the usual ones.
+fn find_kernel(named: Option<&Path>) -> Result<PathBuf, Error> {
+    if let Some(named) = named {
+        return Ok(named.into());
+    }
+    let mut trees = vec![PathBuf::new()];
+    trees.extend(env::var_os("KBUILD_OUTPUT").map(PathBuf::from));
+    let in_tree = |tree: &PathBuf| ["vmlinux", "arch/x86/boot/bzImage"].map(|file| tree.join(file));
+    let mut tried: Vec<_> = trees.iter().flat_map(in_tree).collect();
+    tried.push(INSTALLED_KERNEL.into());
+    tried
+        .iter()
+        .find(|path| path.exists())
+        .cloned()
+        .ok_or(Error::NoKernel { tried })
+}
+
+/// The initrd, with what the Guest's init is to know behind it.
+fn initrd(options: &Run, image: &Image) -> Result<Vec<u8>, Error> {
+    let mut initrd = match &options.initrd {
+        Some(path) => read(path)?,
+        None if !image.linux => return Ok(Vec::new()),
+        None if Path::new(INSTALLED_INITRD).exists() => read(Path::new(INSTALLED_INITRD))?,
+        None => return Err(Error::NoInitrd(INSTALLED_INITRD.into())),
+    };
+    if image.linux {
+        initrd.resize(initrd.len().next_multiple_of(cpio::ALIGN), 0);
+        initrd.extend(init_files(options));
+    }
+    Ok(initrd)
+}
+
+/// What the Guest's init finds in /lg: `cmd`, the command, its words ended by NUL; `env`, likewise, its environment.
+fn init_files(options: &Run) -> Vec<u8> {
+    let mut archive = Archive::default().directory("lg");
+    if !options.command.is_empty() {
+        let words = options
+            .command
+            .iter()
+            .flat_map(|word| [word.as_bytes(), b"\0"]);
+        archive = archive.file("lg/cmd", &words.collect::<Vec<_>>().concat());
+    }
+    if let (Some(term), true) = (env::var_os("TERM"), io::stdout().is_terminal()) {
+        archive = archive.file("lg/env", &[b"TERM=", term.as_bytes(), b"\0"].concat());
+    }
+    archive.finish()
+}
+
+fn command_line(options: &Run, image: &Image) -> String {
+    let mut words = vec![Devices::announcement(CONSOLE)];
+    if image.linux {
+        words.push("console=hvc0".into());
+        if !options.command.is_empty() && !options.verbose {
+            words.push("quiet".into());
+        }
+    }
+    if !options.append.is_empty() {
+        words.push(options.append.clone());
+    }
+    words.join(" ")
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|source| Error::Read {
+        path: path.into(),
+        source,
+    })
+}
+
+fn setup(what: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Setup { what, source }
+}
+
+fn add_console(
+    devices: &mut Devices,
+    vm: &Arc<Vm>,
+    memory: &Memory,
+) -> Result<(Keyboard, Option<Window>), Error> {
+    let line_of = vm.clone();
+    let interrupt = Arc::new(Interrupt::new(move || {
+        if let Err(error) = line_of.raise(CONSOLE as u32) {
+            say(&format!("the console's interrupt is lost: {error}"));
+        }
+    }));
+    let input = Arc::<Input>::default();
+    let size = terminal::window_size().map(|(columns, rows)| {
+        let size = Arc::<WindowSize>::default();
+        size.set(columns, rows);
+        size
+    });
+    let console = Console::new(input.clone(), size.clone(), io::stdout());
+    let on_fault = |name: &str, fault: &Fault| {
+        say(&format!(
+            "{name}: stopped until the guest resets it: {fault}"
+        ));
+    };
+    let console = Mmio::new(
+        Box::new(console),
+        memory.clone(),
+        interrupt.clone(),
+        on_fault,
+    )
+    .map_err(setup("the console"))?;
+    let kick = console.kicks()[RECEIVE].clone();
+    devices.add(console);
+    let window = size.map(|size| Window { size, interrupt });
+    Ok((Keyboard { input, kick }, window))
+}
+
+impl Machine {
+    /// Runs the Guest to its end.
+    fn run(self, options: &Run) -> Result<End, Error> {
+        let Self {
+            vm,
+            vcpu,
+            memory,
+            devices,
+            keyboard,
+            window,
+        } = self;
+        let threads = setup("a thread");
+        // Before there are threads: they inherit it.
+        let signals: SigSet = FATAL.into_iter().chain([RESIZED]).collect();
+        signals
+            .thread_block()
+            .map_err(|error| setup("signals")(error.into()))?;
+        let terminal = Raw::enter().map_err(setup("the terminal"))?;
+        if terminal.is_some() && options.command.is_empty() {
+            say("Ctrl-a x ends the guest, Ctrl-a h tells more");
+        }
+
+        let (ends, end) = mpsc::channel();
+        let reporter = ends.clone();
+        spawn("signals", move || {
+            wait_for_signals(&signals, window, &reporter)
+        })
+        .map_err(&threads)?;
+        let (reporter, is_terminal) = (ends.clone(), terminal.is_some());
+        spawn("input", move || keyboard.read(is_terminal, &reporter)).map_err(&threads)?;
+        let (reporter, server) = (ends.clone(), devices.clone());
+        spawn("devices", move || {
+            if let Err(error) = server.serve() {
+                let _ = reporter.send(End::Failed(setup("the devices")(error)));
+            }
+        })
+        .map_err(&threads)?;
+        let bus = devices.clone();
+        spawn("vcpu 0", move || {
+            let _ = ends.send(vcpu::run(vcpu, &bus, &memory));
+        })
+        .map_err(&threads)?;
+
+        let end = match options.timeout {
+            Some(timeout) => end.recv_timeout(timeout),
+            None => end.recv().map_err(RecvTimeoutError::from),
+        };
+        let end = end.unwrap_or(End::TimedOut);
+        if !matches!(end, End::Signal(_) | End::Left | End::TimedOut) {
+            devices.drain();
+        }
+        drop(terminal);
+        if options.stats {
+            let _ = write!(io::stderr(), "{}", stats::table(&vm.stats()?));
+        }
+        Ok(end)
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .map(drop)
+}
+
+/// Waits for signals: a new size goes to the console, the others end the run.
+fn wait_for_signals(signals: &SigSet, window: Option<Window>, ends: &Sender<End>) {
+    while let Ok(signal) = signals.wait() {
+        if signal != RESIZED {
+            let _ = ends.send(End::Signal(signal));
+        } else if let (Some(window), Some((columns, rows))) = (&window, terminal::window_size()) {
+            window.size.set(columns, rows);
+            window.interrupt.config_changed();
+        }
+    }
+}
+
+impl Keyboard {
+    /// Passes standard input on to the console, until it ends.
+    fn read(&self, is_terminal: bool, ends: &Sender<End>) {
+        let mut keys = Keys::default();
+        let mut buffer = [0; 4096];
+        let mut at_line_start = true;
+        loop {
+            let typed = match io::stdin().read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => &buffer[..count],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    say(&format!("standard input ends here: {error}"));
+                    break;
+                }
+            };
+            let mut guest = Vec::new();
+            if is_terminal {
+                for wish in keys.take(typed, &mut guest) {
+                    match wish {
+                        Wish::Leave => drop(ends.send(End::Left)),
+                        Wish::Help => say(HELP),
+                    }
+                }
+            } else {
+                guest.extend(typed);
+            }
+            self.pass(&guest, is_terminal);
+            at_line_start = guest.last().map_or(at_line_start, |&last| last == b'\n');
+        }
+        if !is_terminal {
+            // In the middle of a line, the first one only ends the line.
+            let count = if at_line_start { 1 } else { 2 };
+            self.pass(&[END_OF_INPUT, END_OF_INPUT][..count], false);
+        }
+    }
+
+    /// Gives `bytes` to the console. When it is full, keys are dropped, as a tty does, but a file or a pipe waits.
+    fn pass(&self, mut bytes: &[u8], drop_overflow: bool) {
+        loop {
+            let taken = self.input.offer(bytes);
+            bytes = &bytes[taken..];
+            if taken != 0 {
+                // It can only fail when 2^64 kicks are waiting.
+                let _ = self.kick.write(1);
+            }
+            if bytes.is_empty() || drop_overflow {
+                return;
+            }
+            self.input.wait();
+        }
+    }
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The table of `--stats`.
+
+use lguest_abi::*;
+
+/// Names of the hypercalls, at their numbers.
+const HYPERCALLS: [(u32, &str); LHCALL_COUNT as usize] = [
+    (LHCALL_ERET, "eret"),
+    (LHCALL_SET_ENTRIES, "set_entries"),
+    (LHCALL_WRITE_CR3, "write_cr3"),
+    (LHCALL_FLUSH_TLB, "flush_tlb"),
+    (LHCALL_SET_TIMER, "set_timer"),
+    (LHCALL_HALT, "halt"),
+    (LHCALL_IRQ_WINDOW, "irq_window"),
+    (LHCALL_SHUTDOWN, "shutdown"),
+    (LHCALL_CONSOLE, "console"),
+    (LHCALL_NOTIFY, "notify"),
+    (LHCALL_SET_TLS, "set_tls"),
+    (LHCALL_SET_CPUNODE, "set_cpunode"),
+    (LHCALL_DROP_ROOT, "drop_root"),
+];
+
+/// One line per counter, with the header's names.
+pub fn table(stats: &lguest_stats) -> String {
+    macro_rules! fields {
+        ($($field:ident)*) => { vec![$((stringify!($field).to_string(), stats.$field)),*] };
+    }
+    let mut lines = fields! {
+        entries interrupts nmis page_faults pf_filled pf_injected pf_spurious pf_mmio prefilled
+        exceptions emulated irqs halts direct_syscalls direct_erets sections msr_writes cr3_loads
+        shadow_pages shadow_recycled pinned_pages
+    };
+    for (number, name) in HYPERCALLS {
+        lines.push((
+            format!("hypercall {name}"),
+            stats.hypercalls[number as usize],
+        ));
+    }
+    let mut table = String::new();
+    for (name, value) in lines {
+        table.push_str(&format!("{name:<24} {value:>12}\n"));
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_is_there() {
+        // Distinct values, one for each u64 of the struct, by its own Debug output.
+        let mut stats = lguest_stats {
+            entries: 11,
+            pinned_pages: 22,
+            ..Default::default()
+        };
+        stats.hypercalls[LHCALL_NOTIFY as usize] = 33;
+        let table = table(&stats);
+        let fields = size_of::<lguest_stats>() / 8 - stats.hypercalls.len();
+        assert_eq!(table.lines().count(), fields + LHCALL_COUNT as usize);
+        for (name, value) in [
+            ("entries", "11"),
+            ("pinned_pages", "22"),
+            ("hypercall notify", "33"),
+        ] {
+            let line = table.lines().find(|line| line.starts_with(name)).unwrap();
+            assert!(line.ends_with(&format!(" {value}")), "{line}");
+        }
+    }
+
+    #[test]
+    fn hypercalls_are_at_their_numbers() {
+        for (index, (number, _)) in HYPERCALLS.into_iter().enumerate() {
+            assert_eq!(index, number as usize);
+        }
+    }
+}

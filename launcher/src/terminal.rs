@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The user's terminal: raw while the Guest has it, and as it was after that, whatever happens.
+
+#![allow(unsafe_code)]
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Mutex;
+
+use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg, Termios};
+use vmm_sys_util::ioctl::ioctl_with_mut_ref;
+
+/// The modes to go back to, while the terminal is raw.
+static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// The terminal is raw as long as this lives.
+pub struct Raw(());
+
+impl Raw {
+    /// Makes the terminal at standard input raw. `None` when there is none.
+    pub fn enter() -> io::Result<Option<Self>> {
+        let stdin = io::stdin();
+        if !stdin.is_terminal() {
+            return Ok(None);
+        }
+        let modes = tcgetattr(&stdin)?;
+        let mut raw = modes.clone();
+        cfmakeraw(&mut raw);
+        *saved() = Some(modes);
+        tcsetattr(&stdin, SetArg::TCSADRAIN, &raw)?;
+        Ok(Some(Self(())))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Gives the terminal its modes back. No harm if it is not raw.
+pub fn restore() {
+    if let Some(modes) = saved().take() {
+        // Nothing can be done about a terminal that is gone.
+        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &modes);
+    }
+}
+
+/// A panic of ours must not leave a raw terminal or a Guest without its Launcher.
+pub fn restore_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        restore();
+        print(panic);
+        std::process::exit(crate::end::LAUNCHER_ERROR.into());
+    }));
+}
+
+fn saved() -> std::sync::MutexGuard<'static, Option<Termios>> {
+    SAVED
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Columns and rows of the terminal at standard output. `None` when there is none.
+pub fn window_size() -> Option<(u16, u16)> {
+    let mut size = nix::libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: TIOCGWINSZ writes a struct winsize.
+    let result = unsafe { ioctl_with_mut_ref(&io::stdout(), nix::libc::TIOCGWINSZ, &mut size) };
+    (result == 0).then_some((size.ws_col, size.ws_row))
+}
+
+/// Prints a message of lg's to standard error.
+pub fn say(message: &str) {
+    let mut text = format!("lg: {message}\n");
+    if saved().is_some() {
+        text = text.replace('\n', "\r\n");
+    }
+    // Who closes standard error wants no messages.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Prints text which has plain newlines, such as a kernel's first messages, to standard output.
+pub fn print_text(text: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    if saved().is_some() {
+        for line in text.split_inclusive(|&byte| byte == b'\n') {
+            match line {
+                [start @ .., b'\n'] if !start.ends_with(b"\r") => {
+                    stdout.write_all(start)?;
+                    stdout.write_all(b"\r\n")?;
+                }
+                _ => stdout.write_all(line)?,
+            }
+        }
+    } else {
+        stdout.write_all(text)?;
+    }
+    stdout.flush()
+}
+
+/// `text` without what a terminal would take for commands, to be printed as part of a message.
+pub fn printable(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.chars()
+        .map(|c| {
+            if c.is_control() && c != '\n' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_guests_are_harmless() {
+        assert_eq!(printable(b"VFS: no root\n"), "VFS: no root\n");
+        assert_eq!(
+            printable(b"\x1b]0;title\x07\xff"),
+            "\u{fffd}]0;title\u{fffd}\u{fffd}"
+        );
+    }
+}

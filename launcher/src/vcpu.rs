@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The run loop of a vCPU: runs the Guest, and does what it stops for, until it ends.
+
+use std::sync::MutexGuard;
+
+use lguest_abi::{
+    LGUEST_CONSOLE_MAX, LGUEST_SHUTDOWN_PANIC, LGUEST_SHUTDOWN_POWEROFF, LGUEST_SHUTDOWN_RESTART,
+};
+use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::devices::Devices;
+use crate::end::End;
+use crate::error::Error;
+use crate::insn::{self, Target};
+use crate::memory::Memory;
+use crate::terminal::{print_text, printable};
+use crate::virtio::mmio::Mmio;
+use crate::vm::{Exit, Vcpu};
+
+/// Of a panic message, this many bytes are read.
+const MESSAGE_MAX: usize = 1024;
+
+/// Runs `vcpu` until the Guest ends. Loads and stores go to `devices`; `memory` is the Guest's RAM.
+pub fn run(mut vcpu: Vcpu, devices: &Devices, memory: &Memory) -> End {
+    loop {
+        match step(&mut vcpu, devices, memory) {
+            Ok(None) => {}
+            Ok(Some(end)) => return end,
+            Err(error) => return End::Failed(error),
+        }
+    }
+}
+
+/// Runs `vcpu` up to its next exit, and does what that asks for.
+fn step(vcpu: &mut Vcpu, devices: &Devices, memory: &Memory) -> Result<Option<End>, Error> {
+    match vcpu.run()? {
+        Exit::Mmio { gpa, insn } => {
+            let mut regs = vcpu.regs();
+            if let Err(unknown) = insn::emulate(&insn, &mut regs, &mut Bus::find(devices, gpa)) {
+                let reason = format!("access to GPA {gpa:#x}, which is not RAM: {unknown}");
+                return Ok(Some(End::Death {
+                    reason,
+                    regs: Box::new(regs),
+                }));
+            }
+            vcpu.set_regs(regs);
+        }
+        // The queues that exist have eventfds. Through its register, a device sees what to make of another one.
+        Exit::Notify { gpa, queue } => {
+            if let Some((device, offset)) = devices.at(gpa) {
+                if offset == u64::from(VIRTIO_MMIO_QUEUE_NOTIFY) {
+                    device
+                        .lock()
+                        .unwrap()
+                        .store(offset, &(queue as u32).to_le_bytes());
+                }
+            }
+        }
+        Exit::Console { gpa, len } => {
+            let mut text = vec![0; len.min(LGUEST_CONSOLE_MAX.into()) as usize];
+            if memory.read_slice(&mut text, GuestAddress(gpa)).is_ok() {
+                print_text(&text).map_err(Error::Output)?;
+            }
+        }
+        Exit::Shutdown { kind, arg } => return Ok(Some(shutdown(kind, arg, memory))),
+        Exit::Death { reason } => {
+            let reason = printable(reason.as_bytes());
+            return Ok(Some(End::Death {
+                reason,
+                regs: Box::new(vcpu.regs()),
+            }));
+        }
+    }
+    Ok(None)
+}
+
+fn shutdown(kind: u64, arg: u64, memory: &Memory) -> End {
+    match u32::try_from(kind) {
+        Ok(LGUEST_SHUTDOWN_POWEROFF) => End::PoweredOff(u8::try_from(arg).unwrap_or(u8::MAX)),
+        Ok(LGUEST_SHUTDOWN_RESTART) => End::Restart,
+        Ok(LGUEST_SHUTDOWN_PANIC) if arg == 0 => End::Panic("no message".into()),
+        Ok(LGUEST_SHUTDOWN_PANIC) => End::Panic(message(arg, memory)),
+        _ => End::Panic(format!("shutdown of unknown kind {kind}")),
+    }
+}
+
+/// The NUL-terminated message at `gpa`.
+fn message(gpa: u64, memory: &Memory) -> String {
+    let mut bytes = [0; MESSAGE_MAX];
+    // What lies behind the end of RAM stays 0.
+    let _ = memory.read(&mut bytes, GuestAddress(gpa));
+    let text = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
+    printable(text.trim_ascii_end())
+}
+
+/// What an instruction reached for: a place in a device's window, or nothing at all.
+struct Bus<'a>(Option<(MutexGuard<'a, Mmio>, u64)>);
+
+impl<'a> Bus<'a> {
+    fn find(devices: &'a Devices, gpa: u64) -> Self {
+        Self(
+            devices
+                .at(gpa)
+                .map(|(device, offset)| (device.lock().unwrap(), offset)),
+        )
+    }
+}
+
+impl Target for Bus<'_> {
+    fn load(&mut self, data: &mut [u8]) {
+        match &self.0 {
+            Some((device, offset)) => device.load(*offset, data),
+            // As on a bus where nobody answers.
+            None => data.fill(0xff),
+        }
+    }
+
+    fn store(&mut self, data: &[u8]) {
+        if let Some((device, offset)) = &mut self.0 {
+            device.store(*offset, data);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ram() -> Memory {
+        crate::memory::create(4 << 20).unwrap()
+    }
+
+    #[test]
+    fn shutdowns() {
+        let memory = ram();
+        memory
+            .write_slice(b"VFS: no root\n\0rest", GuestAddress(0x1000))
+            .unwrap();
+        let end = |kind, arg| shutdown(kind, arg, &memory);
+        assert!(matches!(end(0, 7), End::PoweredOff(7)));
+        assert!(matches!(end(0, 256), End::PoweredOff(255)));
+        assert!(matches!(end(1, 0), End::Restart));
+        assert!(matches!(end(2, 0x1000), End::Panic(text) if text == "VFS: no root"));
+        assert!(matches!(end(2, 0), End::Panic(_)));
+        assert!(matches!(end(2, u64::MAX), End::Panic(text) if text.is_empty()));
+        assert!(matches!(end(1 << 32, 0), End::Panic(_)));
+    }
+
+    #[test]
+    fn a_message_at_the_end_of_ram_ends_there() {
+        let memory = ram();
+        memory
+            .write_slice(b"oops", GuestAddress((4 << 20) - 4))
+            .unwrap();
+        assert_eq!(message((4 << 20) - 4, &memory), "oops");
+    }
+
+    #[test]
+    fn nobody_answers_outside_of_windows() {
+        let devices = Devices::default();
+        let mut bus = Bus::find(&devices, 0xfec0_0000);
+        let mut data = [0; 4];
+        bus.load(&mut data);
+        assert_eq!(data, [0xff; 4]);
+        bus.store(&data);
+    }
+}

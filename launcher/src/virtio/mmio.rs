@@ -1,0 +1,536 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The MMIO transport, version 2: a page of registers (section 4.2 of the specification).
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_DRIVER_OK as DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK as FEATURES_OK,
+    VIRTIO_CONFIG_S_NEEDS_RESET as NEEDS_RESET, VIRTIO_F_VERSION_1,
+};
+use virtio_bindings::virtio_mmio::*;
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::{Queue, QueueT};
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
+
+use super::{Device, Fault, Interrupt};
+use crate::memory::Memory;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+const VERSION: u32 = 2;
+/// "lg", a vendor that nobody has registered.
+const VENDOR: u32 = u32::from_le_bytes(*b"lg\0\0");
+const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
+const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
+
+/// A device behind its registers.
+pub struct Mmio {
+    device: Box<dyn Device>,
+    memory: Memory,
+    interrupt: Arc<Interrupt>,
+    on_fault: Box<dyn Fn(&'static str, &Fault) + Send>,
+    kicks: Vec<Arc<EventFd>>,
+    queues: Vec<Queue>,
+    status: u32,
+    device_features_sel: u32,
+    driver_features_sel: u32,
+    driver_features: u64,
+    queue_sel: u32,
+}
+
+impl Mmio {
+    /// Puts `device` behind registers. Its buffers are in `memory`, and `interrupt` is its interrupt. `on_fault` is
+    /// told when a driver has stopped the device, with the device's name.
+    pub fn new(
+        device: Box<dyn Device>,
+        memory: Memory,
+        interrupt: Arc<Interrupt>,
+        on_fault: impl Fn(&'static str, &Fault) + Send + 'static,
+    ) -> io::Result<Self> {
+        let sizes = device.queue_sizes();
+        let queues = sizes
+            .iter()
+            .map(|&size| Queue::new(size).map_err(io::Error::other));
+        let kicks = sizes
+            .iter()
+            .map(|_| Ok(Arc::new(EventFd::new(EFD_NONBLOCK)?)));
+        Ok(Self {
+            queues: queues.collect::<io::Result<_>>()?,
+            kicks: kicks.collect::<io::Result<_>>()?,
+            device,
+            memory,
+            interrupt,
+            on_fault: Box::new(on_fault),
+            status: 0,
+            device_features_sel: 0,
+            driver_features_sel: 0,
+            driver_features: 0,
+            queue_sel: 0,
+        })
+    }
+
+    /// The eventfds that say "there is something to do for this queue", by queue.
+    pub fn kicks(&self) -> &[Arc<EventFd>] {
+        &self.kicks
+    }
+
+    /// The driver loads from `offset` of the window.
+    pub fn load(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if let Some(offset) = offset.checked_sub(VIRTIO_MMIO_CONFIG.into()) {
+            self.device.read_config(offset, data);
+        } else if let Some(offset) = register(offset, data.len()) {
+            data.copy_from_slice(&self.load_register(offset).to_le_bytes());
+        }
+    }
+
+    /// The driver stores to `offset` of the window. No device here lets it change its configuration space.
+    pub fn store(&mut self, offset: u64, data: &[u8]) {
+        if let Some(offset) = register(offset, data.len()) {
+            let value = data.try_into().expect("a register has four bytes");
+            self.store_register(offset, u32::from_le_bytes(value));
+        }
+    }
+
+    fn load_register(&self, offset: u32) -> u32 {
+        match offset {
+            VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
+            VIRTIO_MMIO_VERSION => VERSION,
+            VIRTIO_MMIO_DEVICE_ID => self.device.device_type(),
+            VIRTIO_MMIO_VENDOR_ID => VENDOR,
+            VIRTIO_MMIO_DEVICE_FEATURES => match self.device_features_sel {
+                0 => self.features() as u32,
+                1 => (self.features() >> 32) as u32,
+                _ => 0,
+            },
+            VIRTIO_MMIO_QUEUE_NUM_MAX => self.queue().map_or(0, |queue| queue.max_size().into()),
+            VIRTIO_MMIO_QUEUE_READY => self.queue().map_or(0, |queue| queue.ready().into()),
+            VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.reasons.load(Ordering::SeqCst),
+            VIRTIO_MMIO_STATUS => self.status,
+            VIRTIO_MMIO_CONFIG_GENERATION => self.interrupt.generation.load(Ordering::SeqCst),
+            // There is no shared memory: its size is all ones.
+            VIRTIO_MMIO_SHM_LEN_LOW | VIRTIO_MMIO_SHM_LEN_HIGH => u32::MAX,
+            _ => 0,
+        }
+    }
+
+    fn store_register(&mut self, offset: u32, value: u32) {
+        match offset {
+            VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_sel = value,
+            VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_sel = value,
+            VIRTIO_MMIO_DRIVER_FEATURES if self.status & FEATURES_OK == 0 => {
+                let (shift, value) = match self.driver_features_sel {
+                    0 => (0, u64::from(value)),
+                    1 => (32, u64::from(value)),
+                    _ => return,
+                };
+                let other_half = self.driver_features & !(u64::from(u32::MAX) << shift);
+                self.driver_features = other_half | value << shift;
+            }
+            VIRTIO_MMIO_QUEUE_SEL => self.queue_sel = value,
+            VIRTIO_MMIO_QUEUE_NOTIFY => self.kick(value.into()),
+            VIRTIO_MMIO_INTERRUPT_ACK => {
+                self.interrupt.reasons.fetch_and(!value, Ordering::SeqCst);
+            }
+            VIRTIO_MMIO_STATUS => self.set_status(value),
+            _ => self.store_queue_register(offset, value),
+        }
+    }
+
+    /// A queue is set up after the features are agreed on, and before the device is used.
+    fn store_queue_register(&mut self, offset: u32, value: u32) {
+        let setting_up = self.status & (FEATURES_OK | DRIVER_OK) == FEATURES_OK;
+        let Some(queue) = self.queues.get_mut(self.queue_sel as usize) else {
+            return;
+        };
+        if !setting_up {
+            return;
+        }
+        if offset == VIRTIO_MMIO_QUEUE_READY {
+            return queue.set_ready(value == 1);
+        }
+        if queue.ready() {
+            return;
+        }
+        match offset {
+            // A value that cannot be leaves the queue as it is.
+            VIRTIO_MMIO_QUEUE_NUM => {
+                let _ = u16::try_from(value).map(|size| queue.try_set_size(size));
+            }
+            VIRTIO_MMIO_QUEUE_DESC_LOW => queue.set_desc_table_address(Some(value), None),
+            VIRTIO_MMIO_QUEUE_DESC_HIGH => queue.set_desc_table_address(None, Some(value)),
+            VIRTIO_MMIO_QUEUE_AVAIL_LOW => queue.set_avail_ring_address(Some(value), None),
+            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => queue.set_avail_ring_address(None, Some(value)),
+            VIRTIO_MMIO_QUEUE_USED_LOW => queue.set_used_ring_address(Some(value), None),
+            VIRTIO_MMIO_QUEUE_USED_HIGH => queue.set_used_ring_address(None, Some(value)),
+            _ => {}
+        }
+    }
+
+    fn set_status(&mut self, value: u32) {
+        if value == 0 {
+            return self.reset();
+        }
+        // A driver only adds bits; the device's own bit is not the driver's to set.
+        let mut new = value & !self.status & !NEEDS_RESET;
+        if new & FEATURES_OK != 0 && !self.accepts(self.driver_features) {
+            new &= !FEATURES_OK;
+        }
+        let agreed = (self.status | new) & FEATURES_OK != 0;
+        if new & DRIVER_OK != 0 && !agreed {
+            new &= !DRIVER_OK;
+        }
+        self.status |= new;
+        if new & DRIVER_OK != 0 {
+            self.start();
+        }
+    }
+
+    /// The driver is ready.
+    fn start(&mut self) {
+        let event_idx = self.driver_features & EVENT_IDX != 0;
+        for index in 0..self.queues.len() {
+            let queue = &mut self.queues[index];
+            queue.set_event_idx(event_idx);
+            if queue.ready() && !queue.is_valid(&self.memory) {
+                return self.fail(Fault::BadQueue(index));
+            }
+            // Our side may have waited for this.
+            self.kick(index as u64);
+        }
+    }
+
+    fn reset(&mut self) {
+        self.queues.iter_mut().for_each(QueueT::reset);
+        self.interrupt.reasons.store(0, Ordering::SeqCst);
+        self.status = 0;
+        self.device_features_sel = 0;
+        self.driver_features_sel = 0;
+        self.driver_features = 0;
+        self.queue_sel = 0;
+    }
+
+    /// There may be something to do for queue `index`.
+    pub fn process(&mut self, index: usize) {
+        if self.status & (DRIVER_OK | NEEDS_RESET) != DRIVER_OK || !self.queues[index].ready() {
+            return;
+        }
+        let queue = &mut self.queues[index];
+        let result = self
+            .device
+            .process(index, queue, &self.memory)
+            .and_then(|used| {
+                // Asking has a side effect: only when something was used.
+                Ok(used && queue.needs_notification(&self.memory)?)
+            });
+        match result {
+            Ok(true) => self.interrupt.buffers_used(),
+            Ok(false) => {}
+            Err(fault) => self.fail(fault),
+        }
+    }
+
+    /// The driver broke the rules: tells it, and the user, and stops.
+    fn fail(&mut self, fault: Fault) {
+        (self.on_fault)(self.device.name(), &fault);
+        self.status |= NEEDS_RESET;
+        self.interrupt.config_changed();
+    }
+
+    /// Signals the eventfd of a queue. A queue that is not there is the driver's problem.
+    fn kick(&self, index: u64) {
+        if let Some(kick) = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.kicks.get(index))
+        {
+            // It can only fail when 2^64 kicks are waiting.
+            let _ = kick.write(1);
+        }
+    }
+
+    fn features(&self) -> u64 {
+        self.device.features() | VERSION_1 | EVENT_IDX
+    }
+
+    fn accepts(&self, features: u64) -> bool {
+        features & !self.features() == 0 && features & VERSION_1 != 0
+    }
+
+    fn queue(&self) -> Option<&Queue> {
+        self.queues.get(self.queue_sel as usize)
+    }
+}
+
+/// A register is loaded and stored as a whole; `None` for anything else.
+fn register(offset: u64, size: usize) -> Option<u32> {
+    let whole = offset % 4 == 0 && size == 4 && offset < VIRTIO_MMIO_CONFIG.into();
+    whole.then_some(offset as u32)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use proptest::prelude::*;
+    use virtio_queue::QueueOwnedT;
+    use vm_memory::GuestAddress;
+
+    use super::*;
+
+    const SIZE: u16 = 16;
+    const RAM: u64 = 1 << 20;
+    const ACKNOWLEDGE: u32 = 1;
+    const DRIVER: u32 = 2;
+
+    /// Uses every buffer at once, without a look at it.
+    struct Sink;
+
+    impl Device for Sink {
+        fn name(&self) -> &'static str {
+            "sink"
+        }
+
+        fn device_type(&self) -> u32 {
+            42
+        }
+
+        fn features(&self) -> u64 {
+            1 << 5
+        }
+
+        fn queue_sizes(&self) -> &'static [u16] {
+            &[SIZE, SIZE]
+        }
+
+        fn read_config(&self, offset: u64, data: &mut [u8]) {
+            if offset == 0 {
+                data.fill(0xab);
+            }
+        }
+
+        fn process(&mut self, _: usize, queue: &mut Queue, memory: &Memory) -> Result<bool, Fault> {
+            let mut used = false;
+            while let Some(chain) = queue.iter(memory)?.next() {
+                queue.add_used(memory, chain.head_index(), 0)?;
+                used = true;
+            }
+            Ok(used)
+        }
+    }
+
+    /// Register access for tests, by a driver.
+    pub(crate) trait Registers {
+        fn get(&self, offset: u32) -> u32;
+        fn put(&mut self, offset: u32, value: u32);
+        /// From reset to FEATURES_OK, with these features, which include VERSION_1.
+        fn negotiate(&mut self, features: u64) -> bool;
+        /// Sets up a queue with its rings where the mock driver has them.
+        fn set_up(&mut self, index: u32, size: u16, rings: [u64; 3]);
+        fn driver_ok(&mut self);
+    }
+
+    impl Registers for Mmio {
+        fn get(&self, offset: u32) -> u32 {
+            let mut data = [0; 4];
+            self.load(offset.into(), &mut data);
+            u32::from_le_bytes(data)
+        }
+
+        fn put(&mut self, offset: u32, value: u32) {
+            self.store(offset.into(), &value.to_le_bytes());
+        }
+
+        fn negotiate(&mut self, features: u64) -> bool {
+            self.put(VIRTIO_MMIO_STATUS, 0);
+            self.put(VIRTIO_MMIO_STATUS, ACKNOWLEDGE | DRIVER);
+            for (half, value) in [features as u32, (features >> 32) as u32]
+                .into_iter()
+                .enumerate()
+            {
+                self.put(VIRTIO_MMIO_DRIVER_FEATURES_SEL, half as u32);
+                self.put(VIRTIO_MMIO_DRIVER_FEATURES, value);
+            }
+            self.put(VIRTIO_MMIO_STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK);
+            self.get(VIRTIO_MMIO_STATUS) & FEATURES_OK != 0
+        }
+
+        fn set_up(&mut self, index: u32, size: u16, rings: [u64; 3]) {
+            self.put(VIRTIO_MMIO_QUEUE_SEL, index);
+            self.put(VIRTIO_MMIO_QUEUE_NUM, size.into());
+            let registers = [
+                VIRTIO_MMIO_QUEUE_DESC_LOW,
+                VIRTIO_MMIO_QUEUE_AVAIL_LOW,
+                VIRTIO_MMIO_QUEUE_USED_LOW,
+            ];
+            for (register, address) in registers.into_iter().zip(rings) {
+                self.put(register, address as u32);
+                self.put(register + 4, (address >> 32) as u32);
+            }
+            self.put(VIRTIO_MMIO_QUEUE_READY, 1);
+        }
+
+        fn driver_ok(&mut self) {
+            self.put(
+                VIRTIO_MMIO_STATUS,
+                ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK,
+            );
+        }
+    }
+
+    fn memory() -> Memory {
+        Memory::from_ranges(&[(GuestAddress(0), RAM as usize)]).unwrap()
+    }
+
+    fn sink() -> (Mmio, Arc<AtomicU32>) {
+        let count = Arc::new(AtomicU32::new(0));
+        let raised = count.clone();
+        let interrupt = Interrupt::new(move || {
+            raised.fetch_add(1, Ordering::SeqCst);
+        });
+        (
+            Mmio::new(Box::new(Sink), memory(), Arc::new(interrupt), |_, _| {}).unwrap(),
+            count,
+        )
+    }
+
+    #[test]
+    fn identity() {
+        let (mmio, _) = sink();
+        assert_eq!(mmio.get(VIRTIO_MMIO_MAGIC_VALUE), 0x7472_6976);
+        assert_eq!(mmio.get(VIRTIO_MMIO_VERSION), 2);
+        assert_eq!(mmio.get(VIRTIO_MMIO_DEVICE_ID), 42);
+        assert_eq!(mmio.get(VIRTIO_MMIO_SHM_LEN_LOW), u32::MAX);
+        let mut config = [0; 2];
+        mmio.load(0x100, &mut config);
+        assert_eq!(config, [0xab; 2]);
+        mmio.load(0x102, &mut config);
+        assert_eq!(config, [0; 2]);
+    }
+
+    #[test]
+    fn only_whole_registers() {
+        let (mut mmio, _) = sink();
+        let mut byte = [0xff];
+        mmio.load(0, &mut byte);
+        assert_eq!(byte, [0]);
+        mmio.store(VIRTIO_MMIO_STATUS.into(), &[1]);
+        mmio.store(u64::from(VIRTIO_MMIO_STATUS) + 1, &[1, 0, 0, 0]);
+        mmio.store(VIRTIO_MMIO_STATUS.into(), &[1; 8]);
+        assert_eq!(mmio.get(VIRTIO_MMIO_STATUS), 0);
+    }
+
+    #[test]
+    fn features() {
+        let (mut mmio, _) = sink();
+        mmio.put(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 1);
+        assert_eq!(mmio.get(VIRTIO_MMIO_DEVICE_FEATURES), 1);
+        mmio.put(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 0);
+        assert_eq!(mmio.get(VIRTIO_MMIO_DEVICE_FEATURES), 1 << 29 | 1 << 5);
+        mmio.put(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 2);
+        assert_eq!(mmio.get(VIRTIO_MMIO_DEVICE_FEATURES), 0);
+        assert!(mmio.negotiate(VERSION_1 | 1 << 5));
+        assert!(mmio.negotiate(VERSION_1));
+        assert!(!mmio.negotiate(1 << 5), "a legacy driver");
+        assert!(
+            !mmio.negotiate(VERSION_1 | 1 << 6),
+            "a feature that was not offered"
+        );
+    }
+
+    #[test]
+    fn the_order_of_setting_up_is_kept() {
+        let (mut mmio, _) = sink();
+        mmio.put(VIRTIO_MMIO_QUEUE_READY, 1);
+        assert_eq!(mmio.get(VIRTIO_MMIO_QUEUE_READY), 0, "before FEATURES_OK");
+        mmio.driver_ok();
+        assert_eq!(
+            mmio.get(VIRTIO_MMIO_STATUS) & DRIVER_OK,
+            0,
+            "without features"
+        );
+        assert!(mmio.negotiate(VERSION_1));
+        mmio.set_up(0, SIZE, [0x1000, 0x2000, 0x3000]);
+        assert_eq!(mmio.get(VIRTIO_MMIO_QUEUE_READY), 1);
+        mmio.put(VIRTIO_MMIO_QUEUE_DESC_LOW, 0x5000);
+        assert_eq!(mmio.queues[0].desc_table(), 0x1000, "while ready");
+        mmio.driver_ok();
+        mmio.put(VIRTIO_MMIO_QUEUE_READY, 0);
+        assert_eq!(mmio.get(VIRTIO_MMIO_QUEUE_READY), 1, "after DRIVER_OK");
+        mmio.put(VIRTIO_MMIO_QUEUE_SEL, 2);
+        assert_eq!(mmio.get(VIRTIO_MMIO_QUEUE_NUM_MAX), 0, "no such queue");
+        mmio.put(VIRTIO_MMIO_STATUS, 0);
+        mmio.put(VIRTIO_MMIO_QUEUE_SEL, 0);
+        assert_eq!(mmio.get(VIRTIO_MMIO_QUEUE_READY), 0, "after reset");
+        assert_eq!(mmio.get(VIRTIO_MMIO_QUEUE_NUM_MAX), u32::from(SIZE));
+    }
+
+    #[test]
+    fn a_queue_outside_ram_stops_the_device() {
+        let (mut mmio, raised) = sink();
+        assert!(mmio.negotiate(VERSION_1));
+        mmio.set_up(0, SIZE, [RAM, 0x2000, 0x3000]);
+        mmio.driver_ok();
+        assert_ne!(mmio.get(VIRTIO_MMIO_STATUS) & NEEDS_RESET, 0);
+        assert_eq!(
+            mmio.get(VIRTIO_MMIO_INTERRUPT_STATUS),
+            VIRTIO_MMIO_INT_CONFIG
+        );
+        assert_eq!(raised.load(Ordering::SeqCst), 1);
+        mmio.process(0);
+        assert_eq!(raised.load(Ordering::SeqCst), 1);
+        mmio.put(VIRTIO_MMIO_STATUS, 0);
+        assert_eq!(mmio.get(VIRTIO_MMIO_STATUS), 0);
+        assert_eq!(mmio.get(VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+    }
+
+    #[test]
+    fn notify_kicks_the_queue() {
+        let (mut mmio, _) = sink();
+        mmio.put(VIRTIO_MMIO_QUEUE_NOTIFY, 1);
+        mmio.put(VIRTIO_MMIO_QUEUE_NOTIFY, 2);
+        mmio.put(VIRTIO_MMIO_QUEUE_NOTIFY, u32::MAX);
+        assert_eq!(mmio.kicks()[1].read().unwrap(), 1);
+        assert!(mmio.kicks()[0].read().is_err());
+    }
+
+    proptest! {
+        /// Whatever is stored in whatever order, into registers and rings: no panic, no endless loop.
+        #[test]
+        fn hostile_drivers(
+            negotiated in any::<bool>(),
+            steps in prop::collection::vec(
+                (
+                    prop_oneof![
+                        prop::sample::select(vec![
+                            0x14, 0x20, 0x24, 0x30, 0x38, 0x44, 0x50, 0x64, 0x70, 0x80, 0x84,
+                            0x90, 0x94, 0xa0, 0xa4, 0xc0, 0x100,
+                        ]),
+                        any::<u64>(),
+                    ],
+                    prop_oneof![0u32..0x20, (0u32..0x100).prop_map(|n| n << 12), any::<u32>()],
+                    prop::sample::select(vec![1usize, 2, 4, 4, 4, 4, 4, 8]),
+                ),
+                0..64,
+            ),
+            ram in prop::collection::vec(any::<u8>(), 4096),
+        ) {
+            use vm_memory::Bytes;
+            let (mut mmio, _) = sink();
+            for page in (0..RAM).step_by(4096) {
+                mmio.memory.write_slice(&ram, GuestAddress(page)).unwrap();
+            }
+            if negotiated {
+                mmio.negotiate(VERSION_1 | EVENT_IDX);
+                mmio.set_up(0, SIZE, [0x1000, 0x2000, 0x3000]);
+            }
+            for (offset, value, size) in steps {
+                let data = u64::from(value).to_le_bytes();
+                mmio.store(offset, &data[..size]);
+                mmio.load(offset, &mut [0; 8][..size]);
+                mmio.process(0);
+                mmio.process(1);
+            }
+        }
+    }
+}

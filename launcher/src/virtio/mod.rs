@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+//! virtio devices, as the specification (version 1.3) describes them.
+//!
+//! A [`Device`] knows what it does with buffers; [`mmio::Mmio`] is the window through which the Guest's driver sets it
+//! up, and owns its virtqueues. The Guest is hostile: rings and buffers hold anything, and change while they are read.
+
+pub mod console;
+pub mod mmio;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INT_VRING};
+use virtio_queue::Queue;
+
+use crate::memory::Memory;
+
+/// A driver broke the rules of its device, which will do nothing more until it is reset.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages say it
+pub enum Fault {
+    #[error("queue {0} is not where a queue can be")]
+    BadQueue(usize),
+    #[error("{0}")]
+    Ring(#[from] virtio_queue::Error),
+    #[error("a buffer is outside RAM: {0}")]
+    Buffer(#[source] std::io::Error),
+}
+
+/// What a virtio device does, whatever the transport.
+pub trait Device: Send {
+    /// The device's name in messages.
+    fn name(&self) -> &'static str;
+    /// The device type, section 5 of the specification.
+    fn device_type(&self) -> u32;
+    /// The device type's own features, bits 0 to 23.
+    fn features(&self) -> u64;
+    /// The largest size of each queue, powers of 2.
+    fn queue_sizes(&self) -> &'static [u16];
+    /// Fills `data` from the configuration space at `offset`. What lies beyond its end is 0.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// There may be something to do for queue `index` of `queues`, which is set up: the driver said so, or our side of
+    /// the device. Tells whether buffers were used.
+    fn process(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<bool, Fault>;
+}
+
+/// A device's interrupt: the reasons for it, and the line that it goes out by.
+pub struct Interrupt {
+    reasons: AtomicU32,
+    generation: AtomicU32,
+    raise: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Interrupt {
+    /// An interrupt for which `raise` raises the line.
+    pub fn new(raise: impl Fn() + Send + Sync + 'static) -> Self {
+        Self {
+            reasons: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
+            raise: Box::new(raise),
+        }
+    }
+
+    /// Tells the driver that the configuration space has changed.
+    pub fn config_changed(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.send(VIRTIO_MMIO_INT_CONFIG);
+    }
+
+    /// Tells the driver that buffers were used.
+    fn buffers_used(&self) {
+        self.send(VIRTIO_MMIO_INT_VRING);
+    }
+
+    fn send(&self, reason: u32) {
+        self.reasons.fetch_or(reason, Ordering::SeqCst);
+        (self.raise)();
+    }
+}
