@@ -17,6 +17,7 @@ import argparse
 import fcntl
 import os
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -36,6 +37,7 @@ ESCAPE = b"\x1d"  # Ctrl-]
 
 CACHE = "/cache"
 BUILD = "/lg/build"
+CMDLINE = "console=ttyS0,115200 panic=-1 printk.devkmsg=on"
 # What of build/ goes into the test machine: the module, the launcher, its default guest, the tests.
 PAYLOAD = ["lg.ko", "lg", "vmlinux", "initramfs.cpio", "guests", "selftests"]
 
@@ -112,7 +114,7 @@ class Initramfs:
 
 
 def output_of(argv):
-    return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
 def callers(path):
@@ -140,10 +142,9 @@ def pack(path, options, interactive, channel):
     for file in options.add:
         archive.copy(callers(file), f"usr/lib/lg/{os.path.basename(file)}")
     archive.link("usr/bin/lg", "../lib/lg/lg")
-    size = "%d %d" % window_size() if interactive else ""
     archive.text(
         "etc/vm.conf",
-        f"channel={channel} interactive={'y' if interactive else ''} size='{size}'\n"
+        f"channel={channel} interactive={'y' if interactive else ''}\n"
         f"term={shlex.quote(os.environ.get('TERM', 'dumb'))}\n"
         f"set -- {shlex.join(options.command)}\n",
     )
@@ -156,7 +157,7 @@ def window_size():
 
 
 def qemu(options, scratch, interactive):
-    """The command line of QEMU, and our ends of its sockets by name."""
+    """What starts QEMU, and our ends of the machine's ports by name, and QEMU's ends."""
     with open("/proc/cpuinfo", encoding="ascii") as cpuinfo:
         # A /dev/kvm can be there without hardware virtualization, and then it is of no use.
         hardware = re.search(r"^flags.* (vmx|svm)\b", cpuinfo.read(), re.M)
@@ -165,26 +166,90 @@ def qemu(options, scratch, interactive):
     else:
         accelerator = f"tcg,thread={'single' if options.icount else 'multi'}"
     argv = (
-        ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"]
+        ["qemu-system-x86_64"]
         + ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
         + ["-machine", f"{options.machine},vmport=off", "-accel", accelerator]
-        + ["-cpu", options.cpu, "-smp", str(options.smp), "-m", options.mem]
+        + ["-cpu", options.cpu, "-smp", str(options.smp), "-m", f"{options.mem}M"]
         + ["-kernel", f"{CACHE}/host/vmlinuz", "-initrd", f"{scratch}/initramfs"]
-        + ["-append", f"console=ttyS0,115200 panic=-1 printk.devkmsg=on {options.cmdline}"]
+        + ["-append", f"{CMDLINE} {options.cmdline}"]
         + ["-chardev", f"file,id=console,path={scratch}/console", "-serial", "chardev:console"]
         + ["-device", "virtio-serial-pci,max_ports=8"]
     )
     if options.icount:
         argv += ["-icount", "shift=0,sleep=off"]
-    sockets, theirs = {}, []
+    ports, theirs = {}, []
     for name in ("ctl", "tty") if interactive else ("ctl", "in", "out", "err"):
-        ours, peer = socket.socketpair()
-        sockets[name] = ours
+        ports[name], peer = socket.socketpair()
         theirs.append(peer)
         device = "virtconsole" if name == "tty" else f"virtserialport,name={name}"
         argv += ["-chardev", f"socket,id={name},fd={peer.fileno()}"]
         argv += ["-device", f"{device},chardev={name}"]
-    return argv, sockets, theirs
+    return argv, ports, theirs
+
+
+# Debian's Bochs 3.0 models more of the TLB and of CET than QEMU does. What its CPU models need:
+BOCHS_QUIRKS = {
+    # The set-up of AMX state faults; the return from SMM checks CR4 without knowing LA57.
+    "sapphire_rapids": {"exclude": " amx amx_int8 amx_bf16", "pci": ", advopts=noacpi"},
+}
+BOCHSRC = """
+config_interface: textconfig
+display_library: rfb, options="timeout=0"
+cpu: model={model}, exclude_features="rdrand rdseed{exclude}", count={smp}, ips=50000000
+cpu: reset_on_triple_fault=0
+memory: guest={megabytes}, host={megabytes}
+romimage: file=/usr/share/bochs/BIOS-bochs-latest, options=fastboot
+vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
+pci: enabled=1, chipset=i440fx{pci}
+clock: sync=none, time0=1767225600
+vga: extension=vbe, update_freq=1, realtime=0
+ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
+ata0-master: type=cdrom, path={scratch}/boot.iso, status=inserted
+boot: cdrom
+com1: enabled=1, mode=file, dev={scratch}/console
+com2: enabled=1, mode=file, dev=/proc/self/fd/{out}
+com3: enabled=1, mode=file, dev=/proc/self/fd/{err}
+com4: enabled=1, mode=file, dev=/proc/self/fd/{ctl}
+log: {scratch}/bochs.log
+panic: action=fatal
+error: action=ignore
+info: action=ignore
+debug: action=ignore
+mouse: enabled=0
+"""
+# Bochs's TSC runs at the `ips` above, but newer models claim gigahertz in CPUID.
+GRUB_CFG = """
+set timeout=0
+terminal_output console
+linux /boot/vmlinuz {cmdline} tsc_early_khz=50000
+initrd /boot/initramfs
+boot
+"""
+
+
+def bochs(options, scratch):
+    """The same as qemu(), for --machine bochs:MODEL; random numbers and time are fixed there."""
+    model = options.machine.removeprefix("bochs:")
+    quirks = {"exclude": "", "pci": "", **BOCHS_QUIRKS.get(model, {})}
+    boot = f"{scratch}/iso/boot"
+    os.makedirs(f"{boot}/grub")
+    os.link(f"{scratch}/initramfs", f"{boot}/initramfs")
+    shutil.copy(f"{CACHE}/host/vmlinuz", boot)
+    with open(f"{boot}/grub/grub.cfg", "w", encoding="ascii") as config:
+        config.write(GRUB_CFG.format(cmdline=f"{CMDLINE} {options.cmdline}"))
+    output_of(
+        ["grub-mkrescue", "-d", "/usr/lib/grub/i386-pc", "--compress=no", "--fonts=", "--locales="]
+        + ["--themes=", "-o", f"{scratch}/boot.iso", f"{scratch}/iso"]
+    )
+    ports, theirs = {}, {}
+    for name in ("ctl", "out", "err"):
+        ours, peer = os.pipe()
+        ports[name], theirs[name] = open(ours, "rb", 0), open(peer, "wb", 0)
+    with open(f"{scratch}/bochsrc", "w", encoding="ascii") as config:
+        fields = {name: file.fileno() for name, file in theirs.items()} | quirks
+        fields |= {"model": model, "smp": options.smp, "megabytes": options.mem, "scratch": scratch}
+        config.write(BOCHSRC.format_map(fields))
+    return ["bochs", "-q", "-f", f"{scratch}/bochsrc"], ports, list(theirs.values())
 
 
 def relay(source, target):
@@ -206,7 +271,7 @@ def feed(port, interactive):
     def copy():
         while data := os.read(0, 4096):
             if interactive and ESCAPE in data:
-                signal.raise_signal(signal.SIGINT)
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             port.sendall(data)
         port.shutdown(socket.SHUT_WR)
 
@@ -217,11 +282,12 @@ def wait_for(control, deadline):
     """Waits until the machine reports how the command ended, and returns its status."""
     report = b""
     while not (end := re.search(rb"^(status|error) (.*)\n", report, re.M)):
-        control.settimeout(max(deadline - time.monotonic(), 0.001))
-        try:
-            data = control.recv(4096)
-        except TimeoutError:
-            raise Failure(TIMED_OUT, "time-out") from None
+        patience = min(max(deadline - time.monotonic(), 0), 3600)
+        if not select.select([control], [], [], patience)[0]:
+            if time.monotonic() < deadline:
+                continue
+            raise Failure(TIMED_OUT, "time-out")
+        data = os.read(control.fileno(), 4096)
         if not data:
             where = "while CMD ran" if b"started" in report else "before CMD started"
             raise Failure(HOST_DIED, f"the Host died {where}")
@@ -231,10 +297,10 @@ def wait_for(control, deadline):
     return int(end[2])
 
 
-def log_of(scratch):
+def text_of(path):
     try:
-        with open(f"{scratch}/console", encoding="utf-8", errors="replace") as console:
-            return console.read().replace("\r", "")
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().replace("\r", "")
     except FileNotFoundError:
         return ""
 
@@ -242,7 +308,7 @@ def log_of(scratch):
 def check_log(scratch):
     """Fails when the Host's log has a complaint made while lg.ko was there."""
     patience = time.monotonic() + 5
-    while not (seen := re.search(r"lg-vm: begin\n(.*)lg-vm: end\n", log_of(scratch), re.S)):
+    while not (seen := re.search(r"lg-vm: begin\n(.*)lg-vm: end\n", text_of(f"{scratch}/console"), re.S)):
         if time.monotonic() > patience:
             raise Failure(HOST_COMPLAINS, "the end of CMD never showed up in the Host's log")
         time.sleep(0.02)
@@ -254,12 +320,16 @@ def check_log(scratch):
 def run(options, scratch):
     """Boots the machine, runs the command, and returns its status."""
     deadline = time.monotonic() + options.timeout
-    interactive = os.isatty(0) and os.isatty(1)
-    pack(f"{scratch}/initramfs", options, interactive, "virtio")
-    argv, sockets, theirs = qemu(options, scratch, interactive)
-    with open(f"{scratch}/qemu", "wb") as messages:
+    on_bochs = options.machine.startswith("bochs:")
+    interactive = not on_bochs and os.isatty(0) and os.isatty(1)
+    pack(f"{scratch}/initramfs", options, interactive, "serial" if on_bochs else "virtio")
+    if on_bochs:
+        argv, ports, theirs = bochs(options, scratch)
+    else:
+        argv, ports, theirs = qemu(options, scratch, interactive)
+    with open(f"{scratch}/machine", "wb") as messages:
         machine = subprocess.Popen(
-            argv,
+            ["setpriv", "--pdeathsig", "KILL", *argv],
             stdin=subprocess.DEVNULL,
             stdout=messages,
             stderr=messages,
@@ -273,24 +343,37 @@ def run(options, scratch):
             print("vm: booting the Host; Ctrl-] pulls the plug", file=sys.stderr)
             terminal = termios.tcgetattr(0)
             tty.setraw(0)
-            control = sockets["ctl"]
-            signal.signal(signal.SIGWINCH, lambda *_: control.send(b"%d %d\n" % window_size()))
-            outputs = [relay(sockets["tty"].fileno(), 1)]
-            feed(sockets["tty"], interactive)
+            send_window_size = lambda *_: ports["ctl"].send(b"%d %d\n" % window_size())
+            send_window_size()
+            signal.signal(signal.SIGWINCH, send_window_size)
+            outputs = [relay(ports["tty"].fileno(), 1)]
+            feed(ports["tty"], interactive)
         else:
-            outputs = [relay(sockets["out"].fileno(), 1), relay(sockets["err"].fileno(), 2)]
-            feed(sockets["in"], interactive)
-        status = wait_for(sockets["ctl"], deadline)
+            outputs = [relay(ports["out"].fileno(), 1), relay(ports["err"].fileno(), 2)]
+            if not on_bochs:
+                feed(ports["in"], interactive)
+        status = wait_for(ports["ctl"], deadline)
         check_log(scratch)
         return status
+    except Failure as failure:
+        if failure.status == HOST_DIED and not text_of(f"{scratch}/console"):
+            messages = text_of(f"{scratch}/machine").splitlines()
+            raise Failure(NO_MACHINE, "\n".join(messages[-20:])) from None
+        raise
     finally:
         machine.kill()
         machine.wait()
-        # All of CMD's output was in the sockets before its status was.
+        # All of CMD's output was handed over before its status was.
         for output in outputs:
             output.join()
         if terminal:
             termios.tcsetattr(0, termios.TCSADRAIN, terminal)
+
+
+def mebibytes(size):
+    if not (parts := re.fullmatch(r"(\d+)([MG])", size)):
+        raise argparse.ArgumentTypeError(f"'{size}' is not a size like 512M or 1G")
+    return int(parts[1]) * {"M": 1, "G": 1024}[parts[2]]
 
 
 def parse(arguments):
@@ -300,11 +383,13 @@ def parse(arguments):
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="scripts/vm [OPTION...] [-- CMD...]",
     )
+    parser.error = lambda message: parser.exit(NO_MACHINE, f"vm: {message}; see --help\n")
     add = parser.add_argument
-    add("--machine", default="q35", metavar="TYPE", help="QEMU's machine type (default: q35)")
     add("--cpu", default="max", metavar="MODEL", help="QEMU's CPU model (default: max)")
+    add("--machine", default="q35", metavar="TYPE",
+        help="QEMU's machine type (default: q35), or bochs:MODEL: 30 s to boot, and no input")  # fmt: skip
     add("--smp", default=2, type=int, metavar="N", help="number of CPUs (default: 2)")
-    add("--mem", default="1G", metavar="SIZE", help="memory (default: 1G)")
+    add("--mem", default="1G", type=mebibytes, metavar="SIZE", help="like 512M (default: 1G)")
     add("--icount", action="store_true", help="the TSC counts instructions; implies --smp 1")
     add("--cmdline", default="", metavar="ARGS", help="more arguments for the Host kernel")
     add("--timeout", type=float, metavar="SECONDS", help="default: 600, none on a terminal")
@@ -332,9 +417,12 @@ def main():
     except Failure as failure:
         print(f"vm: {failure}", file=sys.stderr)
         if failure.status in (HOST_DIED, TIMED_OUT):
-            tail = log_of(scratch).splitlines()[-40:]
+            tail = text_of(f"{scratch}/console").splitlines()[-40:]
             print(*(f"| {line}" for line in tail), sep="\n", file=sys.stderr)
         return failure.status
+    except subprocess.CalledProcessError as failure:
+        print(f"vm: {shlex.join(failure.cmd)} failed:\n{failure.stderr}", file=sys.stderr)
+        return NO_MACHINE
     finally:
         if options.log:
             shutil.copyfile(f"{scratch}/console", callers(options.log))
