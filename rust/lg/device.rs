@@ -55,7 +55,7 @@ impl MiscDevice for Vm {
     type Ptr = Arc<Vm>;
 
     fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Vm>> {
-        Arc::pin_init(Vm::new()?, GFP_KERNEL_ACCOUNT).map(Arc::from)
+        Arc::pin_init(Vm::new()?, GFP_KERNEL_ACCOUNT)
     }
 
     fn ioctl(
@@ -71,7 +71,8 @@ impl MiscDevice for Vm {
             RUN => {
                 let mut run = read::<lguest_run>(arg)?;
                 let result = vm.run(&mut run);
-                // Also after EINTR: `set_regs` is 0 now, so that the registers are not loaded twice.
+                // Also after EINTR: `set_regs` is 0 now, so that the registers are not loaded
+                // twice.
                 write(arg, &run)?;
                 result?;
             }

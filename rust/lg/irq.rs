@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The way of a virtual interrupt, as far as the vCPU: anybody raises a vector here; the vCPU's thread is kicked, finds it
-//! pending before it enters the guest again, and delivers it (`Vcpu::deliver_interrupts`).
+//! The way of a virtual interrupt, as far as the vCPU: anybody raises a vector here; the vCPU's
+//! thread is kicked, finds it pending before it enters the guest again, and delivers it
+//! (`Vcpu::deliver_interrupts`).
 
 use crate::{
     abi::*,

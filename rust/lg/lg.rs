@@ -2,8 +2,8 @@
 
 //! lg.ko: runs paravirtualized 64-bit Linux guests without VT-x or SVM.
 //!
-//! The guest, kernel and all, runs at CPL3 on page tables of ours (the shadow). The switcher, a page or two of assembly mapped
-//! in both worlds, takes the CPU from one to the other.
+//! The guest, kernel and all, runs at CPL3 on page tables of ours (the shadow). The switcher, a
+//! page or two of assembly mapped in both worlds, takes the CPU from one to the other.
 //!
 //! Where things are, each knowing only what is below it:
 //!
@@ -20,8 +20,8 @@
 //! To follow one
 //! * system call: `lg_switcher_syscall` in `sys/switcher.S`; it never comes further.
 //! * page fault: `trap` in `sys/switcher.S`, `Vcpu::enter`, `Vcpu::page_fault`, `Mmu::fault`.
-//! * interrupt of the Host's: `trap`, `Vcpu::enter`, `Switcher::replay`; of the guest's: `Interrupts::raise`,
-//!   `Vcpu::deliver_interrupts`, `Vcpu::inject`.
+//! * interrupt of the Host's: `trap`, `Vcpu::enter`, `Switcher::replay`; of the guest's:
+//!   `Interrupts::raise`, `Vcpu::deliver_interrupts`, `Vcpu::inject`.
 //! * virtqueue kick: `Vcpu::hypercall`, `Vm::notify`, `EventFd::signal`.
 
 #![deny(unsafe_code)]

@@ -2,12 +2,13 @@
 
 //! The shadow: page tables for the CPU, which behave as a TLB of the guest's own tables.
 //!
-//! An entry is put in when the guest faults and its tables have a translation; it is taken out when the guest flushes, and
-//! at no other time. So the guest sees what it would see on hardware: a stale translation lives until it is flushed, a
-//! not-present one is never remembered. Nothing is write-protected, and no write to a page table is ever noticed.
+//! An entry is put in when the guest faults and its tables have a translation; it is taken out when
+//! the guest flushes, and at no other time. So the guest sees what it would see on hardware: a
+//! stale translation lives until it is flushed, a not-present one is never remembered. Nothing is
+//! write-protected, and no write to a page table is ever noticed.
 //!
-//! A *context* is what is cached for one root (CR3). It has two roots for the CPU, for guest kernel mode and for guest user
-//! mode, since the CPU runs both at CPL3 and can't tell them apart:
+//! A *context* is what is cached for one root (CR3). It has two roots for the CPU, for guest kernel
+//! mode and for guest user mode, since the CPU runs both at CPL3 and can't tell them apart:
 //!
 //! ```text
 //!   user root    kernel root
@@ -16,10 +17,12 @@
 //!   [271] -----+-- [271] ------------- the switcher's slot
 //! ```
 //!
-//! On a Host with five levels these tables hang at 0 and 511 of a table above, and the slot at 271 of that.
+//! On a Host with five levels these tables hang at 0 and 511 of a table above, and the slot at 271
+//! of that.
 //!
-//! A page of the lower half which only the kernel may use must not be in the shared tables. Where there is one (the
-//! Launcher's identity map; text_poke's page) the kernel root gets tables of its own at that top-level entry: a *split*.
+//! A page of the lower half which only the kernel may use must not be in the shared tables. Where
+//! there is one (the Launcher's identity map; text_poke's page) the kernel root gets tables of its
+//! own at that top-level entry: a *split*.
 
 use crate::{
     abi::*,
@@ -33,7 +36,7 @@ use crate::{
         paging::{
             self,
             Access,
-                WalkError, //
+            WalkError, //
         },
         shadow::{
             self,
@@ -171,8 +174,8 @@ impl Context {
         }
     }
 
-    /// The level-1 table where a translation belongs, and which kind of table that is. Tables that are missing are made, and
-    /// counted in `pages`.
+    /// The level-1 table where a translation belongs, and which kind of table that is. Tables that
+    /// are missing are made, and counted in `pages`.
     fn table_for<'a>(
         &'a mut self,
         upper: &'a mut TableBox,
@@ -186,7 +189,10 @@ impl Context {
             if self.top.is_none() {
                 link(&mut self.kernel, i, upper.link(i));
             }
-            return Ok((make_leaf_table(upper, place.gva, wait, pages)?, Half::Kernel));
+            return Ok((
+                make_leaf_table(upper, place.gva, wait, pages)?,
+                Half::Kernel,
+            ));
         }
         let split = self.kernel.child(i).is_some();
         if !place.user_page || (split && !place.user_mode) {
@@ -198,7 +204,10 @@ impl Context {
         if !split {
             link(&mut self.kernel, i, self.user.link(i) | paging::NX);
         }
-        Ok((make_leaf_table(&mut self.user, place.gva, wait, pages)?, Half::User))
+        Ok((
+            make_leaf_table(&mut self.user, place.gva, wait, pages)?,
+            Half::User,
+        ))
     }
 
     /// Empties the lower half; returns how many pages that freed.
@@ -262,8 +271,8 @@ impl Mmu {
         &self.ram
     }
 
-    /// The roots for the guest's root `root`, which becomes the current one. Without `keep` its user half is forgotten
-    /// first: that is CR3 bit 63.
+    /// The roots for the guest's root `root`, which becomes the current one. Without `keep` its
+    /// user half is forgotten first: that is CR3 bit 63.
     pub(crate) fn load(&mut self, root: Gpa, keep: bool, wait: Wait) -> Result<Roots> {
         let i = self.find(root, wait)?;
         if !keep {
@@ -295,7 +304,8 @@ impl Mmu {
         }
     }
 
-    /// Brings the tables below the budget: least recently used contexts first, `current` never; then everything.
+    /// Brings the tables below the budget: least recently used contexts first, `current` never;
+    /// then everything.
     fn make_room(&mut self, current: Option<Gpa>) {
         while self.pages >= self.max_pages {
             let oldest = (0..self.contexts.len())
@@ -349,9 +359,11 @@ impl Mmu {
         }
     }
 
-    /// Deals with a page fault at `gva` under the guest's `root`. The roots may be others afterwards.
+    /// Deals with a page fault at `gva` under the guest's `root`. The roots may be others
+    /// afterwards.
     ///
-    /// `EAGAIN` when it would have to wait but must not, `ENOMEM`, or why the Launcher's memory could not be had.
+    /// `EAGAIN` when it would have to wait but must not, `ENOMEM`, or why the Launcher's memory
+    /// could not be had.
     pub(crate) fn fault(
         &mut self,
         root: Gpa,
@@ -375,7 +387,9 @@ impl Mmu {
             Err(WalkError::Fault(code)) => return Ok(Fault::Inject(code)),
             Err(WalkError::NotCanonical) => return Ok(Fault::GeneralProtection),
             Err(WalkError::TableOutside(_)) if wait == Wait::Forbidden => return Err(EAGAIN),
-            Err(WalkError::TableOutside(at)) => return Ok(Fault::Dead(Death::TableOutside(at, gva))),
+            Err(WalkError::TableOutside(at)) => {
+                return Ok(Fault::Dead(Death::TableOutside(at, gva)))
+            }
             Err(WalkError::Contended) => return Ok(Fault::Filled),
         };
         let hpa = match (self.ram.pinned_page(t.gpa), wait) {
@@ -410,7 +424,8 @@ impl Mmu {
         }
         table.set(gva.index(1), leaf);
 
-        // Neighbours which the guest has used and whose memory is there: likely the next to be touched.
+        // Neighbours which the guest has used and whose memory is there: likely the next to be
+        // touched.
         let first = gva.get() & !(AROUND * 4096 - 1);
         for other in (0..AROUND).map(|n| Gva::new(first + n * 4096)) {
             if table.get(other.index(1)) != 0 {
@@ -419,7 +434,10 @@ impl Mmu {
             let Some(t) = t.beside(&ram.tables(Wait::Forbidden), gva, other) else {
                 continue;
             };
-            if let Some(leaf) = ram.pinned_page(t.gpa).and_then(|hpa| shadow::leaf(&t, hpa, half)) {
+            if let Some(leaf) = ram
+                .pinned_page(t.gpa)
+                .and_then(|hpa| shadow::leaf(&t, hpa, half))
+            {
                 table.set(other.index(1), leaf);
                 self.prefilled += 1;
             }
@@ -444,10 +462,15 @@ impl Mmu {
                 return Ok(Some(Fault::Filled));
             }
         }
-        Ok(Some(if known { Fault::Spurious } else { Fault::Filled }))
+        Ok(Some(if known {
+            Fault::Spurious
+        } else {
+            Fault::Filled
+        }))
     }
 
-    /// Reads guest memory at `gva` as guest kernel mode would fetch it; returns how many bytes could be read.
+    /// Reads guest memory at `gva` as guest kernel mode would fetch it; returns how many bytes
+    /// could be read.
     pub(crate) fn fetch(&self, root: Gpa, gva: Gva, user: bool, buf: &mut [u8]) -> usize {
         let access = Access {
             write: false,
@@ -457,7 +480,8 @@ impl Mmu {
         let mut done = 0;
         while done < buf.len() {
             let at = Gva::new(gva.get().wrapping_add(done as u64));
-            let Ok(t) = paging::walk_quiet(&self.ram.tables(Wait::Allowed), root, at, access) else {
+            let Ok(t) = paging::walk_quiet(&self.ram.tables(Wait::Allowed), root, at, access)
+            else {
                 break;
             };
             let len = (buf.len() - done).min(4096 - at.offset() as usize);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Privileged instructions of a guest kernel for which it has no hypercall: they fault with #GP at CPL3 and are done here.
+//! Privileged instructions of a guest kernel for which it has no hypercall: they fault with #GP at
+//! CPL3 and are done here.
 //!
 //! None of them is on a path that matters for speed; Linux runs a few dozen while it boots.
 
@@ -66,7 +67,8 @@ fn gpr(regs: &mut Regs, gpr: Gpr) -> &mut u64 {
     }
 }
 
-/// Executes `instruction`, `len` bytes long, and steps over it. `None` if it faults: the guest gets its #GP.
+/// Executes `instruction`, `len` bytes long, and steps over it. `None` if it faults: the guest gets
+/// its #GP.
 pub(crate) fn execute(
     vcpu: &mut Vcpu,
     vm: &Vm,
@@ -96,7 +98,10 @@ pub(crate) fn execute(
             let (fs, gs) = vcpu.switcher.bases();
             let user = vcpu.switcher.shared(USER_GS_BASE);
             vcpu.switcher.set_shared(USER_GS_BASE, gs);
-            vcpu.switcher.set_bases(fs, crate::lg_core::addr::Gva::new(user).canonicalize().get());
+            vcpu.switcher.set_bases(
+                fs,
+                crate::lg_core::addr::Gva::new(user).canonicalize().get(),
+            );
         }
         Privileged::Rdmsr => {
             let Some(value) = rdmsr(vcpu, regs.rcx as u32) else {
@@ -132,7 +137,9 @@ pub(crate) fn execute(
             match cr {
                 // The modes a guest runs in are fixed; what it writes there changes nothing.
                 0 | 4 => {}
-                2 => vcpu.switcher.set_shared(offset_of!(lguest_shared, cr2), value),
+                2 => vcpu
+                    .switcher
+                    .set_shared(offset_of!(lguest_shared, cr2), value),
                 3 => match vcpu.write_cr3(vm, value, Wait::Allowed)? {
                     Next::Resume => {}
                     dead => return Ok(Some(dead)),

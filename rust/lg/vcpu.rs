@@ -11,9 +11,7 @@ use crate::{
             Gpa,
             Gva, //
         },
-        emulate,
-        eret,
-        flags,
+        emulate, eret, flags,
         paging::{
             self,
             Access, //
@@ -130,7 +128,10 @@ impl Vcpu {
         vcpu.set_roots(&mmu.load(root, false, Wait::Allowed)?);
         let (now, tsc) = (cpu::wall_ns(), cpu::rdtsc());
         let words = [
-            (sh!(abi_version), u64::from(LGUEST_ABI_VERSION) | u64::from(init.id) << 32),
+            (
+                sh!(abi_version),
+                u64::from(LGUEST_ABI_VERSION) | u64::from(init.id) << 32,
+            ),
             (sh!(tsc_khz), u64::from(cpu::tsc_khz())),
             (sh!(wall_ns), now),
             (sh!(wall_tsc), tsc),
@@ -152,7 +153,8 @@ impl Vcpu {
             return Err(ENXIO);
         }
         if !task::is_current_mm(self.slot.mm()) {
-            // The switcher is mapped in one address space only; a forked child has the file, but not that.
+            // The switcher is mapped in one address space only; a forked child has the file, but
+            // not that.
             return Err(EPERM);
         }
         if run.set_regs != 0 {
@@ -160,7 +162,10 @@ impl Vcpu {
             run.set_regs = 0;
         }
         let interrupts = self.interrupts.clone();
-        let result = interrupts.owner().runner.while_running(|| self.run_loop(vm, run));
+        let result = interrupts
+            .owner()
+            .runner
+            .while_running(|| self.run_loop(vm, run));
         self.store_regs(&mut run.regs);
         result
     }
@@ -195,8 +200,9 @@ impl Vcpu {
         }
     }
 
-    /// Lets the guest run, with IRQs off as seen from the Host, until the Host has something else to do or an exit cannot be
-    /// handled here: `EAGAIN` says that it is still to be handled, with waiting allowed.
+    /// Lets the guest run, with IRQs off as seen from the Host, until the Host has something else
+    /// to do or an exit cannot be handled here: `EAGAIN` says that it is still to be handled, with
+    /// waiting allowed.
     fn run_section(&mut self, vm: &Vm, run: &mut lguest_run) -> Result<Next> {
         let irqs = IrqsOff::new();
         if task::has_work() {
@@ -223,7 +229,8 @@ impl Vcpu {
             },
         );
         self.stats.msr_writes += msr_writes;
-        // The CPU has acknowledged this interrupt: the Host's handler has to run before anything else may.
+        // The CPU has acknowledged this interrupt: the Host's handler has to run before anything
+        // else may.
         if let Some(vector) = self.host_interrupt() {
             self.switcher.replay(vector);
         }
@@ -259,8 +266,8 @@ impl Vcpu {
         }
     }
 
-    /// Delivers the next pending interrupt if the guest takes one now; else sees to it that the guest, or the switcher on its
-    /// behalf, calls as soon as it does.
+    /// Delivers the next pending interrupt if the guest takes one now; else sees to it that the
+    /// guest, or the switcher on its behalf, calls as soon as it does.
     fn deliver_interrupts(&mut self) -> Next {
         let interrupts = self.interrupts.clone();
         let pending = &interrupts.owner().pending;
@@ -283,7 +290,8 @@ impl Vcpu {
         self.switcher.user_mode() || self.switcher.shared(sh!(irq_enabled)) & flags::IF != 0
     }
 
-    /// Does what the exit asks for. With waiting forbidden, `EAGAIN` means that nothing has been done yet.
+    /// Does what the exit asks for. With waiting forbidden, `EAGAIN` means that nothing has been
+    /// done yet.
     fn handle_exit(&mut self, vm: &Vm, run: &mut lguest_run, wait: Wait) -> Result<Next> {
         let (exit, error) = (self.switcher.regs().vector, self.switcher.regs().error);
         let Ok(vector) = u8::try_from(exit) else {
@@ -379,7 +387,9 @@ impl Vcpu {
             let mut insn = [0; emulate::MAX_LENGTH];
             let len = {
                 let mut guard = vm.memory(wait)?;
-                guard.mmu()?.fetch(self.root, Gva::new(regs.rip), false, &mut insn)
+                guard
+                    .mmu()?
+                    .fetch(self.root, Gva::new(regs.rip), false, &mut insn)
             };
             if let Some((instruction, len)) = emulate::decode(&insn[..len]) {
                 if let Some(next) = privileged::execute(self, vm, instruction, len)? {
@@ -396,8 +406,8 @@ impl Vcpu {
         self.inject(event)
     }
 
-    /// Gives the guest an event: the interrupted state goes to the shared page, and the guest to its entry point. Its stack is
-    /// its own business.
+    /// Gives the guest an event: the interrupted state goes to the shared page, and the guest to
+    /// its entry point. Its stack is its own business.
     fn inject(&mut self, event: Event) -> Next {
         let regs = *self.switcher.regs();
         let Some(entries) = self.entries else {
@@ -416,7 +426,10 @@ impl Vcpu {
         };
         let kernel_rsp = self.switcher.shared(sh!(kernel_rsp));
         let frame = [
-            (sh!(event), u64::from(event.vector) | u64::from(LGUEST_EVENT_VALID)),
+            (
+                sh!(event),
+                u64::from(event.vector) | u64::from(LGUEST_EVENT_VALID),
+            ),
             (sh!(error_code), event.error_code.unwrap_or(0).into()),
             (sh!(rip), regs.rip),
             (sh!(cs), cs),
@@ -517,7 +530,9 @@ impl Vcpu {
             }
             LHCALL_DROP_ROOT => {
                 let mut guard = vm.memory(wait)?;
-                guard.mmu()?.drop_root(Gpa::new(regs.rdi & paging::ADDR), self.root);
+                guard
+                    .mmu()?
+                    .drop_root(Gpa::new(regs.rdi & paging::ADDR), self.root);
             }
             _ => result = Err(ENOSYS),
         }
@@ -530,7 +545,10 @@ impl Vcpu {
 
     /// The returns that the switcher left to us.
     fn eret(&mut self) -> Next {
-        let (cs, rip) = (self.switcher.shared(sh!(cs)), self.switcher.shared(sh!(rip)));
+        let (cs, rip) = (
+            self.switcher.shared(sh!(cs)),
+            self.switcher.shared(sh!(rip)),
+        );
         let frame = match eret::check(cs, rip, self.switcher.shared(sh!(rflags))) {
             Ok(frame) => frame,
             Err(_) => {
@@ -539,9 +557,16 @@ impl Vcpu {
                 return self.inject_exception(Event::new(trap::GP, 0));
             }
         };
-        let (rsp, rax) = (self.switcher.shared(sh!(rsp)), self.switcher.shared(sh!(rax)));
-        let (rcx, r11) = (self.switcher.shared(sh!(rcx)), self.switcher.shared(sh!(r11)));
-        self.switcher.set_user_mode(frame.mode != eret::Mode::Kernel);
+        let (rsp, rax) = (
+            self.switcher.shared(sh!(rsp)),
+            self.switcher.shared(sh!(rax)),
+        );
+        let (rcx, r11) = (
+            self.switcher.shared(sh!(rcx)),
+            self.switcher.shared(sh!(r11)),
+        );
+        self.switcher
+            .set_user_mode(frame.mode != eret::Mode::Kernel);
         let regs = self.switcher.regs();
         (regs.rip, regs.rsp, regs.rflags) = (rip, rsp, frame.rflags);
         (regs.rax, regs.rcx, regs.r11) = (rax, rcx, r11);
@@ -557,7 +582,10 @@ impl Vcpu {
 
     fn set_entries(&mut self, syscall: u64, event_user: u64, event_kernel: u64) -> Result {
         let [syscall, event_user, event_kernel] = [syscall, event_user, event_kernel].map(Gva::new);
-        if ![syscall, event_user, event_kernel].iter().all(|gva| gva.is_upper()) {
+        if ![syscall, event_user, event_kernel]
+            .iter()
+            .all(|gva| gva.is_upper())
+        {
             return Err(EINVAL);
         }
         self.switcher.set_syscall_entry(syscall);
@@ -622,7 +650,9 @@ impl Vcpu {
     pub(crate) fn halt(&mut self) {
         self.stats.halts += 1;
         let interrupts = self.interrupts.owner();
-        interrupts.runner.sleep_until(|| !interrupts.pending.is_empty());
+        interrupts
+            .runner
+            .sleep_until(|| !interrupts.pending.is_empty());
     }
 
     /// Is `[gpa, gpa + len)` RAM, and `len` at most `max`?

@@ -11,9 +11,9 @@ use crate::{
     sys::{
         cpu,
         eventfd::EventFd,
+        page::Wait,
         ram::GuestRam,
         switcher::Slot,
-        page::Wait,
         task,
         timer::Timer, //
     },
@@ -102,7 +102,8 @@ impl Vm {
         }
     }
 
-    /// `EEXIST` if it exists, `EINVAL` for one that can't, `EBUSY` if the caller's address space runs another VM.
+    /// `EEXIST` if it exists, `EINVAL` for one that can't, `EBUSY` if the caller's address space
+    /// runs another VM.
     pub(crate) fn create_vcpu(&self, init: &lguest_vcpu) -> Result {
         if init.id >= LGUEST_MAX_VCPUS || init.pad != 0 {
             return Err(EINVAL);
@@ -120,12 +121,13 @@ impl Vm {
             Slot::new(task::current_mm().ok_or(EINVAL)?, LGUEST_MAX_VCPUS)?,
             GFP_KERNEL_ACCOUNT,
         )?;
-        let Memory::Setup(ram) =
-            core::mem::replace(&mut *memory, Memory::Setup(GuestRam::new()))
+        let Memory::Setup(ram) = core::mem::replace(&mut *memory, Memory::Setup(GuestRam::new()))
         else {
             return Err(EINVAL);
         };
-        let max_pages = crate::module_parameters::max_shadow_pages.value().max(MIN_SHADOW_PAGES) as usize;
+        let max_pages = crate::module_parameters::max_shadow_pages
+            .value()
+            .max(MIN_SHADOW_PAGES) as usize;
         let five_levels = cpu::paging_levels() == 5;
         let mut mmu = Mmu::new(ram, slot.clone(), five_levels, max_pages)?;
         *vcpu = Some(Vcpu::new(init, slot, &mut mmu, self.interrupts.clone())?);
@@ -146,7 +148,9 @@ impl Vm {
         if line >= LGUEST_LINES as usize {
             return Err(EINVAL);
         }
-        self.interrupts.owner().raise((LGUEST_VECTOR_LINE0 as usize + line) as u8);
+        self.interrupts
+            .owner()
+            .raise((LGUEST_VECTOR_LINE0 as usize + line) as u8);
         Ok(())
     }
 
@@ -154,7 +158,10 @@ impl Vm {
     pub(crate) fn set_notifyfd(&self, new: lguest_notifyfd) -> Result {
         let event = EventFd::from_fd(new.fd)?;
         let mut list = self.notify.lock();
-        if let Some(entry) = list.iter_mut().find(|n| (n.gpa, n.queue) == (new.gpa, new.queue)) {
+        if let Some(entry) = list
+            .iter_mut()
+            .find(|n| (n.gpa, n.queue) == (new.gpa, new.queue))
+        {
             entry.event = event;
             return Ok(());
         }
@@ -180,7 +187,9 @@ impl Vm {
     /// Signals the eventfd of a queue; `false` if it has none.
     pub(crate) fn notify(&self, gpa: u64, queue: u64, wait: Wait) -> Result<bool> {
         let list = lock(&self.notify, wait)?;
-        let entry = list.iter().find(|n| (n.gpa, u64::from(n.queue)) == (gpa, queue));
+        let entry = list
+            .iter()
+            .find(|n| (n.gpa, u64::from(n.queue)) == (gpa, queue));
         if let Some(entry) = entry {
             entry.event.signal();
         }

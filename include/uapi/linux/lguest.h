@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
- * The contract of lg: everything the Guest, the Launcher and the Host may know of each other is in this file.
+ * The contract of lg: everything the Guest, the Launcher and the Host may know of each other is in
+ * this file.
  *
- * Three programs read it.  The Guest (a patched Linux, or a bare program) reads part 1, the Launcher reads part 1 to load
- * a Guest and part 2 to drive /dev/lguest, the Host module reads both.  Rust gets it through bindgen, so that there is
- * only one copy of every number.
+ * Three programs read it.  The Guest (a patched Linux, or a bare program) reads part 1, the
+ * Launcher reads part 1 to load a Guest and part 2 to drive /dev/lguest, the Host module reads
+ * both.  Rust gets it through bindgen, so that there is only one copy of every number.
  *
- * Version rules: LGUEST_ABI_VERSION changes when something here changes meaning; additions come with a feature bit; a
- * number, once given, is never given again.
+ * Version rules: LGUEST_ABI_VERSION changes when something here changes meaning; additions come
+ * with a feature bit; a number, once given, is never given again.
  *
- * Words: "guest kernel mode" and "guest user mode" are virtual; the CPU runs both at CPL3.  A GVA is a guest virtual
- * address, a GPA a guest physical one, an HVA an address in the Launcher.
+ * Words: "guest kernel mode" and "guest user mode" are virtual; the CPU runs both at CPL3.  A GVA
+ * is a guest virtual address, a GPA a guest physical one, an HVA an address in the Launcher.
  */
 #ifndef _UAPI_LINUX_LGUEST_H
 #define _UAPI_LINUX_LGUEST_H
@@ -20,57 +21,64 @@
 
 #define LGUEST_ABI_VERSION	1
 
-/* ------------------------------------------------------------------------------------------------------------------
+/* --------------------------------------------------------------------------------
  * Part 1: Guest and Host
  */
 
 /*
- * The ELF note by which a kernel says "I can run here".  Name "Lguest" (n_namesz 7), type LGUEST_NOTE_ENTRY, descriptor
- * struct lguest_note.  The Launcher refuses an image without it before it boots.
+ * The ELF note by which a kernel says "I can run here".  Name "Lguest" (n_namesz 7), type
+ * LGUEST_NOTE_ENTRY, descriptor struct lguest_note.  The Launcher refuses an image without it
+ * before it boots.
  */
 #define LGUEST_NOTE_NAME	"Lguest"
 #define LGUEST_NOTE_ENTRY	1
 
 struct lguest_note {
 	__u32 abi_version;	/* LGUEST_ABI_VERSION the kernel was built with */
-	__u32 features;		/* features the kernel cannot do without; none are defined yet, so 0 */
+	__u32 features;		/* features it cannot do without; none are defined yet, so 0 */
 	__u64 entry;		/* GVA of the first instruction */
 };
 
 /*
- * State at the entry point: guest kernel mode, virtual interrupts off, CR3 at tables which the Launcher prepared: every
- * PT_LOAD segment at its p_vaddr, all of RAM at GVA == GPA and at LGUEST_PAGE_OFFSET + GPA, 4-level, supervisor.  They,
- * the boot_params and the command line lie below 1 MiB.  RSI holds the GPA of the boot_params (whose
- * hdr.hardware_subarch is LGUEST_SUBARCH), the other registers are 0: no stack, FS and GS bases 0.
+ * State at the entry point: guest kernel mode, virtual interrupts off, CR3 at tables which the
+ * Launcher prepared: every PT_LOAD segment at its p_vaddr, all of RAM at GVA == GPA and at
+ * LGUEST_PAGE_OFFSET + GPA, 4-level, supervisor.  They, the boot_params and the command line lie
+ * below 1 MiB.  RSI holds the GPA of the boot_params (whose hdr.hardware_subarch is
+ * LGUEST_SUBARCH), the other registers are 0: no stack, FS and GS bases 0.
  */
 #define LGUEST_PAGE_OFFSET	0xffff888000000000ULL
 #define LGUEST_SUBARCH		1	/* X86_SUBARCH_LGUEST of asm/bootparam.h */
 
 /*
- * A hypercall is SYSCALL in guest kernel mode: number in RAX, arguments in RDI, RSI, RDX, R10, R8; result in RAX (0, or
- * a negative errno); RCX and R11 are lost, every other register is kept.  A number or an argument that makes no sense
- * either returns -EINVAL/-ENOSYS or kills the Guest with a reason, as each says.
+ * A hypercall is SYSCALL in guest kernel mode: number in RAX, arguments in RDI, RSI, RDX, R10, R8;
+ * result in RAX (0, or a negative errno); RCX and R11 are lost, every other register is kept.  A
+ * number or an argument that makes no sense either returns -EINVAL/-ENOSYS or kills the Guest with
+ * a reason, as each says.
  */
 
 /*
- * Return from an event or a system call, done wholly by the switcher.  Resumes what lguest_shared holds: RIP, CS,
- * RFLAGS, RSP, RAX, RCX, R11, and for user mode user_gs_base; the other registers go through as they are.  CS is 0x10
- * for guest kernel mode, 0x33 for 64-bit and 0x23 for 32-bit user mode.  RFLAGS.IF becomes the virtual interrupt flag in
- * the same step; guest user mode always runs with it set.  Does not return; a bad frame raises #GP at the SYSCALL.
+ * Return from an event or a system call, done wholly by the switcher.  Resumes what lguest_shared
+ * holds: RIP, CS, RFLAGS, RSP, RAX, RCX, R11, and for user mode user_gs_base; the other registers
+ * go through as they are.  CS is 0x10 for guest kernel mode, 0x33 for 64-bit and 0x23 for 32-bit
+ * user mode.  RFLAGS.IF becomes the virtual interrupt flag in the same step; guest user mode always
+ * runs with it set.  Does not return; a bad frame raises #GP at the SYSCALL.
  */
 #define LHCALL_ERET		0
 /*
- * Register the entry points: RDI for SYSCALL from user mode, RSI for events from user mode, RDX for events from kernel
- * mode.  A non-canonical GVA, or one outside the upper half, is -EINVAL.
+ * Register the entry points: RDI for SYSCALL from user mode, RSI for events from user mode, RDX for
+ * events from kernel mode.  A non-canonical GVA, or one outside the upper half, is -EINVAL.
  */
 #define LHCALL_SET_ENTRIES	1
-/* Load CR3 with RDI.  Bits 11:0 (a PCID) are ignored.  Without bit 63 the cached user half of this root is dropped. */
+/*
+ * Load CR3 with RDI.  Bits 11:0 (a PCID) are ignored.  Without bit 63 the cached user half of this
+ * root is dropped.
+ */
 #define LHCALL_WRITE_CR3	2
 /* Drop cached translations: RDI is one of LGUEST_FLUSH_*, RSI a GVA for LGUEST_FLUSH_ONE. */
 #define LHCALL_FLUSH_TLB	3
 #define LGUEST_FLUSH_USER	0	/* the user half of the current root */
 #define LGUEST_FLUSH_ALL	1	/* every root, user half and kernel half */
-#define LGUEST_FLUSH_ONE	2	/* the page of RSI: in the current root, or in all when in the kernel half */
+#define LGUEST_FLUSH_ONE	2	/* the page of RSI: in the current root; kernel half: in all */
 /* Arm the one-shot timer: LGUEST_VECTOR_TIMER in RDI nanoseconds; ~0 disarms it. */
 #define LHCALL_SET_TIMER	4
 /* Turn virtual interrupts on and wait for one. */
@@ -79,57 +87,73 @@ struct lguest_note {
 #define LHCALL_IRQ_WINDOW	6
 /* The end: RDI is one of LGUEST_SHUTDOWN_*, RSI its argument.  Does not return. */
 #define LHCALL_SHUTDOWN		7
-#define LGUEST_SHUTDOWN_POWEROFF 0	/* RSI: exit status to hand to the Launcher's caller, 0 to 255 */
+#define LGUEST_SHUTDOWN_POWEROFF 0	/* RSI: exit status for the Launcher's caller */
 #define LGUEST_SHUTDOWN_RESTART	1
 #define LGUEST_SHUTDOWN_PANIC	2	/* RSI: GPA of a NUL-terminated message, or 0 */
-/* Write RSI (at most LGUEST_CONSOLE_MAX) bytes of text at GPA RDI to the Launcher's console.  For early messages. */
+/*
+ * Write RSI (at most LGUEST_CONSOLE_MAX) bytes of text at GPA RDI to the Launcher's console.  For
+ * early messages.
+ */
 #define LHCALL_CONSOLE		8
 #define LGUEST_CONSOLE_MAX	4096
-/* Kick a virtqueue: RDI is the GPA of the QueueNotify register that a store would have gone to, RSI the queue's index. */
+/*
+ * Kick a virtqueue: RDI is the GPA of the QueueNotify register that a store would have gone to, RSI
+ * the queue's index.
+ */
 #define LHCALL_NOTIFY		9
-/* Set GDT entry LGUEST_TLS_FIRST + RDI (0 to 2) to the descriptor RSI: a DPL3 data or 32-bit code segment, or 0. */
+/*
+ * Set GDT entry LGUEST_TLS_FIRST + RDI (0 to 2) to the descriptor RSI: a DPL3 data segment, or 0.
+ */
 #define LHCALL_SET_TLS		10
 #define LGUEST_TLS_FIRST	12
-/* Set the limit that LSL reads from selector 0x7b (GDT entry 15, where Linux keeps CPU and node number) to RDI. */
+/*
+ * Set the limit that LSL reads from selector 0x7b (GDT entry 15, where Linux keeps CPU and node
+ * number) to RDI.
+ */
 #define LHCALL_SET_CPUNODE	11
 /*
- * The Guest's kernel is about to free, or to reuse, the page table at GPA RDI: forget every cached translation of
- * this root.  A hint that saves memory.
+ * The Guest's kernel is about to free, or to reuse, the page table at GPA RDI: forget every cached
+ * translation of this root.  A hint that saves memory.
  */
 #define LHCALL_DROP_ROOT	12
 
 #define LHCALL_COUNT		13
 
 /*
- * Virtual interrupt vectors.  Edge-like: a vector is pending once until it is delivered.  Delivery is highest vector
- * first.  There is no EOI and no masking; a Guest that wants a line quiet ignores it.
+ * Virtual interrupt vectors.  Edge-like: a vector is pending once until it is delivered.  Delivery
+ * is highest vector first.  There is no EOI and no masking; a Guest that wants a line quiet ignores
+ * it.
  */
-#define LGUEST_VECTOR_LINE0	0x30	/* line N of the Launcher's devices arrives as vector LINE0 + N */
+#define LGUEST_VECTOR_LINE0	0x30	/* the Launcher's line N is vector LINE0 + N */
 #define LGUEST_LINES		64
 #define LGUEST_VECTOR_TIMER	0xec
 
 /*
- * The shared page of vCPU N, at LGUEST_SHARED_VA + N * 4096 in guest kernel mode of every root.  Both sides treat what
- * the other wrote as hostile: read once, checked, then used.
+ * The shared page of vCPU N, at LGUEST_SHARED_VA + N * 4096 in guest kernel mode of every root.
+ * Both sides treat what the other wrote as hostile: read once, checked, then used.
  *
- * Events (exceptions, interrupts, int 0x80) arrive at one of the registered entry points, in guest kernel mode with
- * virtual interrupts off.  All registers are as they were, but: RAX holds the GVA of this page (the interrupted RAX is
- * in .rax), RSP is .kernel_rsp when user mode was interrupted, else the interrupted RSP rounded down to 16, GS base is
- * the kernel's, and RFLAGS is 2 | IF.  The stub pushes its own frame from .ss to .error_code, then clears .event.  An
- * exception while .event is still set is a double fault and kills the Guest.
+ * Events (exceptions, interrupts, int 0x80) arrive at one of the registered entry points, in guest
+ * kernel mode with virtual interrupts off.  All registers are as they were, but: RAX holds the GVA
+ * of this page (the interrupted RAX is in .rax), RSP is .kernel_rsp when user mode was interrupted,
+ * else the interrupted RSP rounded down to 16, GS base is the kernel's, and RFLAGS is 2 | IF.  The
+ * stub pushes its own frame from .ss to .error_code, then clears .event.  An exception while .event
+ * is still set is a double fault and kills the Guest.
  *
- * A SYSCALL from user mode arrives with .rip, .rflags saved, RCX and R11 lost, RSP still the user's, GS base the
- * kernel's, virtual interrupts off.
+ * A SYSCALL from user mode arrives with .rip, .rflags saved, RCX and R11 lost, RSP still the
+ * user's, GS base the kernel's, virtual interrupts off.
  */
 #define LGUEST_SHARED_VA	0xffff870000000000ULL
 #define LGUEST_EVENT_VALID	0x100
 
 struct lguest_shared {
 	__u64 irq_enabled;	/* Guest, switcher: virtual RFLAGS.IF; only bit 9 counts */
-	__u64 irq_pending;	/* Host: not 0 when an interrupt waits for irq_enabled; the Guest calls IRQ_WINDOW */
+	__u64 irq_pending;	/* Host: an interrupt waits for irq_enabled; then call IRQ_WINDOW */
 	__u64 cr2;		/* Host: address of the last page fault; the Guest may write it */
-	__u64 event;		/* Host: vector | LGUEST_EVENT_VALID; Guest: 0 when it has copied the frame */
-	/* The interrupted state (Host writes), or the state to resume with LHCALL_ERET (Guest writes). */
+	__u64 event;		/* Host: vector | LGUEST_EVENT_VALID; Guest: 0, frame copied */
+	/*
+	 * The interrupted state (Host writes), or the state to resume with LHCALL_ERET (Guest
+	 * writes).
+	 */
 	__u64 error_code;	/* 0 for events without one */
 	__u64 rip;
 	__u64 cs;		/* 0x10, 0x23 or 0x33 */
@@ -139,9 +163,12 @@ struct lguest_shared {
 	__u64 rax;
 	__u64 rcx;
 	__u64 r11;
-	__u64 user_gs_base;	/* GS base of user mode: saved on the way in, loaded on the way out */
+	__u64 user_gs_base;	/* of user mode: saved on the way in, loaded on the way out */
 	__u64 kernel_rsp;	/* Guest: RSP for events from user mode */
-	/* Written once by the Host before the first instruction; what the Guest does to them harms only itself. */
+	/*
+	 * Written once by the Host before the first instruction; what the Guest does to them harms
+	 * only itself.
+	 */
 	__u32 abi_version;
 	__u32 vcpu;
 	__u64 tsc_khz;		/* frequency of RDTSC */
@@ -149,7 +176,7 @@ struct lguest_shared {
 	__u64 wall_tsc;		/* ... RDTSC read this */
 };
 
-/* ------------------------------------------------------------------------------------------------------------------
+/* --------------------------------------------------------------------------------
  * Part 2: Launcher and Host.  Opening /dev/lguest makes a VM; closing it ends it.
  */
 
@@ -163,7 +190,10 @@ struct lguest_info {
 	__u32 tsc_khz;
 };
 
-/* RAM: size bytes at GPA gpa are the Launcher's memory at hva.  Page aligned, no overlaps, before the first vCPU. */
+/*
+ * RAM: size bytes at GPA gpa are the Launcher's memory at hva.  Page aligned, no overlaps, before
+ * the first vCPU.
+ */
 struct lguest_memory {
 	__u64 gpa;
 	__u64 size;
@@ -181,7 +211,9 @@ struct lguest_vcpu {
 	__u64 rsi;		/* GPA of the boot_params */
 };
 
-/* Hypercall NOTIFY for this register and queue signals the eventfd instead of leaving LGUEST_RUN. */
+/*
+ * Hypercall NOTIFY for this register and queue signals the eventfd instead of leaving LGUEST_RUN.
+ */
 struct lguest_notifyfd {
 	__u64 gpa;
 	__u32 queue;
@@ -255,7 +287,7 @@ struct lguest_stats {
 	__u64 halts;
 	__u64 direct_syscalls;	/* system calls that never left the switcher */
 	__u64 direct_erets;
-	__u64 sections;		/* run sections: the Host's MSRs and FPU state changed hands twice */
+	__u64 sections;		/* run sections: MSRs and FPU changed hands, twice */
 	__u64 msr_writes;
 	__u64 cr3_loads;
 	__u64 shadow_pages;	/* now */
@@ -268,8 +300,8 @@ struct lguest_stats {
 #define LGUEST_ADD_MEMORY	_IOW(LGUEST_IOC, 1, struct lguest_memory)
 #define LGUEST_CREATE_VCPU	_IOW(LGUEST_IOC, 2, struct lguest_vcpu)
 /*
- * Run until there is something for the Launcher.  -EINTR: a signal is pending; call again.  -EBUSY: the vCPU is running
- * in another thread.  Halting blocks here.
+ * Run until there is something for the Launcher.  -EINTR: a signal is pending; call again.  -EBUSY:
+ * the vCPU is running in another thread.  Halting blocks here.
  */
 #define LGUEST_RUN		_IOWR(LGUEST_IOC, 3, struct lguest_run)
 /* Raise line (argument by value, 0 to LGUEST_LINES - 1) of vCPU 0, from any thread. */

@@ -74,13 +74,14 @@ pub const fn cpunode_descriptor(limit: u32) -> u64 {
 }
 
 /// What to put into the GDT when the Guest asks for `wanted` as a TLS descriptor: 0, or a present
-/// data or 32-bit code segment of DPL 3, marked accessed. `None` if it is anything else.
+/// data segment of DPL 3, marked accessed. `None` if it is anything else. No code: the switcher
+/// resumes the two code segments it knows, and Linux refuses others as well.
 pub const fn tls_descriptor(wanted: u64) -> Option<u64> {
     if wanted == 0 {
         return Some(0);
     }
-    let needed = PRESENT | NOT_SYSTEM | DPL3 | if wanted & CODE != 0 { BIG } else { 0 };
-    if wanted & needed == needed && wanted & LONG == 0 {
+    let needed = PRESENT | NOT_SYSTEM | DPL3;
+    if wanted & needed == needed && wanted & (CODE | LONG) == 0 {
         Some(wanted | ACCESSED)
     } else {
         None
@@ -95,17 +96,12 @@ pub const fn data_selector_ok(selector: u16, tls: &[u64; 3]) -> bool {
     match selector & !3 {
         // Null, 32-bit code, data, 64-bit code, CPU and node number.
         0 | 0x20 | 0x28 | 0x30 | 0x78 => true,
-        0x60 => is_readable(tls0),
-        0x68 => is_readable(tls1),
-        0x70 => is_readable(tls2),
+        // All data that `tls_descriptor` let through.
+        0x60 => tls0 != 0,
+        0x68 => tls1 != 0,
+        0x70 => tls2 != 0,
         _ => false,
     }
-}
-
-/// Whether a descriptor that [`tls_descriptor`] let through can be loaded into a data segment
-/// register: all data can, code only if readable (SDM, "Accessing Data in Code Segments").
-const fn is_readable(descriptor: u64) -> bool {
-    descriptor & PRESENT != 0 && (descriptor & CODE == 0 || descriptor & READ_WRITE != 0)
 }
 
 const fn spread_base(base: u64) -> u64 {

@@ -35,13 +35,16 @@ pub(crate) const DR7_OFF: u64 = 0x400;
 pub(crate) unsafe fn rdmsr(msr: u32) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: The caller says that it exists; reading has no side effects for those used here.
-    unsafe { asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
+    };
     u64::from(high) << 32 | u64::from(low)
 }
 
 /// # Safety
 ///
-/// The MSR takes that value, and nothing of the Host runs on this CPU that minds it before the old one is back.
+/// The MSR takes that value, and nothing of the Host runs on this CPU that minds it before the old
+/// one is back.
 pub(crate) unsafe fn wrmsr(msr: u32, value: u64) {
     // SAFETY: As the caller promises.
     unsafe {
@@ -65,7 +68,8 @@ pub(crate) unsafe fn write_cr4(value: u64) {
     unsafe { asm!("mov cr4, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
 
-/// What to load into CR3 to come back to where we are now, keeping the TLB where that is possible. IRQs off.
+/// What to load into CR3 to come back to where we are now, keeping the TLB where that is possible.
+/// IRQs off.
 pub(crate) fn cr3_to_return_to() -> u64 {
     let cr3: u64;
     // SAFETY: Reading CR3 has no side effects.
@@ -110,7 +114,9 @@ pub(crate) fn take_dr6() -> u64 {
 pub(crate) unsafe fn rdpkru() -> u32 {
     let value;
     // SAFETY: As the caller promises.
-    unsafe { asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _, options(nomem, nostack, preserves_flags))
+    };
     value
 }
 
@@ -119,13 +125,17 @@ pub(crate) unsafe fn rdpkru() -> u32 {
 /// CR4.PKE is set, and the value is the one the current task is to have.
 pub(crate) unsafe fn wrpkru(value: u32) {
     // SAFETY: As the caller promises.
-    unsafe { asm!("wrpkru", in("ecx") 0, in("eax") value, in("edx") 0, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("wrpkru", in("ecx") 0, in("eax") value, in("edx") 0, options(nostack, preserves_flags))
+    };
 }
 
 pub(crate) fn xcr0() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: `probe` saw that the Host has OSXSAVE set.
-    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
+    };
     u64::from(high) << 32 | u64::from(low)
 }
 
@@ -194,7 +204,8 @@ pub(crate) struct DescPtr {
 }
 
 unsafe extern "C" {
-    /// The writable alias of each CPU's GDT (arch/x86/kernel/cpu/common.c); the address is that of the per-CPU template.
+    /// The writable alias of each CPU's GDT (arch/x86/kernel/cpu/common.c); the address is that of
+    /// the per-CPU template.
     static gdt_page: u8;
 }
 
@@ -213,7 +224,8 @@ impl HostTables {
     pub(crate) fn read() -> Self {
         let mut tables = Self::default();
         let offset: usize;
-        // SAFETY: Both store to memory that we own; `this_cpu_off` is a per-CPU variable, so GS reaches it.
+        // SAFETY: Both store to memory that we own; `this_cpu_off` is a per-CPU variable, so GS
+        // reaches it.
         unsafe {
             asm!("sgdt [{}]", in(reg) &raw mut tables.gdtr, options(nostack, preserves_flags));
             asm!("sidt [{}]", in(reg) &raw mut tables.idtr, options(nostack, preserves_flags));
@@ -232,8 +244,8 @@ impl HostTables {
 extern "C" fn flush_tlb(_: *mut core::ffi::c_void) {
     const CR4_PGE: u64 = 1 << 7;
     let cr4 = read_cr4();
-    // SAFETY: Changing CR4.PGE flushes everything (SDM 3A 4.10.4.1). The function runs with IRQs off, and the old value
-    // is back at once.
+    // SAFETY: Changing CR4.PGE flushes everything (SDM 3A 4.10.4.1). The function runs with IRQs
+    // off, and the old value is back at once.
     unsafe {
         write_cr4(cr4 ^ CR4_PGE);
         write_cr4(cr4);
@@ -242,7 +254,8 @@ extern "C" fn flush_tlb(_: *mut core::ffi::c_void) {
 
 /// As above on every CPU; waits for all. IRQs on.
 pub(crate) fn flush_tlb_everywhere() {
-    // SAFETY: `flush_tlb` may be called in interrupt context; the mask of online CPUs is stable inside.
+    // SAFETY: `flush_tlb` may be called in interrupt context; the mask of online CPUs is stable
+    // inside.
     unsafe {
         bindings::on_each_cpu_cond_mask(
             None,
@@ -256,9 +269,8 @@ pub(crate) fn flush_tlb_everywhere() {
 
 fn boot_cpu_has(feature: u32) -> bool {
     // SAFETY: Written during boot.
-    let words = unsafe {
-        (&raw const bindings::boot_cpu_data.__bindgen_anon_3.x86_capability).read()
-    };
+    let words =
+        unsafe { (&raw const bindings::boot_cpu_data.__bindgen_anon_3.x86_capability).read() };
     words
         .get(feature as usize / 32)
         .is_some_and(|word| word & 1 << (feature % 32) != 0)
@@ -276,12 +288,30 @@ pub(crate) fn probe() -> Result {
             || bindings::cc_platform_has(bindings::cc_attr_CC_ATTR_MEM_ENCRYPT)
     };
     let checks: [(bool, &str); 6] = [
-        (!xen, "this kernel is itself a Xen PV guest, and not at CPL0"),
-        (!confidential, "this is a confidential VM (SEV or TDX), whose exits lg cannot take over"),
-        (cr4 & CR4_FRED == 0, "FRED event delivery is on; boot the host with fred=off"),
-        (cr4 & CR4_FSGSBASE != 0, "the CPU has no FSGSBASE, or the host was booted with nofsgsbase"),
-        (boot_cpu_has(bindings::X86_FEATURE_NX), "the CPU has no NX, or it is switched off in the firmware"),
-        (boot_cpu_has(bindings::X86_FEATURE_XSAVE), "the CPU has no XSAVE"),
+        (
+            !xen,
+            "this kernel is itself a Xen PV guest, and not at CPL0",
+        ),
+        (
+            !confidential,
+            "this is a confidential VM (SEV or TDX), whose exits lg cannot take over",
+        ),
+        (
+            cr4 & CR4_FRED == 0,
+            "FRED event delivery is on; boot the host with fred=off",
+        ),
+        (
+            cr4 & CR4_FSGSBASE != 0,
+            "the CPU has no FSGSBASE, or the host was booted with nofsgsbase",
+        ),
+        (
+            boot_cpu_has(bindings::X86_FEATURE_NX),
+            "the CPU has no NX, or it is switched off in the firmware",
+        ),
+        (
+            boot_cpu_has(bindings::X86_FEATURE_XSAVE),
+            "the CPU has no XSAVE",
+        ),
     ];
     for (fits, why) in checks {
         if !fits {

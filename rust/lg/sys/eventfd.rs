@@ -22,7 +22,8 @@ unsafe impl Send for EventFd {}
 unsafe impl Sync for EventFd {}
 
 impl EventFd {
-    /// The eventfd behind file descriptor `fd` of the caller. `EBADF`, or `EINVAL` when it is something else.
+    /// The eventfd behind file descriptor `fd` of the caller. `EBADF`, or `EINVAL` when it is
+    /// something else.
     pub(crate) fn from_fd(fd: i32) -> Result<Self> {
         // SAFETY: Has no preconditions beyond process context.
         let ctx = from_err_ptr(unsafe { bindings::eventfd_ctx_fdget(fd) })?;

@@ -3,8 +3,9 @@
 //! The switcher's slot in the Launcher's address space.
 //!
 //! Linux leaves the top-level entries 256 to 271 of every address space empty (the "guard hole" of
-//! Documentation/arch/x86/x86_64/mm.rst). lg puts the tables of its switcher at the last of them, in the one `mm` that runs
-//! the VM. The kernel neither copies the entry on fork nor walks it on exit.
+//! Documentation/arch/x86/x86_64/mm.rst). lg puts the tables of its switcher at the last of them,
+//! in the one `mm` that runs the VM. The kernel neither copies the entry on fork nor walks it on
+//! exit.
 
 use super::cpu;
 use crate::lg_core::addr::Hpa;
@@ -38,8 +39,8 @@ pub(crate) struct Hole {
 }
 
 fn entry(mm: &Mm) -> &AtomicUsize {
-    // SAFETY: A top-level table lives as long as its `mm` (we hold a reference), has 512 entries of one word each, and this
-    // entry is one which the kernel never touches.
+    // SAFETY: A top-level table lives as long as its `mm` (we hold a reference), has 512 entries of
+    // one word each, and this entry is one which the kernel never touches.
     unsafe {
         let pgd = (*mm.as_raw()).__bindgen_anon_1.pgd;
         &*pgd.add(SLOT).cast::<AtomicUsize>()
@@ -47,7 +48,8 @@ fn entry(mm: &Mm) -> &AtomicUsize {
 }
 
 impl Hole {
-    /// Links the tables at `hpa` into the caller's address space; they stay there until the object is dropped.
+    /// Links the tables at `hpa` into the caller's address space; they stay there until the object
+    /// is dropped.
     ///
     /// `EBUSY` when there is a switcher in it already: one VM per process.
     ///

@@ -2,7 +2,8 @@
 
 //! Everything `unsafe`: the CPU, the Host kernel's C functions, page tables, and guest memory.
 //!
-//! The modules above see safe interfaces only, and the compiler holds them to it (`#![deny(unsafe_code)]`).
+//! The modules above see safe interfaces only, and the compiler holds them to it
+//! (`#![deny(unsafe_code)]`).
 
 pub(crate) mod cpu;
 pub(crate) mod eventfd;

@@ -44,7 +44,8 @@ impl Wait {
         match self {
             Self::Allowed => bindings::GFP_KERNEL_ACCOUNT,
             Self::Forbidden => {
-                const ACCOUNT: bindings::gfp_t = bindings::GFP_KERNEL_ACCOUNT & !bindings::GFP_KERNEL;
+                const ACCOUNT: bindings::gfp_t =
+                    bindings::GFP_KERNEL_ACCOUNT & !bindings::GFP_KERNEL;
                 bindings::GFP_NOWAIT | ACCOUNT
             }
         }

@@ -2,9 +2,10 @@
 
 //! Guest RAM: memory of the Launcher's, pinned page by page as the guest touches it.
 //!
-//! A page stays pinned until the VM ends, so that the shadow may point at it without asking anybody. (The alternative, an
-//! MMU notifier which tears the shadow down when the Host moves a page, buys swapping of guests; it would have to stop every
-//! vCPU from a callback that may not sleep.)
+//! A page stays pinned until the VM ends, so that the shadow may point at it without asking
+//! anybody. (The alternative, an MMU notifier which tears the shadow down when the Host moves a
+//! page, buys swapping of guests; it would have to stop every vCPU from a callback that may not
+//! sleep.)
 //!
 //! There are never Rust references into guest memory: words are read and written by value.
 
@@ -57,8 +58,8 @@ impl GuestRam {
         }
     }
 
-    /// Adds a region. `EINVAL` for one which is unaligned, empty, beyond [`LGUEST_MAX_GPA`], not in user memory, or which
-    /// overlaps another; `ENOSPC` when there are too many.
+    /// Adds a region. `EINVAL` for one which is unaligned, empty, beyond [`LGUEST_MAX_GPA`], not in
+    /// user memory, or which overlaps another; `ENOSPC` when there are too many.
     pub(crate) fn add(&mut self, new: lguest_memory) -> Result {
         let end = new.gpa.checked_add(new.size).ok_or(EINVAL)?;
         let hva_end = new.hva.checked_add(new.size).ok_or(EINVAL)?;
@@ -126,8 +127,8 @@ impl GuestRam {
         Some(unsafe { page_to_hpa(page as *const bindings::page) })
     }
 
-    /// The Host's page behind `gpa`, pinned now if it was not. `None` outside RAM, `EFAULT` when the Launcher has no memory
-    /// there. May sleep; only in the Launcher's own address space.
+    /// The Host's page behind `gpa`, pinned now if it was not. `None` outside RAM, `EFAULT` when
+    /// the Launcher has no memory there. May sleep; only in the Launcher's own address space.
     pub(crate) fn page(&self, gpa: Gpa) -> Result<Option<Hpa>> {
         let Some((slot, hva)) = self.slot(gpa) else {
             return Ok(None);
@@ -143,12 +144,16 @@ impl GuestRam {
             bindings::pin_user_pages_fast(
                 hva as usize,
                 1,
-                (bindings::FOLL_WRITE | bindings::FOLL_LONGTERM) as u32,
+                bindings::FOLL_WRITE | bindings::FOLL_LONGTERM,
                 &mut page,
             )
         };
         if got != 1 {
-            return Err(if got < 0 { Error::from_errno(got) } else { EFAULT });
+            return Err(if got < 0 {
+                Error::from_errno(got)
+            } else {
+                EFAULT
+            });
         }
         // INVARIANT: Just pinned. If another vCPU was faster, its pin stays and ours goes.
         match slot.compare_exchange(0, page as u64, Ordering::AcqRel, Ordering::Acquire) {
@@ -173,8 +178,9 @@ impl GuestRam {
             known => known?,
         };
         let at = hpa.get() | (gpa.get() % PAGE & !7);
-        // SAFETY: The page stays pinned as long as `self`, an aligned word is inside it, and everybody (guest, Launcher, us)
-        // only ever does whole-word accesses that the CPU makes atomic.
+        // SAFETY: The page stays pinned as long as `self`, an aligned word is inside it, and
+        // everybody (guest, Launcher, us) only ever does whole-word accesses that the CPU makes
+        // atomic.
         Some(unsafe { &*direct_map(Hpa::new(at)).cast::<AtomicU64>() })
     }
 
@@ -196,8 +202,8 @@ impl GuestRam {
     }
 }
 
-/// How the walker reaches guest page tables. Where waiting is forbidden, a table that is not pinned yet looks as if it
-/// were outside RAM.
+/// How the walker reaches guest page tables. Where waiting is forbidden, a table that is not pinned
+/// yet looks as if it were outside RAM.
 #[derive(Clone, Copy)]
 pub(crate) struct Tables<'a> {
     ram: &'a GuestRam,
@@ -223,7 +229,8 @@ impl Drop for GuestRam {
             for slot in r.pages.iter() {
                 let mut page = slot.load(Ordering::Relaxed) as *mut bindings::page;
                 if !page.is_null() {
-                    // SAFETY: By the type invariant we hold a pin, and the shadow that pointed here is gone.
+                    // SAFETY: By the type invariant we hold a pin, and the shadow that pointed here
+                    // is gone.
                     unsafe { bindings::unpin_user_pages_dirty_lock(&mut page, 1, true) };
                 }
             }

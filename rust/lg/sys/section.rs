@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Run sections: the stretch of time, IRQs off, in which this CPU's MSRs and FPU registers are the guest's.
+//! Run sections: the stretch of time, IRQs off, in which this CPU's MSRs and FPU registers are the
+//! guest's.
 //!
-//! What world switches need not touch each time is swapped here once: the SYSCALL entry points, TSC_AUX, the debug
-//! registers, CR4 bits that would get in a CPL3 kernel's way, PKRU, and the FPU state.
+//! What world switches need not touch each time is swapped here once: the SYSCALL entry points,
+//! TSC_AUX, the debug registers, CR4 bits that would get in a CPL3 kernel's way, PKRU, and the FPU
+//! state.
 
 use super::{
     cpu::*,
@@ -21,7 +23,8 @@ use kernel::{
     prelude::*, //
 };
 
-/// State components lg gives to no guest: PKRU (9), for it also governs the Host's accesses to user memory, and AMX (17, 18).
+/// State components lg gives to no guest: PKRU (9), for it also governs the Host's accesses to user
+/// memory, and AMX (17, 18).
 const XSTATE_HIDDEN: u64 = 1 << 9 | 1 << 17 | 1 << 18;
 /// CR4 bits that are off while a guest runs.
 const CR4_HIDDEN: u64 = CR4_PKE | CR4_LASS;
@@ -45,7 +48,8 @@ impl GuestFpu {
         let mask = xcr0() & !XSTATE_HIDDEN;
         for component in 2..63u32 {
             if mask & (1 << component) != 0 {
-                // SAFETY: A CPU with XSAVE has leaf 0xd. EAX is the component's size, EBX its offset.
+                // SAFETY: A CPU with XSAVE has leaf 0xd. EAX is the component's size, EBX its
+                // offset.
                 let leaf = unsafe { __cpuid_count(0xd, component) };
                 if leaf.ebx.saturating_add(leaf.eax) > 4096 {
                     pr_err!("state component {} does not fit in a page\n", component);
@@ -55,7 +59,12 @@ impl GuestFpu {
         }
         let area = HostPage::new(Wait::Allowed)?;
         // SAFETY: The area is a page of ours, and the offset inside it is aligned.
-        unsafe { area.as_ptr::<u8>().add(MXCSR).cast::<u32>().write(MXCSR_DEFAULT) };
+        unsafe {
+            area.as_ptr::<u8>()
+                .add(MXCSR)
+                .cast::<u32>()
+                .write(MXCSR_DEFAULT)
+        };
         // INVARIANT: An image of zeroes with a valid MXCSR is the initial state of every component.
         Ok(Self { area, mask })
     }
@@ -64,7 +73,8 @@ impl GuestFpu {
     ///
     /// The current task's FPU state has been saved.
     unsafe fn restore(&self) {
-        // SAFETY: By the type invariant the image is good for XRSTOR; the caller gave up what was in the registers.
+        // SAFETY: By the type invariant the image is good for XRSTOR; the caller gave up what was
+        // in the registers.
         unsafe {
             asm!("xrstor64 [{}]", in(reg) self.area.as_ptr::<u8>(), in("eax") self.mask as u32,
                  in("edx") (self.mask >> 32) as u32, options(nostack, preserves_flags))
@@ -110,7 +120,8 @@ impl<'a> Section<'a> {
         cstar: u64,
         tsc_aux: u64,
     ) -> Self {
-        // SAFETY: Process context outside of any other FPU section; `end` comes with IRQs still off.
+        // SAFETY: Process context outside of any other FPU section; `end` comes with IRQs still
+        // off.
         unsafe { bindings::kernel_fpu_begin_mask(0) };
         let cr4 = read_cr4();
         let mut this = Self {
@@ -125,9 +136,9 @@ impl<'a> Section<'a> {
             this.pkru = Some(unsafe { rdpkru() });
         }
         if cr4 & CR4_HIDDEN != 0 {
-            // LASS would fault every access of a CPL3 kernel to the upper half. PKRU also governs kernel mode, whose
-            // pages are all user pages here, but user mode may write it.
-            // SAFETY: IRQs are off, `end` restores it.
+            // LASS would fault every access of a CPL3 kernel to the upper half. PKRU also governs
+            // kernel mode, whose pages are all user pages here, but user mode may write it. SAFETY:
+            // IRQs are off, `end` restores it.
             unsafe { write_cr4(cr4 & !CR4_HIDDEN) };
         }
         if this.dr7 != DR7_OFF {
@@ -135,8 +146,9 @@ impl<'a> Section<'a> {
             // SAFETY: As above.
             unsafe { write_dr7(DR7_OFF) };
         }
-        // SAFETY: The guest runs until `end`, with IRQs off and the Host's values restored before they are on. The caller
-        // vouches for the entry points. SYSENTER_CS 0 makes SYSENTER fault instead of entering the Host.
+        // SAFETY: The guest runs until `end`, with IRQs off and the Host's values restored before
+        // they are on. The caller vouches for the entry points. SYSENTER_CS 0 makes SYSENTER fault
+        // instead of entering the Host.
         unsafe {
             this.swap(0, MSR_LSTAR, lstar);
             this.swap(1, MSR_CSTAR, cstar);

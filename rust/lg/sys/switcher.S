@@ -2,9 +2,9 @@
 /*
  * The switcher: the few hundred instructions that are in both worlds.
  *
- * This is a position independent blob.  It is assembled into .rodata (so that neither objtool nor the kernel's
- * alternatives rewrite a byte of it) and copied to pages which lg's own page tables map executable, at the start of each
- * vCPU's region in the switcher's slot of the address space:
+ * This is a position independent blob.  It is assembled into .rodata (so that neither objtool nor
+ * the kernel's alternatives rewrite a byte of it) and copied to pages which lg's own page tables
+ * map executable, at the start of each vCPU's region in the switcher's slot of the address space:
  *
  *	+0x0000	text		this blob, the same physical pages for every vCPU		RX
  *	+0x3000	state		struct State: the registers, both worlds' descriptors		RW
@@ -13,14 +13,16 @@
  *	+0x6000	idt									R
  *	+0x7000	ist stacks	#DF, NMI, #DB, #MC, 1 KiB each				RW
  *
- * Since the text is mapped once per vCPU, RIP-relative addressing reaches that vCPU's own state: no per-CPU register and
- * no swapgs.  Everything here is supervisor-only, and mapped under the Host's page tables and under the guest's.
+ * Since the text is mapped once per vCPU, RIP-relative addressing reaches that vCPU's own state: no
+ * per-CPU register and no swapgs.  Everything here is supervisor-only, and mapped under the Host's
+ * page tables and under the guest's.
  *
- * The one rule: at CPL0 nothing outside this region is touched while the guest's CR3 is loaded.  The Host's own
- * translations are global and survive a CR3 load, so a guest address could reach Host memory.
+ * The one rule: at CPL0 nothing outside this region is touched while the guest's CR3 is loaded.
+ * The Host's own translations are global and survive a CR3 load, so a guest address could reach
+ * Host memory.
  *
- * Numbers in braces are filled in by rustc from the Rust definitions (sys/switcher.rs).  In here `sh_` is a field of the
- * shared page, `st_` one of the state page.
+ * Numbers in braces are filled in by rustc from the Rust definitions (sys/switcher.rs).  In here
+ * `sh_` is a field of the shared page, `st_` one of the state page.
  */
 	.section .rodata.lg_switcher, "a", @progbits
 	.balign 4096
@@ -37,15 +39,16 @@ lg_switcher_start:
 /*
  * Exception and interrupt stubs, 16 bytes apart: the IDT's gate N points at stub N.
  *
- * Entered by: the CPU, IF=0, on the stack of the TSS: for CPL3 that is the end of state.regs, so that the CPU itself
- * writes the frame where it has to go (the IST vectors excepted).  NMIs may come at any point.
- * Pushes: an error code of 0 where the CPU pushes none, then the vector.
+ * Entered by: the CPU, IF=0, on the stack of the TSS: for CPL3 that is the end of state.regs, so
+ * that the CPU itself writes the frame where it has to go (the IST vectors excepted).  NMIs may
+ * come at any point. Pushes: an error code of 0 where the CPU pushes none, then the vector.
  */
 	.set vector, 0
 	.rept 256
 	.balign 16, 0xcc
 	endbr64
-	.if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)
+	.if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21)
+	.elseif (vector == 29) || (vector == 30)
 	.else
 	pushq	$0
 	.endif
@@ -63,9 +66,9 @@ lg_switcher_start:
 /*
  * Replay of an interrupt which the CPU took while the guest ran, 16 bytes apart from +0x1000.
  *
- * Called by: Rust as `extern "C" fn()`, in the Host's world, IF=0.
- * The frame the Host's handler sees must say IF=1: with IF=0 its exit path leaves the timer unarmed.  STI holds interrupts
- * off for one more instruction, so none slips in between.  An NMI (2) keeps IF=0.
+ * Called by: Rust as `extern "C" fn()`, in the Host's world, IF=0. The frame the Host's handler
+ * sees must say IF=1: with IF=0 its exit path leaves the timer unarmed.  STI holds interrupts off
+ * for one more instruction, so none slips in between.  An NMI (2) keeps IF=0.
  */
 	.balign 4096, 0xcc
 	.set vector, 0
@@ -85,11 +88,13 @@ lg_switcher_start:
 /*
  * lg_switcher_enter - from the Host's world into the guest's.
  *
- * Called by: Rust as `extern "C" fn()` at the vCPU's alias of this text, IF=0, preemption off, the Host's CR3 (which maps
- * this region), the run section's MSRs loaded, state filled in.  Returns through `leave` when the guest is out, with
- * state.regs holding the guest's registers, regs.vector the reason, and everything of the Host as it was.
+ * Called by: Rust as `extern "C" fn()` at the vCPU's alias of this text, IF=0, preemption off, the
+ * Host's CR3 (which maps this region), the run section's MSRs loaded, state filled in.  Returns
+ * through `leave` when the guest is out, with state.regs holding the guest's registers, regs.vector
+ * the reason, and everything of the Host as it was.
  *
- * Our IDT comes first and goes last: an NMI between any two of these instructions then finds a handler that is mapped.
+ * Our IDT comes first and goes last: an NMI between any two of these instructions then finds a
+ * handler that is mapped.
  */
 	.globl lg_switcher_enter
 lg_switcher_enter:
@@ -129,8 +134,9 @@ lg_switcher_enter:
 	movq	state + {ST_GS_BASE}(%rip), %rax
 	wrgsbase %rax
 	/*
-	 * A translation of the Host may hide the guest's own at this address (see page_fault).  Only here, with the guest's
-	 * CR3 loaded and no Host code left to run, is it certain to be gone when the guest tries again.
+	 * A translation of the Host may hide the guest's own at this address (see page_fault).
+	 * Only here, with the guest's CR3 loaded and no Host code left to run, is it certain to be
+	 * gone when the guest tries again.
 	 */
 	movq	state + {ST_INVLPG}(%rip), %rax
 	testq	%rax, %rax
@@ -158,8 +164,8 @@ lg_switcher_enter:
 /*
  * lg_switcher_syscall - SYSCALL in the guest: LSTAR points here.
  *
- * Entered by: the CPU, CPL0, IF=0, RCX and R11 hold the guest's RIP and RFLAGS.  RSP is still the guest's and must not
- * be used; GS base and CR3 are the guest's.
+ * Entered by: the CPU, CPL0, IF=0, RCX and R11 hold the guest's RIP and RFLAGS.  RSP is still the
+ * guest's and must not be used; GS base and CR3 are the guest's.
  */
 	.globl lg_switcher_syscall
 lg_switcher_syscall:
@@ -167,7 +173,10 @@ lg_switcher_syscall:
 	cmpl	$0, st_mode(%rip)
 	je	hypercall
 
-	/* A system call: from guest user mode straight into guest kernel mode.  The Host never hears of it. */
+	/*
+	 * A system call: from guest user mode straight into guest kernel mode.  The Host never
+	 * hears of it.
+	 */
 	incq	state + {ST_DIRECT_SYSCALLS}(%rip)
 	movq	%rcx, shared + {SH_RIP}(%rip)
 	movq	%r11, shared + {SH_RFLAGS}(%rip)
@@ -179,7 +188,7 @@ lg_switcher_syscall:
 	movq	%rcx, shared + {SH_USER_GS_BASE}(%rip)
 	movq	state + {ST_KERNEL_GS_BASE}(%rip), %rcx
 	wrgsbase %rcx
-	movq	state + {ST_SYSCALL_ENTRY}(%rip), %rcx	/* canonical: checked when it was registered */
+	movq	state + {ST_SYSCALL_ENTRY}(%rip), %rcx	/* canonical: checked */
 	movl	$0x202, %r11d
 	sysretq
 
@@ -196,9 +205,9 @@ hypercall:
 	jmp	save_and_leave
 
 /*
- * Hypercall ERET: resume what the shared page says.  Every field is read once, into a register, before it is judged.
- * Whatever is not the plain case (an interrupt waits, 32-bit code, a frame that makes no sense) is the Host's business:
- * it gets the hypercall like any other.
+ * Hypercall ERET: resume what the shared page says.  Every field is read once, into a register,
+ * before it is judged. Whatever is not the plain case (an interrupt waits, 32-bit code, a frame
+ * that makes no sense) is the Host's business: it gets the hypercall like any other.
  */
 eret:
 	movq	%rcx, regs + {R_RIP}(%rip)
@@ -212,7 +221,10 @@ eret:
 	cmpq	$0x33, %rcx
 	jne	eret_slow
 
-	/* To 64-bit user mode.  RIP must be below 2^47: IRETQ and SYSRETQ fault at CPL0 over a non-canonical one. */
+	/*
+	 * To 64-bit user mode.  RIP must be below 2^47: IRETQ and SYSRETQ fault at CPL0 over a
+	 * non-canonical one.
+	 */
 	movq	shared + {SH_RIP}(%rip), %rcx
 	movq	%rcx, %r11
 	shrq	$47, %r11
@@ -229,7 +241,10 @@ eret:
 	wrgsbase %rax
 	movq	state + {ST_USER_CR3}(%rip), %rax
 	movq	%rax, %cr3
-	/* SYSRET leaves RIP in RCX and RFLAGS in R11, and does not do TF and RF as IRET does: only when that is wanted. */
+	/*
+	 * SYSRET leaves RIP in RCX and RFLAGS in R11, and does not do TF and RF as IRET does: only
+	 * when that is wanted.
+	 */
 	testl	$0x10100, %r11d
 	jnz	1f
 	cmpq	%rcx, shared + {SH_RCX}(%rip)
@@ -285,7 +300,8 @@ eret_slow:
 /*
  * lg_switcher_syscall32 - SYSCALL from 32-bit code on AMD: CSTAR points here.
  *
- * Entered by: the CPU, as above.  Linux guests use int 0x80; the Host answers this with #UD, as Intel's CPUs do.
+ * Entered by: the CPU, as above.  Linux guests use int 0x80; the Host answers this with #UD, as
+ * Intel's CPUs do.
  */
 	.globl lg_switcher_syscall32
 lg_switcher_syscall32:
@@ -300,10 +316,10 @@ lg_switcher_syscall32:
 	jmp	save_and_leave
 
 /*
- * A page fault with P=1 in the upper half may be no fault of the guest: a *global* translation of the Host's, which
- * survived our CR3 load, sits at an address where the guest has something of its own.  It is resolved right here, for Host
- * code would only touch its memory again and bring the translation back.  If the same address faults twice running, the
- * fault is real.
+ * A page fault with P=1 in the upper half may be no fault of the guest: a *global* translation of
+ * the Host's, which survived our CR3 load, sits at an address where the guest has something of its
+ * own.  It is resolved right here, for Host code would only touch its memory again and bring the
+ * translation back.  If the same address faults twice running, the fault is real.
  *
  * Stack: as `trap`.
  */
@@ -329,9 +345,10 @@ page_fault:
 	jmp	trap
 
 /*
- * Vectors with a stack of their own.  From CPL3: move the frame to state.regs and leave as every other.  From CPL0 they hit
- * the switcher itself: NMI and #MC are noted for the Host and we go on (the next exit delivers them); #DB can only be a
- * single-step trap which SYSCALL carried over the border, and is dropped.
+ * Vectors with a stack of their own.  From CPL3: move the frame to state.regs and leave as every
+ * other.  From CPL0 they hit the switcher itself: NMI and #MC are noted for the Host and we go on
+ * (the next exit delivers them); #DB can only be a single-step trap which SYSCALL carried over the
+ * border, and is dropped.
  *
  * Stack: vector, error code, rip, cs, rflags, rsp, ss on the IST stack.
  */
@@ -363,7 +380,8 @@ ist_trap:
 	iretq
 
 /*
- * Any other vector.  Stack: vector, error code, rip, cs, rflags, rsp, ss; for CPL3 these are the fields of state.regs.
+ * Any other vector.  Stack: vector, error code, rip, cs, rflags, rsp, ss; for CPL3 these are the
+ * fields of state.regs.
  */
 trap:
 	testb	$3, {F_CS}(%rsp)
@@ -400,15 +418,16 @@ save_and_leave:
 	movq	%rax, state + {ST_CR2}(%rip)
 
 /*
- * From the guest's world back into the Host's.  RSP: anywhere in the region.  Nothing of the guest is live in a register.
+ * From the guest's world back into the Host's.  RSP: anywhere in the region.  Nothing of the guest
+ * is live in a register.
  */
 leave:
 	cld
 	movq	state + {ST_HOST_CR3}(%rip), %rax
 	movq	%rax, %cr3
 	/*
-	 * LTR writes the busy bit, so it must find the Host's TSS descriptor in the writable alias of the Host's GDT, and
-	 * not busy.  Then back to the read-only alias the kernel runs with.
+	 * LTR writes the busy bit, so it must find the Host's TSS descriptor in the writable alias
+	 * of the Host's GDT, and not busy.  Then back to the read-only alias the kernel runs with.
 	 */
 	lgdt	state + {ST_HOST_GDTR_RW}(%rip)
 	movq	state + {ST_HOST_TSS_TYPE}(%rip), %rax
@@ -438,7 +457,8 @@ leave:
 	ret
 
 /*
- * An exception at CPL0 in this file: a bug of lg's.  The VM dies, the Host lives; what we know goes into the state page.
+ * An exception at CPL0 in this file: a bug of lg's.  The VM dies, the Host lives; what we know goes
+ * into the state page.
  *
  * Stack: vector, error code, rip, ...
  */

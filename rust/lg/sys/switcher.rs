@@ -44,7 +44,8 @@ use kernel::{
     sync::aref::ARef, //
 };
 
-/// What [`Regs::vector`] says when the guest left by other means than an exception or an interrupt (0 to 255).
+/// What [`Regs::vector`] says when the guest left by other means than an exception or an interrupt
+/// (0 to 255).
 pub(crate) const EXIT_HYPERCALL: u64 = 0x100;
 /// SYSCALL from 32-bit code.
 pub(crate) const EXIT_SYSCALL32: u64 = 0x101;
@@ -64,7 +65,8 @@ const REPLAY: u64 = 0x1000;
 
 const TEXT_PAGES: usize = 3;
 
-/// GDT index and selector of the TSS, the same as Linux's, so that LTR needs no other selector in either world.
+/// GDT index and selector of the TSS, the same as Linux's, so that LTR needs no other selector in
+/// either world.
 const TSS_INDEX: usize = 8;
 const TSS_SELECTOR: u16 = 8 * TSS_INDEX as u16;
 /// Where the TSS is in the GDT's page.
@@ -304,18 +306,27 @@ fn map(tables: &mut TableBox, va: u64, hpa: Hpa, flags: u64) -> Result {
 }
 
 impl Slot {
-    /// Makes the regions of `vcpus` vCPUs and links them into the address space of the caller. May sleep.
+    /// Makes the regions of `vcpus` vCPUs and links them into the address space of the caller. May
+    /// sleep.
     pub(crate) fn new(mm: ARef<Mm>, vcpus: u32) -> Result<Self> {
         let size = offset(&raw const lg_switcher_end) as usize;
         if size > TEXT_PAGES * 4096 {
-            pr_err!("the switcher has {} bytes, more than fit before its state page\n", size);
+            pr_err!(
+                "the switcher has {} bytes, more than fit before its state page\n",
+                size
+            );
             return Err(EINVAL);
         }
-        let text = [HostPage::new(Wait::Allowed)?, HostPage::new(Wait::Allowed)?, HostPage::new(Wait::Allowed)?];
+        let text = [
+            HostPage::new(Wait::Allowed)?,
+            HostPage::new(Wait::Allowed)?,
+            HostPage::new(Wait::Allowed)?,
+        ];
         for (i, page) in text.iter().enumerate() {
             let from = i * 4096;
             let len = size.saturating_sub(from).min(4096);
-            // SAFETY: `from..from + len` lies inside the blob, and the page is ours and not mapped yet.
+            // SAFETY: `from..from + len` lies inside the blob, and the page is ours and not mapped
+            // yet.
             unsafe {
                 (&raw const lg_switcher_start)
                     .add(from)
@@ -333,7 +344,12 @@ impl Slot {
             map(&mut tables, region.base + SHARED, region.shared.hpa(), DATA)?;
             map(&mut tables, region.base + GDT, region._gdt.hpa(), DATA)?;
             map(&mut tables, region.base + IDT, region._idt.hpa(), RODATA)?;
-            map(&mut tables, region.base + STACKS, region._stacks.hpa(), DATA)?;
+            map(
+                &mut tables,
+                region.base + STACKS,
+                region._stacks.hpa(),
+                DATA,
+            )?;
             regions.push(region, GFP_KERNEL_ACCOUNT)?;
         }
         // SAFETY: Everything behind `tables` belongs to the fields which are dropped after `hole`.
@@ -401,21 +417,25 @@ impl Region {
         unsafe { gdt.write(entries) };
     }
 
-    /// RSP0 is the end of `State::regs`; the IST entries have Linux's numbers, since the Host's TSS is loaded for a moment
-    /// while our IDT is. No I/O bitmap: its offset lies beyond the limit.
+    /// RSP0 is the end of `State::regs`; the IST entries have Linux's numbers, since the Host's TSS
+    /// is loaded for a moment while our IDT is. No I/O bitmap: its offset lies beyond the limit.
     fn fill_tss(&self) {
-        let rsp0 = self.base
-            + STATE
-            + (offset_of!(State, regs) + core::mem::size_of::<Regs>()) as u64;
-        // SAFETY: The TSS lies in our page behind the GDT, and is not in use yet. Its fields are not aligned.
+        let rsp0 =
+            self.base + STATE + (offset_of!(State, regs) + core::mem::size_of::<Regs>()) as u64;
+        // SAFETY: The TSS lies in our page behind the GDT, and is not in use yet. Its fields are
+        // not aligned.
         unsafe {
             let tss = self._gdt.as_ptr::<u8>().add(TSS_OFFSET as usize);
             tss.add(4).cast::<u64>().write_unaligned(rsp0);
             for ist in 1..=4 {
                 let top = self.base + STACKS + ist as u64 * 1024;
-                tss.add(36 + 8 * (ist - 1)).cast::<u64>().write_unaligned(top);
+                tss.add(36 + 8 * (ist - 1))
+                    .cast::<u64>()
+                    .write_unaligned(top);
             }
-            tss.add(102).cast::<u16>().write_unaligned(TSS_LIMIT as u16 + 1);
+            tss.add(102)
+                .cast::<u16>()
+                .write_unaligned(TSS_LIMIT as u16 + 1);
         }
     }
 
@@ -444,8 +464,9 @@ const CPUNODE_INDEX: usize = 15;
 /// Being inside of [`with_section`].
 pub(crate) struct InSection(());
 
-/// Calls `f` in a run section for the switcher of `owner`: this CPU's MSRs and FPU registers are the guest's, so that it may
-/// be entered any number of times. IRQs are off; nothing in `f` may sleep. Also returns how many MSRs were written.
+/// Calls `f` in a run section for the switcher of `owner`: this CPU's MSRs and FPU registers are
+/// the guest's, so that it may be entered any number of times. IRQs are off; nothing in `f` may
+/// sleep. Also returns how many MSRs were written.
 pub(crate) fn with_section<V, R>(
     irqs: &IrqsOff,
     owner: &mut V,
@@ -467,8 +488,8 @@ pub(crate) fn with_section<V, R>(
 ///
 /// # Invariants
 ///
-/// The pointers are those of a live [`Region`] in a filled [`Slot`], and no other object has them: this one alone decides
-/// when the switcher runs in it.
+/// The pointers are those of a live [`Region`] in a filled [`Slot`], and no other object has them:
+/// this one alone decides when the switcher runs in it.
 pub(crate) struct Switcher {
     base: u64,
     state: *mut State,
@@ -505,8 +526,8 @@ impl Switcher {
     }
 
     fn state(&mut self) -> &mut State {
-        // SAFETY: By the type invariant the page is there and, since the switcher only runs inside `enter`, which takes
-        // `&mut self`, nobody else uses it. All its fields are integers.
+        // SAFETY: By the type invariant the page is there and, since the switcher only runs inside
+        // `enter`, which takes `&mut self`, nobody else uses it. All its fields are integers.
         unsafe { &mut *self.state }
     }
 
@@ -520,8 +541,8 @@ impl Switcher {
         self.state().mode != 0
     }
 
-    /// Changes the mode as the CPU would: GS base is the new mode's, and the user's goes to or comes from `user_gs_base` of
-    /// the shared page.
+    /// Changes the mode as the CPU would: GS base is the new mode's, and the user's goes to or
+    /// comes from `user_gs_base` of the shared page.
     pub(crate) fn set_user_mode(&mut self, user: bool) {
         if user == self.user_mode() {
             return;
@@ -586,12 +607,18 @@ impl Switcher {
     /// System calls, returns from them, and spurious faults that the switcher dealt with alone.
     pub(crate) fn counters(&mut self) -> (u64, u64, u64) {
         let state = self.state();
-        (state.direct_syscalls, state.direct_erets, state.spurious_count)
+        (
+            state.direct_syscalls,
+            state.direct_erets,
+            state.spurious_count,
+        )
     }
 
-    /// One word of the shared page, at an `offset_of!(lguest_shared, ...)`. The guest may have written anything there.
+    /// One word of the shared page, at an `offset_of!(lguest_shared, ...)`. The guest may have
+    /// written anything there.
     pub(crate) fn shared(&self, offset: usize) -> u64 {
-        // SAFETY: By the type invariant the page is there, and a word at a multiple of 8 below 4096 lies in it.
+        // SAFETY: By the type invariant the page is there, and a word at a multiple of 8 below 4096
+        // lies in it.
         unsafe { self.shared.add(offset / 8 % 512).read_volatile() }
     }
 
@@ -601,16 +628,18 @@ impl Switcher {
         unsafe { self.shared.add(offset / 8 % 512).write_volatile(value) };
     }
 
-    /// Sets one entry of the guest's GDT. `descriptor` comes from `segment::tls_descriptor` or `cpunode_descriptor`.
+    /// Sets one entry of the guest's GDT. `descriptor` comes from `segment::tls_descriptor` or
+    /// `cpunode_descriptor`.
     pub(crate) fn set_descriptor(&mut self, index: usize, descriptor: u64) {
         if let 12..=15 = index {
-            // SAFETY: By the type invariant the page is there, and the guest is out, so no CPU uses it.
+            // SAFETY: By the type invariant the page is there, and the guest is out, so no CPU uses
+            // it.
             unsafe { (*self.gdt)[index] = descriptor };
         }
     }
 
-    /// Forces the data selectors to what may be loaded at CPL0 without a fault: the guest may have loaded one and then changed
-    /// the descriptor.
+    /// Forces the data selectors to what may be loaded at CPL0 without a fault: the guest may have
+    /// loaded one and then changed the descriptor.
     fn check_selectors(&mut self) {
         // SAFETY: By the type invariant the page is there.
         let tls = unsafe { [(*self.gdt)[12], (*self.gdt)[13], (*self.gdt)[14]] };
@@ -622,8 +651,8 @@ impl Switcher {
         }
     }
 
-    /// Runs the guest until it leaves. `regs().vector` says why it did, and the Host's NMIs and machine checks that came
-    /// meanwhile have been delivered.
+    /// Runs the guest until it leaves. `regs().vector` says why it did, and the Host's NMIs and
+    /// machine checks that came meanwhile have been delivered.
     pub(crate) fn enter(&mut self, _section: &InSection) {
         self.check_selectors();
         let host = HostTables::read();
@@ -649,9 +678,9 @@ impl Switcher {
             flags::sanitize_user(state.regs.rflags)
         };
         let enter = base + offset(&raw const lg_switcher_enter);
-        // SAFETY: The region is mapped at `base` in this address space (`Vcpu::run` checks that it is the slot's), the
-        // state page is filled in, IRQs are off and the MSRs are the guest's: that is what being in a section means. It
-        // comes back as a function does.
+        // SAFETY: The region is mapped at `base` in this address space (`Vcpu::run` checks that it
+        // is the slot's), the state page is filled in, IRQs are off and the MSRs are the guest's:
+        // that is what being in a section means. It comes back as a function does.
         unsafe { core::mem::transmute::<u64, extern "C" fn()>(enter)() };
 
         let state = self.state();
@@ -669,10 +698,12 @@ impl Switcher {
         }
     }
 
-    /// Delivers to the Host what arrived while the guest ran: an interrupt, an NMI or a machine check. IRQs off.
+    /// Delivers to the Host what arrived while the guest ran: an interrupt, an NMI or a machine
+    /// check. IRQs off.
     pub(crate) fn replay(&mut self, vector: u8) {
         let stub = self.base + REPLAY + u64::from(vector) * 16;
-        // SAFETY: The stub raises the interrupt whose handler the Host's IDT names, from CPL0, as if it had come here.
+        // SAFETY: The stub raises the interrupt whose handler the Host's IDT names, from CPL0, as
+        // if it had come here.
         unsafe { core::mem::transmute::<u64, extern "C" fn()>(stub)() };
     }
 }

@@ -2,8 +2,8 @@
 
 //! Page tables that the CPU walks: the shadow's, and those of the switcher's slot.
 //!
-//! A table owns the tables below which it made itself ([`OWNED`]); other entries are leaves, or links to a table that
-//! somebody else owns.
+//! A table owns the tables below which it made itself ([`OWNED`]); other entries are leaves, or
+//! links to a table that somebody else owns.
 
 use super::page::{
     direct_map,
@@ -32,8 +32,8 @@ const ADDR: u64 = 0x000f_ffff_ffff_f000;
 ///
 /// # Invariants
 ///
-/// An entry with [`OWNED`] holds the physical address of a [`Table`] that was leaked from a [`TableBox`] and that no
-/// other entry owns.
+/// An entry with [`OWNED`] holds the physical address of a [`Table`] that was leaked from a
+/// [`TableBox`] and that no other entry owns.
 #[repr(C, align(4096))]
 pub(crate) struct Table([AtomicU64; 512]);
 
@@ -48,7 +48,8 @@ impl Table {
         self.get(i) & !OWNED
     }
 
-    /// Makes entry `i` a leaf, a link, or nothing (0). What it owned is freed; the number of pages is returned.
+    /// Makes entry `i` a leaf, a link, or nothing (0). What it owned is freed; the number of pages
+    /// is returned.
     pub(crate) fn set(&mut self, i: usize, entry: u64) -> usize {
         let freed = self.free_child(i);
         self.0[i % 512].store(entry & !OWNED, Ordering::Relaxed);
@@ -61,11 +62,13 @@ impl Table {
         if entry & OWNED == 0 {
             return None;
         }
-        // SAFETY: By the type invariant this is a table that we own, and `&mut self` makes us its only user.
+        // SAFETY: By the type invariant this is a table that we own, and `&mut self` makes us its
+        // only user.
         Some(unsafe { &mut *direct_map(Hpa::new(entry & ADDR)).cast::<Table>() })
     }
 
-    /// The table below entry `i`, made with the permission bits `flags` if there is none, and then counted in `pages`.
+    /// The table below entry `i`, made with the permission bits `flags` if there is none, and then
+    /// counted in `pages`.
     pub(crate) fn make_child(
         &mut self,
         i: usize,
@@ -93,7 +96,8 @@ impl Table {
             return 0;
         }
         self.0[i % 512].store(0, Ordering::Relaxed);
-        // SAFETY: By the type invariant the entry owned a leaked table; the entry is gone, so it is ours.
+        // SAFETY: By the type invariant the entry owned a leaked table; the entry is gone, so it is
+        // ours.
         let mut child = unsafe { TableBox::from_hpa(Hpa::new(entry & ADDR)) };
         1 + child.clear(0..512)
     }

@@ -21,7 +21,8 @@ fn current() -> *mut bindings::task_struct {
 }
 
 fn thread_flags() -> usize {
-    // SAFETY: The current task exists as long as we run. Others set bits in there at any time, hence volatile.
+    // SAFETY: The current task exists as long as we run. Others set bits in there at any time,
+    // hence volatile.
     unsafe { (&raw const (*current()).thread_info.flags).read_volatile() }
 }
 
@@ -35,7 +36,8 @@ const fn tif(bits: &[u32]) -> usize {
     mask
 }
 
-/// Work that is only done on the way to user mode: signals, task work, and a deferred re-arming of the timer.
+/// Work that is only done on the way to user mode: signals, task work, and a deferred re-arming of
+/// the timer.
 const WORK_USER: usize = tif(&[
     bindings::TIF_SIGPENDING,
     bindings::TIF_NOTIFY_SIGNAL,
@@ -65,7 +67,8 @@ pub(crate) fn reschedule_if_asked() {
     }
 }
 
-/// Marks the time until it is dropped as guest time, for `top` and cgroups (as KVM does, `PF_VCPU`).
+/// Marks the time until it is dropped as guest time, for `top` and cgroups (as KVM does,
+/// `PF_VCPU`).
 pub(crate) struct GuestTime(());
 
 impl GuestTime {
@@ -105,20 +108,22 @@ impl Runner {
         self.task.store(current(), Ordering::SeqCst);
         let result = f();
         self.task.store(core::ptr::null_mut(), Ordering::SeqCst);
-        // Whoever read the pointer before did so in an RCU read-side section (`kick`), or with IRQs off on another CPU:
-        // the task itself is freed by RCU, long after it leaves here.
+        // Whoever read the pointer before did so in an RCU read-side section (`kick`), or with IRQs
+        // off on another CPU: the task itself is freed by RCU, long after it leaves here.
         result
     }
 
-    /// Makes the runner look at its work: wakes it from [`Runner::sleep_until`], or forces it out of the guest.
+    /// Makes the runner look at its work: wakes it from [`Runner::sleep_until`], or forces it out
+    /// of the guest.
     ///
     /// Any context, hard interrupts included.
     pub(crate) fn kick(&self) {
         let _rcu = rcu::read_lock();
         let task = self.task.load(Ordering::SeqCst);
         if !task.is_null() {
-            // SAFETY: By the type invariant it was inside `while_running` a moment ago, and task structures are freed
-            // only after an RCU grace period, which cannot end before this read-side section.
+            // SAFETY: By the type invariant it was inside `while_running` a moment ago, and task
+            // structures are freed only after an RCU grace period, which cannot end before this
+            // read-side section.
             unsafe {
                 bindings::wake_up_process(task);
                 bindings::kick_process(task);
@@ -130,9 +135,11 @@ impl Runner {
     pub(crate) fn sleep_until(&self, ready: impl Fn() -> bool) {
         let task = current();
         loop {
-            // The state first, then the condition: a waker does it the other way round, so one of us sees the other.
-            // SAFETY: It is our own state, and `AtomicU32` has the layout of the C `unsigned int`.
-            let state = unsafe { &*(&raw mut (*task).__state).cast::<core::sync::atomic::AtomicU32>() };
+            // The state first, then the condition: a waker does it the other way round, so one of
+            // us sees the other. SAFETY: It is our own state, and `AtomicU32` has the layout of the
+            // C `unsigned int`.
+            let state =
+                unsafe { &*(&raw mut (*task).__state).cast::<core::sync::atomic::AtomicU32>() };
             state.store(bindings::TASK_INTERRUPTIBLE, Ordering::SeqCst);
             if ready() || must_return_to_user() {
                 state.store(bindings::TASK_RUNNING, Ordering::SeqCst);

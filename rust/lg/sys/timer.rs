@@ -2,8 +2,9 @@
 
 //! A one-shot timer of the Host's, with a callback in hard interrupt context.
 //!
-//! The `kernel` crate's `HrTimer` hands out a new handle at each start and cancels when that is dropped; a guest re-arms its timer
-//! thousands of times a second, so this wraps the C interface, where arming again is one call.
+//! The `kernel` crate's `HrTimer` hands out a new handle at each start and cancels when that is
+//! dropped; a guest re-arms its timer thousands of times a second, so this wraps the C interface,
+//! where arming again is one call.
 
 use core::marker::PhantomPinned;
 use kernel::{
@@ -75,12 +76,13 @@ impl<T: Expired> Timer<T> {
         unsafe { bindings::hrtimer_cancel(self.inner.get()) };
     }
 
+    /// # Safety
+    ///
+    /// `timer` is the `inner` of a live `Timer<T>`.
     unsafe extern "C" fn callback(timer: *mut bindings::hrtimer) -> bindings::hrtimer_restart {
-        // SAFETY: `timer` is the `inner` of a `Timer<T>`: only `new` gives this function to the kernel. It is alive, since
-        // `drop` waits for us.
-        let this = unsafe {
-            &*kernel::container_of!(Opaque::cast_from(timer), Self, inner)
-        };
+        // SAFETY: As the kernel promises: only `new` gives it this function, and `drop` waits for
+        // us.
+        let this = unsafe { &*kernel::container_of!(Opaque::cast_from(timer), Self, inner) };
         this.owner.expired();
         bindings::hrtimer_restart::HRTIMER_NORESTART
     }

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The front door. Everything here may be said again at any time: finished work is not done twice.
+
+.PHONY: help all setup module launcher guests kernel rootfs run check check-all bench lint fmt modules clean
+
+help:
+	@echo 'make run        build what is missing and boot Linux as a guest of lg, down to a shell'
+	@echo 'make check      all tests'
+	@echo 'make check-all  all tests, on every CPU model'
+	@echo 'make bench      the same kernel directly and as a guest, side by side'
+	@echo 'make modules KDIR=/lib/modules/$$(uname -r)/build'
+	@echo '                lg.ko for your own kernel'
+	@echo
+	@echo 'Parts: setup module launcher guests kernel rootfs; lint, fmt; clean.'
+
+all: module launcher guests kernel rootfs
+
+# The toolchain, the Host kernel and the guest kernel, in the cache directory.
+setup:
+	scripts/setup all
+
+module:
+	scripts/setup host
+	scripts/in-root make --no-print-directory -C /cache/host M=/lg MO=/lg/build/module modules
+	@install -C build/module/lg.ko build/lg.ko
+
+launcher:
+	scripts/setup root
+	scripts/in-root cargo build --release --locked -p lg
+	@install -C target/x86_64-unknown-linux-gnu/release/lg build/lg
+
+guests:
+	scripts/setup root
+	selftests/build
+
+kernel:
+	scripts/setup guest
+
+rootfs:
+	scripts/setup root
+	scripts/build-initramfs
+
+run: all
+	scripts/vm -- lg run
+
+check: all
+	scripts/check
+
+check-all: all
+	scripts/check --all
+
+bench: all
+	scripts/bench
+
+lint:
+	scripts/check lint
+
+fmt:
+	scripts/in-root cargo fmt
+	scripts/in-root rustfmt --edition 2021 rust/lg/lg.rs
+
+# For a kernel that has its Rust metadata (rust/*.rmeta) beside its headers, with the tools on this machine.
+modules:
+	@[ -n '$(KDIR)' ] || { echo 'say which kernel: make modules KDIR=/lib/modules/$$(uname -r)/build' >&2; exit 1; }
+	scripts/probe-kernel '$(KDIR)'
+	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' MO='$(CURDIR)/build/own' modules
+	@echo 'built build/own/lg.ko'
+
+# The cache directory stays: see scripts/setup.
+clean:
+	rm -rf build target
