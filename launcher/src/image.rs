@@ -246,7 +246,7 @@ fn parse_note(desc: &[u8]) -> Result<lguest_note, ImageError> {
     Ok(lguest_note {
         abi_version: u32_at(0),
         features: u32_at(4),
-        entry: u64::from(u32_at(8)) | u64::from(u32_at(12)) << 32,
+        entry: u64::from(u32_at(8)) | (u64::from(u32_at(12)) << 32),
     })
 }
 

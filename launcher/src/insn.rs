@@ -142,7 +142,7 @@ fn set(regs: &mut lguest_regs, register: Register, value: u64) {
         } else {
             *full & !(mask << shift)
         };
-        *full = kept | (value & mask) << shift;
+        *full = kept | ((value & mask) << shift);
     }
 }
 

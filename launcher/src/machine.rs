@@ -158,6 +158,7 @@ fn initrd(options: &Run, image: &Image) -> Result<Vec<u8>, Error> {
 }
 
 /// What the Guest's init finds in /lg: `cmd`, the command, its words ended by NUL; `env`, likewise, its environment.
+/// TERM there says that the console is a terminal at our end, which wants echo and carriage returns.
 fn init_files(options: &Run) -> Vec<u8> {
     let mut archive = Archive::default().directory("lg");
     if !options.command.is_empty() {
@@ -167,7 +168,8 @@ fn init_files(options: &Run) -> Vec<u8> {
             .flat_map(|word| [word.as_bytes(), b"\0"]);
         archive = archive.file("lg/cmd", &words.collect::<Vec<_>>().concat());
     }
-    if let (Some(term), true) = (env::var_os("TERM"), io::stdout().is_terminal()) {
+    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    if let (Some(term), true) = (env::var_os("TERM"), terminal) {
         archive = archive.file("lg/env", &[b"TERM=", term.as_bytes(), b"\0"].concat());
     }
     archive.finish()

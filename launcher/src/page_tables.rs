@@ -152,7 +152,7 @@ pub(crate) mod tests {
             if entry & PRESENT == 0 {
                 return None;
             }
-            assert_eq!(entry & (1 << 2 | 1 << 63), 0, "user, or not executable");
+            assert_eq!(entry & ((1 << 2) | (1 << 63)), 0, "user, or not executable");
             assert_ne!(entry & WRITABLE, 0);
             if level == 1 || (level == 2 && entry & LARGE_PAGE != 0) {
                 let size = 1 << shift;
@@ -244,7 +244,10 @@ pub(crate) mod tests {
             at in any::<prop::sample::Index>(),
         ) {
             let gva = if aligned { gva & !(LARGE - 1) } else { gva };
-            let gpa = if aligned { frame << 21 & ADDRESS } else { frame << 12 | (gva & 0xfff) };
+            let gpa = match aligned {
+                true => (frame << 21) & ADDRESS,
+                false => (frame << 12) + (gva & 0xfff),
+            };
             let mut tables = PageTables::new(ROOM);
             tables.map(gva, gpa, size).unwrap();
             let offset = at.index(size as usize) as u64;

@@ -55,7 +55,7 @@ impl WindowSize {
     /// Sets it.
     pub fn set(&self, columns: u16, rows: u16) {
         self.0.store(
-            u32::from(rows) << 16 | u32::from(columns),
+            (u32::from(rows) << 16) | u32::from(columns),
             Ordering::Relaxed,
         );
     }
@@ -248,7 +248,7 @@ mod tests {
 
         fn descriptor(&self, slot: u16, gpa: u64, length: u32, flags: u16, next: u16) {
             let at = GuestAddress(DESCRIPTORS + 16 * u64::from(slot));
-            let rest = u64::from(length) | u64::from(flags) << 32 | u64::from(next) << 48;
+            let rest = u64::from(length) | (u64::from(flags) << 32) | (u64::from(next) << 48);
             self.memory.write_obj([gpa, rest], at).unwrap();
         }
 

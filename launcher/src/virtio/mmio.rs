@@ -24,12 +24,15 @@ const VENDOR: u32 = u32::from_le_bytes(*b"lg\0\0");
 const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
 const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
 
+/// Told when a driver has stopped its device, with the device's name.
+type OnFault = Box<dyn Fn(&'static str, &Fault) + Send>;
+
 /// A device behind its registers.
 pub struct Mmio {
     device: Box<dyn Device>,
     memory: Memory,
     interrupt: Arc<Interrupt>,
-    on_fault: Box<dyn Fn(&'static str, &Fault) + Send>,
+    on_fault: OnFault,
     kicks: Vec<Arc<EventFd>>,
     queues: Vec<Queue>,
     status: u32,
@@ -126,7 +129,7 @@ impl Mmio {
                     _ => return,
                 };
                 let other_half = self.driver_features & !(u64::from(u32::MAX) << shift);
-                self.driver_features = other_half | value << shift;
+                self.driver_features = other_half | (value << shift);
             }
             VIRTIO_MMIO_QUEUE_SEL => self.queue_sel = value,
             VIRTIO_MMIO_QUEUE_NOTIFY => self.kick(value.into()),
@@ -280,6 +283,8 @@ pub(crate) mod tests {
 
     const SIZE: u16 = 16;
     const RAM: u64 = 1 << 20;
+    /// The one that the device has of its own.
+    const FEATURE: u64 = 1 << 5;
     const ACKNOWLEDGE: u32 = 1;
     const DRIVER: u32 = 2;
 
@@ -296,7 +301,7 @@ pub(crate) mod tests {
         }
 
         fn features(&self) -> u64 {
-            1 << 5
+            FEATURE
         }
 
         fn queue_sizes(&self) -> &'static [u16] {
@@ -426,14 +431,17 @@ pub(crate) mod tests {
         mmio.put(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 1);
         assert_eq!(mmio.get(VIRTIO_MMIO_DEVICE_FEATURES), 1);
         mmio.put(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 0);
-        assert_eq!(mmio.get(VIRTIO_MMIO_DEVICE_FEATURES), 1 << 29 | 1 << 5);
+        assert_eq!(
+            mmio.get(VIRTIO_MMIO_DEVICE_FEATURES),
+            EVENT_IDX as u32 | FEATURE as u32
+        );
         mmio.put(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 2);
         assert_eq!(mmio.get(VIRTIO_MMIO_DEVICE_FEATURES), 0);
-        assert!(mmio.negotiate(VERSION_1 | 1 << 5));
+        assert!(mmio.negotiate(VERSION_1 | FEATURE));
         assert!(mmio.negotiate(VERSION_1));
-        assert!(!mmio.negotiate(1 << 5), "a legacy driver");
+        assert!(!mmio.negotiate(FEATURE), "a legacy driver");
         assert!(
-            !mmio.negotiate(VERSION_1 | 1 << 6),
+            !mmio.negotiate(VERSION_1 | (FEATURE << 1)),
             "a feature that was not offered"
         );
     }
