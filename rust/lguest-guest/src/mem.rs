@@ -25,12 +25,22 @@ memmove:
 memcpy:
     mov %rdi, %rax
 1:  mov %rdx, %rcx
+    shr $3, %rcx                /* words first: an emulated processor counts every step */
+    rep movsq
+    mov %edx, %ecx
+    and $7, %ecx
     rep movsb
     ret
 memset:
     mov %rdi, %r8
-    mov %esi, %eax
+    movzbl %sil, %eax
+    movabs $0x0101010101010101, %rcx
+    imul %rcx, %rax
     mov %rdx, %rcx
+    shr $3, %rcx
+    rep stosq
+    mov %edx, %ecx
+    and $7, %ecx
     rep stosb
     mov %r8, %rax
     ret

@@ -63,7 +63,6 @@ pub struct User {
     /// Its tables.
     pub space: AddressSpace,
     code: u64,
-    data: u64,
 }
 
 impl User {
@@ -73,9 +72,9 @@ impl User {
         let code = alloc_frame();
         space.map(CODE, code, pte::USER);
         space.map_new_user(STACK_TOP - PAGE);
-        let data = space.map_new_user(DATA);
+        space.map_new_user(DATA);
         space.activate();
-        Self { space, code, data }
+        Self { space, code }
     }
 
     /// Puts `code` into the code page, followed by UD2, and returns the state that starts it.
@@ -92,19 +91,25 @@ impl User {
 
     /// Runs `code` from its start to its first event without a handler.
     pub fn run(&self, code: Code) -> Frame {
+        self.run_with(code, 0)
+    }
+
+    /// The same, with `argument` in RSI.
+    pub fn run_with(&self, code: Code, argument: u64) -> Frame {
         let mut frame = self.load(code);
+        frame.rsi = argument;
         user::run(&mut frame);
         reset_fpu();
         frame
     }
 
-    /// The data page, in the direct map.
-    pub fn data(&self) -> *mut u64 {
-        gpa_to_ptr(self.data)
+    /// GPA of the code page.
+    pub fn code_gpa(&self) -> u64 {
+        self.code
     }
 }
 
-// `test_catch(code)` calls the code and returns 0; `test_caught` is where an event's frame is sent to return 1 instead.
+// `test_catch(code, argument)` calls the code and returns 0; `test_caught` is where an event's frame is sent to return 1 instead.
 global_asm!(
     r#"
     .pushsection .text.test_catch, "ax"
@@ -143,7 +148,7 @@ test_catch_rsp:
 );
 
 extern "C" {
-    fn test_catch(code: *const u8) -> bool;
+    fn test_catch(code: *const u8, argument: u64) -> bool;
     fn test_caught();
     static test_catch_rsp: AtomicU64;
 }
@@ -169,10 +174,15 @@ fn catch(frame: &mut Frame) {
 /// Runs `code` in guest kernel mode; the frame of the exception (or `int 0x80`) that ended it, or `None` if it reached its
 /// end.
 pub fn in_kernel(code: Code) -> Option<Frame> {
+    in_kernel_with(code, 0)
+}
+
+/// The same, with `argument` in RSI.
+pub fn in_kernel_with(code: Code, argument: u64) -> Option<Frame> {
     let vectors = || EXCEPTIONS.chain([vector::INT80]);
     vectors().for_each(|vector| event::set_handler(vector, Some(catch)));
     // SAFETY: the code is the test's own; it keeps to the C calling convention, or an event ends it.
-    let caught = unsafe { test_catch(code.start) };
+    let caught = unsafe { test_catch(code.start, argument) };
     vectors().for_each(|vector| event::set_handler(vector, None));
     reset_fpu();
     // SAFETY: `catch` has written it, and nothing else refers to it.
@@ -216,6 +226,12 @@ pub fn peek(gva: u64) -> u64 {
 pub fn poke(gva: u64, value: u64) {
     // SAFETY: as in `peek`; the test has mapped the page for this.
     unsafe { (gva as *mut u64).write_volatile(value) }
+}
+
+/// Is this QEMU's TCG? It differs from the SDM here and there, and the tests say where.
+pub fn in_tcg() -> bool {
+    // SAFETY: every 64-bit processor has CPUID; an unknown leaf gives numbers without a meaning.
+    unsafe { core::arch::x86_64::__cpuid(0x4000_0000) }.ebx == u32::from_le_bytes(*b"TCGT")
 }
 
 /// A generator of numbers that look random (xorshift64*), for tests that must be repeatable.

@@ -42,24 +42,51 @@ fn main() -> u8 {
         clear(space, PAGE, 1);
         clear(space, NEIGHBOUR, 1);
         peek(PAGE);
-        assert_eq!(space.accessed_dirty(PAGE), (true, false), "after a read, round {round}");
+        assert_eq!(
+            space.accessed_dirty(PAGE),
+            (true, false),
+            "after a read, round {round}"
+        );
         for level in 2..=4 {
-            assert!(has(space, PAGE, level, pte::ACCESSED), "A in level {level} after a read");
+            assert!(
+                has(space, PAGE, level, pte::ACCESSED),
+                "A in level {level} after a read"
+            );
         }
         poke(PAGE, 1);
-        assert_eq!(space.accessed_dirty(PAGE), (true, true), "after a write, round {round}");
-        assert_eq!(space.accessed_dirty(NEIGHBOUR), (false, false), "the page nobody touched");
+        assert_eq!(
+            space.accessed_dirty(PAGE),
+            (true, true),
+            "after a write, round {round}"
+        );
+        assert_eq!(
+            space.accessed_dirty(NEIGHBOUR),
+            (false, false),
+            "the page nobody touched"
+        );
 
         clear(space, PAGE, 1);
         poke(PAGE, 2);
-        assert_eq!(space.accessed_dirty(PAGE), (true, true), "after a write as the first access");
+        assert_eq!(
+            space.accessed_dirty(PAGE),
+            (true, true),
+            "after a write as the first access"
+        );
     }
 
     clear(space, PAGE, 1);
     user.run(code!("movb 0x40000000, %al"));
-    assert_eq!(space.accessed_dirty(PAGE), (true, false), "after a read from user mode");
+    assert_eq!(
+        space.accessed_dirty(PAGE),
+        (true, false),
+        "after a read from user mode"
+    );
     user.run(code!("movb %al, 0x40000000"));
-    assert_eq!(space.accessed_dirty(PAGE), (true, true), "after a write from user mode");
+    assert_eq!(
+        space.accessed_dirty(PAGE),
+        (true, true),
+        "after a write from user mode"
+    );
     clear(space, CODE, 1);
     user.run(code!("nop"));
     assert_eq!(space.accessed_dirty(CODE), (true, false), "after a fetch");
@@ -68,21 +95,33 @@ fn main() -> u8 {
     space.map(PAGE, alloc_frame(), pte::USER);
     clear(space, PAGE, 1);
     user.run(code!("movb %al, 0x40000000"));
-    assert!(!space.accessed_dirty(PAGE).1, "D after a write that was not allowed");
+    assert!(
+        !space.accessed_dirty(PAGE).1,
+        "D after a write that was not allowed"
+    );
     space.map(PAGE, alloc_frame(), pte::WRITE);
     clear(space, PAGE, 1);
     user.run(code!("movb %al, 0x40000000"));
-    assert!(!space.accessed_dirty(PAGE).1, "D after a write from user mode to a kernel page");
+    assert!(
+        !space.accessed_dirty(PAGE).1,
+        "D after a write from user mode to a kernel page"
+    );
 
     // Large pages have theirs in level 2.
     space.map_large(LARGE, alloc_frames(2 << 20), pte::WRITE | pte::USER);
     peek(LARGE + 0x12340);
-    assert!(has(space, LARGE, 2, pte::ACCESSED) && !has(space, LARGE, 2, pte::DIRTY), "large, after a read");
+    assert!(
+        has(space, LARGE, 2, pte::ACCESSED) && !has(space, LARGE, 2, pte::DIRTY),
+        "large, after a read"
+    );
     poke(LARGE + 0x1f_f000, 1);
     assert!(has(space, LARGE, 2, pte::DIRTY), "large, after a write");
     clear(space, LARGE, 2);
     poke(LARGE + 0x12340, 1);
-    assert!(has(space, LARGE, 2, pte::DIRTY), "large, after clear, flush and write elsewhere");
+    assert!(
+        has(space, LARGE, 2, pte::DIRTY),
+        "large, after clear, flush and write elsewhere"
+    );
     println!("A and D are as the SDM says");
     0
 }

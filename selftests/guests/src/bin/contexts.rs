@@ -43,8 +43,16 @@ fn main() -> u8 {
         for (i, space) in spaces.iter().enumerate() {
             // A PCID in the low bits, as Linux puts one there, means nothing.
             switch(*space, NO_FLUSH | (i as u64 & 7));
-            assert_eq!(peek(PAGE), i as u64 + round, "the page of space {i} in round {round}");
-            assert_eq!(peek(KERNEL_PAGE), 1_000_000, "the kernel's page in space {i}");
+            assert_eq!(
+                peek(PAGE),
+                i as u64 + round,
+                "the page of space {i} in round {round}"
+            );
+            assert_eq!(
+                peek(KERNEL_PAGE),
+                1_000_000,
+                "the kernel's page in space {i}"
+            );
             poke(PAGE, i as u64 + round + 1);
         }
     }
@@ -61,10 +69,17 @@ fn main() -> u8 {
         switch(here, NO_FLUSH);
         there.map(PAGE, frame_with(5000 + value), pte::WRITE);
         switch(there, NO_FLUSH);
-        assert!([before, 5000 + value].contains(&peek(PAGE)), "neither the old page nor the new one");
+        assert!(
+            [before, 5000 + value].contains(&peek(PAGE)),
+            "neither the old page nor the new one"
+        );
         switch(here, NO_FLUSH);
         switch(there, 0);
-        assert_eq!(peek(PAGE), 5000 + value, "a switch without bit 63 forgets the old page");
+        assert_eq!(
+            peek(PAGE),
+            5000 + value,
+            "a switch without bit 63 forgets the old page"
+        );
     }
 
     // A change of the kernel half is flushed in all.
@@ -73,7 +88,11 @@ fn main() -> u8 {
         hypercall::flush_tlb(kind, KERNEL_PAGE);
         for space in spaces {
             switch(space, NO_FLUSH);
-            assert_eq!(peek(KERNEL_PAGE), value, "a changed page of the kernel half");
+            assert_eq!(
+                peek(KERNEL_PAGE),
+                value,
+                "a changed page of the kernel half"
+            );
         }
     }
 

@@ -27,14 +27,22 @@ fn main() -> u8 {
 
     let frame = user.run(code!("mov 0x800abc, %eax"));
     assert_eq!(frame.vector, vector::PAGE_FAULT);
-    assert_eq!(shared_read!(cr2), NOTHING + 0xabc, "CR2 after a fault of the guest");
+    assert_eq!(
+        shared_read!(cr2),
+        NOTHING + 0xabc,
+        "CR2 after a fault of the guest"
+    );
     assert_eq!(mov_from_cr2(), NOTHING + 0xabc, "MOV from CR2");
 
     let frame = user.run(code!("movabs $0x800000000000, %rax", "mov (%rax), %eax"));
     assert_eq!(frame.vector, vector::GENERAL_PROTECTION);
     hypercall::flush_tlb(abi::LGUEST_FLUSH_ALL, 0);
     peek(DATA);
-    assert_eq!(shared_read!(cr2), NOTHING + 0xabc, "CR2 after #GP and fills");
+    assert_eq!(
+        shared_read!(cr2),
+        NOTHING + 0xabc,
+        "CR2 after #GP and fills"
+    );
     println!("CR2 holds the guest's faults only");
     0
 }

@@ -8,7 +8,9 @@
 use lguest_guest::event::{vector, Frame, KERNEL_CS, USER_CS, USER_SS};
 use lguest_guest::paging::{alloc_frame, pte, PAGE};
 use lguest_guest::{entry, irq, println, shared_read};
-use lguest_guest_tests::{code, in_kernel, kernel_rsp, Code, User, DATA, NOTHING, STACK_TOP};
+use lguest_guest_tests::{
+    code, in_kernel, in_tcg, kernel_rsp, Code, User, DATA, NOTHING, STACK_TOP,
+};
 
 entry!(main);
 
@@ -91,6 +93,7 @@ fn main() -> u8 {
     user.space.map_new_user(SPLIT);
 
     irq::disable();
+    // QEMU's TCG never raises #XM.
     let both = || both.iter().filter(|case| case.vector != vector::SIMD || !in_tcg());
     for case in both().chain(&user_only) {
         let frame = user.run(case.code);
@@ -141,16 +144,30 @@ fn step(case: &Case) -> u64 {
 fn check(case: &Case, mode: &str, frame: &Frame, error: u64, expected: &Frame) {
     let name = case.name;
     let vector = match case.vector {
+        // QEMU's TCG has #GP for all addresses that are not canonical.
         vector::STACK_SEGMENT if in_tcg() => vector::GENERAL_PROTECTION,
         vector => vector,
     };
-    assert_eq!(frame.vector, vector, "{name} from {mode}: the vector, with {frame:x?}");
-    assert_eq!(frame.error_code, error, "{name} from {mode}: the error code");
+    assert_eq!(
+        frame.vector, vector,
+        "{name} from {mode}: the vector, with {frame:x?}"
+    );
+    assert_eq!(
+        frame.error_code, error,
+        "{name} from {mode}: the error code"
+    );
     assert_eq!(frame.rip, expected.rip, "{name} from {mode}: RIP");
-    assert_eq!((frame.cs, frame.ss), (expected.cs, expected.ss), "{name} from {mode}: CS, SS");
+    assert_eq!(
+        (frame.cs, frame.ss),
+        (expected.cs, expected.ss),
+        "{name} from {mode}: CS, SS"
+    );
     assert_eq!(frame.rsp, expected.rsp, "{name} from {mode}: RSP");
     let flags = frame.rflags & FLAGS;
-    assert_eq!(flags, expected.rflags, "{name} from {mode}: RFLAGS ({flags:#x})");
+    assert_eq!(
+        flags, expected.rflags,
+        "{name} from {mode}: RFLAGS ({flags:#x})"
+    );
     if case.vector == vector::PAGE_FAULT {
         let address = match case.name {
             "#PF, second half" => SPLIT + PAGE,
@@ -159,12 +176,6 @@ fn check(case: &Case, mode: &str, frame: &Frame, error: u64, expected: &Frame) {
         let cr2 = shared_read!(cr2);
         assert_eq!(cr2, address, "{name} from {mode}: CR2 is {cr2:#x}");
     }
-}
-
-/// QEMU's TCG raises #GP where it ought to raise #SS, and never raises #XM.
-fn in_tcg() -> bool {
-    // SAFETY: every 64-bit processor has CPUID; an unknown leaf gives numbers without a meaning.
-    unsafe { core::arch::x86_64::__cpuid(0x4000_0000) }.ebx == u32::from_le_bytes(*b"TCGT")
 }
 
 /// Fetches that fault have the address itself as RIP.

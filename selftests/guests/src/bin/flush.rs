@@ -49,9 +49,16 @@ fn main() -> u8 {
                 flush(gva);
                 peek(gva);
                 space.map(gva, new, pte::WRITE | pte::USER);
-                assert!([1, 2].contains(&peek(gva)), "a translation that is neither the old nor the new one");
+                assert!(
+                    [1, 2].contains(&peek(gva)),
+                    "a translation that is neither the old nor the new one"
+                );
                 flush(gva);
-                assert_eq!(peek(gva), value, "a changed mapping at {gva:#x} after {name}");
+                assert_eq!(
+                    peek(gva),
+                    value,
+                    "a changed mapping at {gva:#x} after {name}"
+                );
             }
             space.map(gva, one, 0);
             flush(gva);
@@ -59,7 +66,11 @@ fn main() -> u8 {
             space.unmap(gva);
             flush(gva);
             let frame = in_kernel(touch(gva)).expect(name);
-            assert_eq!((frame.vector, frame.error_code), (vector::PAGE_FAULT, 0), "an unmapped page after {name}");
+            assert_eq!(
+                (frame.vector, frame.error_code),
+                (vector::PAGE_FAULT, 0),
+                "an unmapped page after {name}"
+            );
         }
     }
     user_mode_sees_it(&user, one, two);
@@ -86,7 +97,11 @@ fn assert_write_faults(gva: u64, name: &str) {
         code!("movabs $0xffffa00000000000, %rax", "mov %eax, (%rax)")
     };
     let frame = in_kernel(code).expect("a write to a page that is read-only now");
-    assert_eq!((frame.vector, frame.error_code), (vector::PAGE_FAULT, 3), "a write after {name}");
+    assert_eq!(
+        (frame.vector, frame.error_code),
+        (vector::PAGE_FAULT, 3),
+        "a write after {name}"
+    );
 }
 
 /// Both modes share the user half.
@@ -94,12 +109,20 @@ fn user_mode_sees_it(user: &User, one: u64, two: u64) {
     for (frame, value) in [(one, 1), (two, 2)] {
         user.space.map(USER_PAGE, frame, pte::USER);
         flush(LGUEST_FLUSH_ONE, USER_PAGE);
-        assert_eq!(user.run(code!("mov 0x40000000, %eax")).rax, value, "a changed mapping in user mode");
+        assert_eq!(
+            user.run(code!("mov 0x40000000, %eax")).rax,
+            value,
+            "a changed mapping in user mode"
+        );
     }
     user.space.unmap(USER_PAGE);
     flush(LGUEST_FLUSH_USER, 0);
     let frame = user.run(code!("mov 0x40000000, %eax"));
-    assert_eq!((frame.vector, frame.error_code), (vector::PAGE_FAULT, 4), "an unmapped page in user mode");
+    assert_eq!(
+        (frame.vector, frame.error_code),
+        (vector::PAGE_FAULT, 4),
+        "an unmapped page in user mode"
+    );
 }
 
 /// From nothing to something, and from less to more, hardware needs no flush.
@@ -131,13 +154,18 @@ fn tables(space: AddressSpace, one: u64, two: u64) {
     unsafe { gpa_to_ptr::<u64>(large + PAGE).write_volatile(77) };
     space.map_large(A, large, pte::WRITE);
     flush(LGUEST_FLUSH_USER, 0);
-    assert_eq!((peek(A), peek(A + PAGE)), (0, 77), "a large page instead of a table");
+    assert_eq!(
+        (peek(A), peek(A + PAGE)),
+        (0, 77),
+        "a large page instead of a table"
+    );
     // SAFETY: an entry of our own tables.
     unsafe { space.entry(A, 2).write_volatile(0) };
     space.map(A, two, 0);
     flush(LGUEST_FLUSH_USER, 0);
     assert_eq!(peek(A), 2, "a table instead of a large page");
-    let frame = in_kernel(code!("mov 0x50001000, %eax")).expect("a page of the large page that is no more");
+    let frame =
+        in_kernel(code!("mov 0x50001000, %eax")).expect("a page of the large page that is no more");
     assert_eq!(frame.vector, vector::PAGE_FAULT);
 }
 

@@ -84,7 +84,10 @@ fn compare(name: &str, mode: &str, after: &State, expected: &State) {
             _ => u64::MAX,
         };
         let (is, was) = (after.0[i] & mask, expected.0[i] & mask);
-        assert_eq!(is, was, "word {i} of XSAVE after {name} in {mode}: {is:#x}, was {was:#x}");
+        assert_eq!(
+            is, was,
+            "word {i} of XSAVE after {name} in {mode}: {is:#x}, was {was:#x}"
+        );
     }
 }
 
@@ -121,12 +124,20 @@ fn tick() {
 fn main() -> u8 {
     let exits: [(&str, Code, fn()); 7] = [
         ("a fill", code!("movabs %al, 0x700008"), flush),
-        ("the Host's interrupts", code!("6: decl 0x700000", "jnz 6b"), spin),
+        (
+            "the Host's interrupts",
+            code!("6: decl 0x700000", "jnz 6b"),
+            spin,
+        ),
         ("a repaired fault", code!("movabs %al, 0x900008"), unmap),
         ("a breakpoint", code!("int3"), || ()),
         ("int 0x80", code!("int $0x80"), || ()),
         ("the timer", code!("6: cmpl $0, 0x700000", "je 6b"), tick),
-        ("a system call or a hypercall", code!("mov $3, %eax", "mov $0, %edi", "syscall"), || ()),
+        (
+            "a system call or a hypercall",
+            code!("mov $3, %eax", "mov $0, %edi", "syscall"),
+            || (),
+        ),
     ];
     set_handler(vector::PAGE_FAULT, Some(repair));
     set_handler(vector::BREAKPOINT, Some(resume));
@@ -161,6 +172,10 @@ fn main() -> u8 {
         compare(name, "user mode", &after, &expected);
     }
     load(&clean);
-    println!("x87, SSE{} over {} exits", if parts & 4 == 0 { "" } else { ", AVX" }, exits.len());
+    println!(
+        "x87, SSE{} over {} exits",
+        if parts & 4 == 0 { "" } else { ", AVX" },
+        exits.len()
+    );
     0
 }

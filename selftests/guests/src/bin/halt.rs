@@ -24,7 +24,11 @@ fn main() -> u8 {
         irq::disable();
         hypercall::set_timer(n * 10_000);
         irq::halt();
-        assert_eq!(u64::from(FIRED.load(Relaxed)), n, "halt {n} came back without its interrupt");
+        assert_eq!(
+            u64::from(FIRED.load(Relaxed)),
+            n,
+            "halt {n} came back without its interrupt"
+        );
         assert!(irq::enabled(), "HALT turns virtual interrupts on");
     }
 
@@ -35,7 +39,11 @@ fn main() -> u8 {
     while shared_read!(irq_pending) == 0 {
         core::hint::spin_loop();
     }
-    assert_eq!(FIRED.load(Relaxed), 0, "nothing is delivered while interrupts are off");
+    assert_eq!(
+        FIRED.load(Relaxed),
+        0,
+        "nothing is delivered while interrupts are off"
+    );
     irq::halt();
     assert_eq!(FIRED.load(Relaxed), 1, "HALT delivers what was pending");
 
@@ -43,7 +51,11 @@ fn main() -> u8 {
     hypercall::set_timer(20 * MS);
     // SAFETY: the timer ends it; it cannot fire before the instruction unless the machine stands still for 20 ms.
     unsafe { core::arch::asm!("hlt", options(nomem, nostack)) };
-    assert_eq!(FIRED.load(Relaxed), 2, "HLT came back without its interrupt");
+    assert_eq!(
+        FIRED.load(Relaxed),
+        2,
+        "HLT came back without its interrupt"
+    );
     println!("201 halts ended by the timer");
     0
 }

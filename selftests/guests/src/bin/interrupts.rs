@@ -19,7 +19,10 @@ fn make_pending() {
     while shared_read!(irq_pending) == 0 {
         core::hint::spin_loop();
     }
-    assert!(!FIRED.load(Relaxed), "an interrupt came with interrupts off");
+    assert!(
+        !FIRED.load(Relaxed),
+        "an interrupt came with interrupts off"
+    );
 }
 
 fn main() -> u8 {
@@ -36,8 +39,15 @@ fn window() {
     for _ in 0..100 {
         make_pending();
         irq::enable();
-        assert!(FIRED.load(Relaxed), "turning interrupts on delivers what is pending");
-        assert_eq!(shared_read!(irq_pending), 0, "nothing is pending after that");
+        assert!(
+            FIRED.load(Relaxed),
+            "turning interrupts on delivers what is pending"
+        );
+        assert_eq!(
+            shared_read!(irq_pending),
+            0,
+            "nothing is pending after that"
+        );
     }
     // A hypercall for nothing does nothing.
     assert_eq!(hypercall::irq_window(), 0);
@@ -50,11 +60,14 @@ fn window() {
 fn in_the_handler() {
     static OFF: AtomicBool = AtomicBool::new(false);
     static FLAGS: AtomicU64 = AtomicU64::new(0);
-    set_handler(u64::from(abi::LGUEST_VECTOR_TIMER), Some(|frame: &mut Frame| {
-        OFF.store(!irq::enabled(), Relaxed);
-        FLAGS.store(frame.rflags, Relaxed);
-        FIRED.store(true, Relaxed);
-    }));
+    set_handler(
+        u64::from(abi::LGUEST_VECTOR_TIMER),
+        Some(|frame: &mut Frame| {
+            OFF.store(!irq::enabled(), Relaxed);
+            FLAGS.store(frame.rflags, Relaxed);
+            FIRED.store(true, Relaxed);
+        }),
+    );
     FIRED.store(false, Relaxed);
     irq::enable();
     hypercall::set_timer(0);
@@ -62,23 +75,37 @@ fn in_the_handler() {
         core::hint::spin_loop();
     }
     assert!(OFF.load(Relaxed), "interrupts are off in a handler");
-    assert_ne!(FLAGS.load(Relaxed) & irq::FLAG_IF, 0, "IF in the frame of an interrupt");
+    assert_ne!(
+        FLAGS.load(Relaxed) & irq::FLAG_IF,
+        0,
+        "IF in the frame of an interrupt"
+    );
     assert!(irq::enabled(), "and on again afterwards");
 }
 
 /// A handler of an exception that came with interrupts off returns to code with interrupts on.
 fn at_eret_to_the_kernel() {
     make_pending();
-    set_handler(vector::BREAKPOINT, Some(|frame: &mut Frame| {
-        assert_eq!(frame.rflags & irq::FLAG_IF, 0, "IF in the frame of an exception");
-        frame.rflags |= irq::FLAG_IF;
-    }));
+    set_handler(
+        vector::BREAKPOINT,
+        Some(|frame: &mut Frame| {
+            assert_eq!(
+                frame.rflags & irq::FLAG_IF,
+                0,
+                "IF in the frame of an exception"
+            );
+            frame.rflags |= irq::FLAG_IF;
+        }),
+    );
     // SAFETY: the handler resumes after it.
     unsafe { core::arch::asm!("int3") };
     assert!(irq::enabled(), "ERET loads the virtual flag");
     assert!(FIRED.load(Relaxed), "and delivers what was pending");
 
-    set_handler(vector::BREAKPOINT, Some(|frame: &mut Frame| frame.rflags &= !irq::FLAG_IF));
+    set_handler(
+        vector::BREAKPOINT,
+        Some(|frame: &mut Frame| frame.rflags &= !irq::FLAG_IF),
+    );
     // SAFETY: as above.
     unsafe { core::arch::asm!("int3") };
     assert!(!irq::enabled(), "ERET clears the virtual flag too");
@@ -93,8 +120,15 @@ fn at_eret_to_user_mode() {
     frame.rflags &= !irq::FLAG_IF;
     lguest_guest::user::run(&mut frame);
     assert_eq!(frame.vector, vector::INVALID_OPCODE);
-    assert!(FIRED.load(Relaxed), "an interrupt that was pending comes on the way to user mode");
-    assert_ne!(frame.rflags & irq::FLAG_IF, 0, "IF in a frame from user mode");
+    assert!(
+        FIRED.load(Relaxed),
+        "an interrupt that was pending comes on the way to user mode"
+    );
+    assert_ne!(
+        frame.rflags & irq::FLAG_IF,
+        0,
+        "IF in a frame from user mode"
+    );
     assert!(!irq::enabled(), "`user::run` brings back what was before");
 }
 

@@ -60,7 +60,10 @@ fn main() -> u8 {
                     hypercall::flush_tlb(abi::LGUEST_FLUSH_ALL, 0);
                     let found = error_of(&user, code, from_user);
                     let wanted = expected([leaf, above], access, from_user);
-                    assert_eq!(found, wanted, "{name}, user mode: {from_user}, flags {leaf:#x} below {above:#x}");
+                    assert_eq!(
+                        found, wanted,
+                        "{name}, user mode: {from_user}, flags {leaf:#x} below {above:#x}"
+                    );
                     faults += u32::from(found.is_some());
                 }
             }

@@ -178,7 +178,7 @@ fn main() -> u8 {
                kernel: false, user: true },
         Exit { name: "a hypercall", code: code!("mov $3, %eax", "mov $0, %edi", "syscall"), prepare: nothing,
                lost: &["rcx", "r11", "rax", "rdi"], flags: ALL, kernel: true, user: false },
-        Exit { name: "WBINVD, which the Host emulates", code: code!("wbinvd"), prepare: nothing, lost: &[], flags: ALL,
+        Exit { name: "CLTS, which the Host emulates", code: code!("clts"), prepare: nothing, lost: &[], flags: ALL,
                kernel: true, user: false },
         Exit { name: "HLT, which the Host emulates", code: code!("hlt"), prepare: tick, lost: &[], flags: ALL,
                kernel: true, user: false },
@@ -232,7 +232,12 @@ fn in_user_mode(exit: &Exit, user: &User, pattern: u64) {
     (exit.prepare)(user);
     user::run(&mut frame);
     end_of_ticks();
-    assert_eq!(frame.vector, vector::INVALID_OPCODE, "{}: {frame:x?}", exit.name);
+    assert_eq!(
+        frame.vector,
+        vector::INVALID_OPCODE,
+        "{}: {frame:x?}",
+        exit.name
+    );
     let mut after = [frame.rflags; GPRS + 1];
     // SAFETY: as above.
     after[..GPRS].copy_from_slice(unsafe { &*registers });
@@ -243,11 +248,19 @@ fn compare(exit: &Exit, mode: &str, after: &[u64; GPRS + 1], expected: &[u64; GP
     for (i, name) in NAMES.iter().enumerate() {
         let (is, was) = (after[i], expected[i]);
         if !exit.lost.contains(name) {
-            assert_eq!(is, was, "{name} after {} in {mode}: {is:#x}, was {was:#x}", exit.name);
+            assert_eq!(
+                is, was,
+                "{name} after {} in {mode}: {is:#x}, was {was:#x}",
+                exit.name
+            );
         }
     }
     let (is, was) = (after[GPRS] & FLAGS, expected[GPRS] & FLAGS);
     if exit.flags {
-        assert_eq!(is, was, "flags after {} in {mode}: {is:#x}, were {was:#x}", exit.name);
+        assert_eq!(
+            is, was,
+            "flags after {} in {mode}: {is:#x}, were {was:#x}",
+            exit.name
+        );
     }
 }

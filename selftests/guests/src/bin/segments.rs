@@ -84,7 +84,9 @@ fn main() -> u8 {
 
 fn in_kernel_mode(wanted: [u16; 4]) {
     let exits: [(&str, fn()); 3] = [
-        ("a hypercall", || assert_eq!(hypercall::flush_tlb(abi::LGUEST_FLUSH_ALL, 0), 0)),
+        ("a hypercall", || {
+            assert_eq!(hypercall::flush_tlb(abi::LGUEST_FLUSH_ALL, 0), 0)
+        }),
         ("a page fault that the Host fills", || {
             hypercall::flush_tlb(abi::LGUEST_FLUSH_ALL, 0);
             poke(DATA, 1);
@@ -96,7 +98,11 @@ fn in_kernel_mode(wanted: [u16; 4]) {
         set_selectors(wanted);
         set_bases(FS_BASE, KERNEL_GS_BASE);
         exit();
-        assert_eq!((fs_base(), gs_base()), (FS_BASE, KERNEL_GS_BASE), "bases after {name}");
+        assert_eq!(
+            (fs_base(), gs_base()),
+            (FS_BASE, KERNEL_GS_BASE),
+            "bases after {name}"
+        );
         assert_eq!(selectors(), wanted, "selectors after {name}");
     }
 }
@@ -104,9 +110,18 @@ fn in_kernel_mode(wanted: [u16; 4]) {
 fn in_user_mode(user: &User) {
     let exits = [
         ("nothing", code!("rdfsbase %rax", "rdgsbase %rbx")),
-        ("a fill", code!("movabs %al, 0x700010", "rdfsbase %rax", "rdgsbase %rbx")),
-        ("a breakpoint", code!("int3", "rdfsbase %rax", "rdgsbase %rbx")),
-        ("a system call", code!("syscall", "rdfsbase %rax", "rdgsbase %rbx")),
+        (
+            "a fill",
+            code!("movabs %al, 0x700010", "rdfsbase %rax", "rdgsbase %rbx"),
+        ),
+        (
+            "a breakpoint",
+            code!("int3", "rdfsbase %rax", "rdgsbase %rbx"),
+        ),
+        (
+            "a system call",
+            code!("syscall", "rdfsbase %rax", "rdgsbase %rbx"),
+        ),
     ];
     set_handler(vector::SYSCALL, Some(resume));
     set_bases(FS_BASE, KERNEL_GS_BASE);
@@ -114,15 +129,31 @@ fn in_user_mode(user: &User) {
     for (name, code) in exits {
         hypercall::flush_tlb(abi::LGUEST_FLUSH_ALL, 0);
         let frame = user.run(code);
-        assert_eq!((frame.rax, frame.rbx), (FS_BASE, USER_GS_BASE), "user mode after {name}");
-        assert_eq!((fs_base(), gs_base()), (FS_BASE, KERNEL_GS_BASE), "kernel mode after {name}");
+        assert_eq!(
+            (frame.rax, frame.rbx),
+            (FS_BASE, USER_GS_BASE),
+            "user mode after {name}"
+        );
+        assert_eq!(
+            (fs_base(), gs_base()),
+            (FS_BASE, KERNEL_GS_BASE),
+            "kernel mode after {name}"
+        );
     }
     for code in [code!("wrgsbase %rdi", "syscall"), code!("wrgsbase %rdi")] {
         let mut frame = user.load(code);
         frame.rdi = 0x1_2345;
         user::run(&mut frame);
-        assert_eq!(shared_read!(user_gs_base), 0x1_2345, "user mode's own GS base");
-        assert_eq!(gs_base(), KERNEL_GS_BASE, "the kernel's GS base after user mode changed its own");
+        assert_eq!(
+            shared_read!(user_gs_base),
+            0x1_2345,
+            "user mode's own GS base"
+        );
+        assert_eq!(
+            gs_base(),
+            KERNEL_GS_BASE,
+            "the kernel's GS base after user mode changed its own"
+        );
     }
     set_handler(vector::SYSCALL, None);
 }
@@ -142,10 +173,18 @@ fn tls(user: &User) {
         let base = 0x1234_0000 + i;
         assert_eq!(hypercall::set_tls(i, data_descriptor(base)), 0, "SET_TLS");
         let frame = user.run(code);
-        assert_eq!((frame.vector, frame.rax), (vector::INVALID_OPCODE, base), "a TLS segment's base");
+        assert_eq!(
+            (frame.vector, frame.rax),
+            (vector::INVALID_OPCODE, base),
+            "a TLS segment's base"
+        );
         assert_eq!(hypercall::set_tls(i, 0), 0, "SET_TLS to 0");
         let frame = user.run(code);
-        assert_eq!(frame.vector, vector::GENERAL_PROTECTION, "a TLS segment that is no more");
+        assert_eq!(
+            frame.vector,
+            vector::GENERAL_PROTECTION,
+            "a TLS segment that is no more"
+        );
     }
     set_selectors([0x2b, 0x2b, 0, 0]);
 }
@@ -156,6 +195,10 @@ fn cpu_node() {
         assert_eq!(lsl(0x7b), Some(limit as u32), "LSL of CPU and node number");
     }
     for selector in [0x08, 0x10, 0x18, 0x40] {
-        assert_eq!(lsl(selector), None, "LSL of {selector:#x}, which is the Host's");
+        assert_eq!(
+            lsl(selector),
+            None,
+            "LSL of {selector:#x}, which is the Host's"
+        );
     }
 }

@@ -42,7 +42,10 @@ fn main() -> u8 {
             }
         });
         assert!(took >= ns, "the timer for {ns} ns fired after {took} ns");
-        assert!(took < ns + 2000 * MS, "the timer for {ns} ns fired as late as {took} ns");
+        assert!(
+            took < ns + 2000 * MS,
+            "the timer for {ns} ns fired as late as {took} ns"
+        );
     }
 
     arm(MS);
@@ -71,10 +74,17 @@ fn main() -> u8 {
     // In user mode: the first two instructions spin until the handler of `arm` has run, seen from the kernel's side.
     let user = User::new();
     poke(DATA, 0);
-    lguest_guest::event::set_handler(u64::from(lguest_guest::abi::LGUEST_VECTOR_TIMER), Some(|_| poke(DATA, 1)));
+    lguest_guest::event::set_handler(
+        u64::from(lguest_guest::abi::LGUEST_VECTOR_TIMER),
+        Some(|_| poke(DATA, 1)),
+    );
     hypercall::set_timer(5 * MS);
     let frame = user.run(code!("6: cmpl $0, 0x700000", "je 6b"));
-    assert_eq!(frame.vector, vector::INVALID_OPCODE, "user mode went on after the timer");
+    assert_eq!(
+        frame.vector,
+        vector::INVALID_OPCODE,
+        "user mode went on after the timer"
+    );
     println!("the timer keeps its promises");
     0
 }

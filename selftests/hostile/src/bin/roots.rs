@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Bad roots and bad page tables.
+
+#![no_std]
+#![no_main]
+
+use lguest_guest::abi::{LGUEST_FLUSH_ALL, LGUEST_FLUSH_USER};
+use lguest_guest::event::vector;
+use lguest_guest::paging::{
+    alloc_frame, current_root, gpa_to_ptr, pte, ram_end, AddressSpace, PAGE,
+};
+use lguest_guest::{entry, hypercall, irq, println, shared_read};
+use lguest_guest_tests::{code, in_kernel_with, peek, poke, Random, User};
+use lguest_hostile_guests::commit;
+
+entry!(main);
+
+fn main() -> u8 {
+    commit(&[
+        ("root-outside", || load(1 << 37)),
+        ("root-past-the-end", || load(ram_end())),
+        ("root-at-a-device", || load(0xd000_0000)),
+        ("root-at-the-end-of-addresses", || load(pte::ADDRESS)),
+        ("root-of-zeros", || load(alloc_frame())),
+        ("root-of-garbage", root_of_garbage),
+        ("root-becomes-zeros", root_becomes_zeros),
+        ("table-outside", || table(1 << 37)),
+        ("table-at-a-device", || table(0xd000_0000)),
+        ("table-is-itself", table_is_itself),
+        ("reserved-bits", reserved_bits),
+        ("hole", hole),
+        ("drop-the-current-root", drop_the_current_root),
+        ("many-roots", many_roots),
+        ("many-flushes", many_flushes),
+        ("many-tables", many_tables),
+        ("garbage-in-use", garbage_in_use),
+    ])
+}
+
+fn load(root: u64) {
+    hypercall::write_cr3(root);
+}
+
+fn fill_with_garbage(frame: u64, seed: u64) {
+    let mut random = Random(seed);
+    for i in 0..512 {
+        // SAFETY: a frame of ours.
+        unsafe {
+            gpa_to_ptr::<u64>(frame)
+                .add(i)
+                .write_volatile(random.next())
+        };
+    }
+}
+
+fn root_of_garbage() {
+    let root = alloc_frame();
+    fill_with_garbage(root, 1);
+    load(root);
+}
+
+fn root_becomes_zeros() {
+    let space = AddressSpace::new();
+    space.activate();
+    // SAFETY: none of this is safe: it takes away the code that is running.
+    unsafe { gpa_to_ptr::<u8>(space.0).write_bytes(0, PAGE as usize) };
+    hypercall::flush_tlb(LGUEST_FLUSH_ALL, 0);
+}
+
+/// A level-3 entry that points to a table at `gpa`.
+fn table(gpa: u64) {
+    let space = AddressSpace::new();
+    // SAFETY: an entry of our own tables.
+    unsafe {
+        space
+            .entry(0x4000_0000, 3)
+            .write_volatile(gpa | pte::PRESENT | pte::WRITE | pte::USER)
+    };
+    space.activate();
+    peek(0x4000_0000);
+}
+
+/// A recursive mapping, as some kernels have: the top level is its own level 3, 2 and 1.
+fn table_is_itself() {
+    const SLOT: u64 = 5;
+    let space = AddressSpace::new();
+    let frame = space.map_new_user(0x4000_0000);
+    // SAFETY: an entry of our own tables.
+    unsafe {
+        gpa_to_ptr::<u64>(space.0 + SLOT * 8)
+            .write_volatile(space.0 | pte::PRESENT | pte::WRITE | pte::USER)
+    };
+    space.activate();
+    let itself = SLOT << 39 | SLOT << 30 | SLOT << 21 | SLOT << 12;
+    for _ in 0..100 {
+        assert_eq!(
+            peek(itself + SLOT * 8) & pte::ADDRESS,
+            space.0,
+            "the root, seen through itself"
+        );
+        // The entry that maps 0x40000000, seen as memory; a change there, and a flush, changes the mapping.
+        let entry = SLOT << 39 | 0x4000_0000 >> 9;
+        let other = if peek(entry) & pte::ADDRESS == frame {
+            alloc_frame()
+        } else {
+            frame
+        };
+        poke(entry, other | pte::PRESENT | pte::WRITE | pte::USER);
+        hypercall::flush_tlb(LGUEST_FLUSH_USER, 0);
+        poke(0x4000_0000, other);
+        assert_eq!(peek(0x4000_0000), other);
+        // SAFETY: a frame of ours.
+        assert_eq!(
+            unsafe { gpa_to_ptr::<u64>(other).read_volatile() },
+            other,
+            "the page it maps now"
+        );
+    }
+    // Tables that are pages, accessed and dirty bits that are data: the Host must only stay sane.
+    for i in 0..512 {
+        in_kernel_with(code!("mov (%rsi), %rax"), SLOT << 39 | i << 30);
+        in_kernel_with(code!("mov (%rsi), %rax"), SLOT << 39 | SLOT << 30 | i << 21);
+    }
+}
+
+fn reserved_bits() {
+    let user = User::new();
+    user.space
+        .map(0x4000_0000, alloc_frame() | 1 << 50, pte::USER);
+    let frame = user.run(code!("mov 0x40000000, %eax"));
+    assert_eq!(
+        (frame.vector, frame.error_code),
+        (vector::PAGE_FAULT, 0xd),
+        "a reserved bit in level 1"
+    );
+    // SAFETY: an entry of our own tables.
+    unsafe {
+        *user.space.entry(0x8000_0000, 2) = 0x1000 << 1 | pte::PRESENT | pte::USER | pte::LARGE
+    };
+    let frame = user.run(code!("mov $0x80000000, %eax", "mov (%rax), %eax"));
+    assert_eq!(
+        (frame.vector, frame.error_code),
+        (vector::PAGE_FAULT, 0xd),
+        "a reserved bit in level 2"
+    );
+    assert_eq!(shared_read!(cr2), 0x8000_0000);
+}
+
+/// The guest maps something where the switcher is.
+fn hole() {
+    let space = AddressSpace::new();
+    let frame = alloc_frame();
+    for slot in 256..=271u64 {
+        space.map(0xffff << 48 | slot << 39, frame, pte::WRITE | pte::USER);
+    }
+    space.activate();
+    for slot in 256..=269u64 {
+        poke(0xffff << 48 | slot << 39, slot);
+        assert_eq!(
+            peek(0xffff << 48 | slot << 39),
+            slot,
+            "the rest of the hole is the guest's"
+        );
+    }
+    peek(0xffff_8780_0000_0000);
+}
+
+fn drop_the_current_root() {
+    let user = User::new();
+    for _ in 0..1000 {
+        assert_eq!(hypercall::drop_root(current_root()), 0);
+        assert_eq!(user.run(code!("nop")).vector, vector::INVALID_OPCODE);
+        hypercall::drop_root(1 << 50);
+        hypercall::drop_root(u64::MAX);
+    }
+}
+
+/// More roots than the Host keeps contexts for.
+fn many_roots() {
+    let start = irq::rdtsc();
+    for _ in 0..4000 {
+        let space = AddressSpace::new();
+        assert_eq!(hypercall::write_cr3(space.0 | 1 << 63), 0);
+    }
+    let us = irq::ticks_to_ns(irq::rdtsc() - start) / 1000;
+    println!("4000 roots in {us} us");
+}
+
+fn many_flushes() {
+    let user = User::new();
+    let mut random = Random(3);
+    for _ in 0..20_000 {
+        hypercall::flush_tlb(random.next() as u32 % 4, random.next());
+    }
+    assert_eq!(user.run(code!("nop")).vector, vector::INVALID_OPCODE);
+}
+
+/// One table behind all entries of the tables above it: a lot of shadow for little RAM.
+fn many_tables() {
+    let space = AddressSpace::new();
+    space.map_new_user(0x4000_0000);
+    // SAFETY: two entries of our own tables.
+    let (level3, level2) = unsafe { (*space.entry(0x4000_0000, 3), *space.entry(0x4000_0000, 2)) };
+    let table = |entry: u64| gpa_to_ptr::<u64>(entry & pte::ADDRESS);
+    let top = gpa_to_ptr::<u64>(space.0);
+    // SAFETY: our own tables.
+    let level3_table = unsafe { table(*top) };
+    for i in 0..512 {
+        // SAFETY: as above.
+        unsafe {
+            *level3_table.add(i) = level3;
+            *table(level3).add(i) = level2;
+        }
+    }
+    space.activate();
+    for i in 0..30_000 {
+        let gva = i << 21;
+        poke(gva, i);
+        assert_eq!(peek(0x4000_0000), i, "one page behind all of them");
+    }
+}
+
+/// Random flags, and all the bits that mean nothing, in every level of tables that are used.
+fn garbage_in_use() {
+    const PAGE: u64 = 0x4000_0000;
+    let user = User::new();
+    let space = user.space;
+    let mut random = Random(4);
+    space.map_new_user(PAGE);
+    let good = [1, 2, 3].map(|level| space.entry(PAGE, level));
+    // SAFETY: entries of our own tables.
+    let values = good.map(|entry| unsafe { entry.read_volatile() });
+    for round in 0..2000 {
+        for (entry, value) in good.iter().zip(values) {
+            let flags = random.next() & !pte::ADDRESS & !pte::LARGE;
+            // SAFETY: as above; nothing else is mapped by them.
+            unsafe {
+                entry.write_volatile(value & pte::ADDRESS | flags | random.next() & pte::PRESENT)
+            };
+        }
+        hypercall::flush_tlb(round % 3, PAGE);
+        user.run(code!("mov 0x40000000, %eax"));
+        user.run(code!("mov %eax, 0x40000000"));
+        user.run(code!("mov $0x40000000, %eax", "jmp *%rax"));
+    }
+}
