@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Puts a Guest into RAM: the kernel, the initrd, and the boot data of the contract in the first MiB.
+//! Puts a Guest into RAM: the kernel, the initrd, and the boot data of the contract in the first
+//! MiB.
 //!
 //! | GPA | |
 //! |---|---|

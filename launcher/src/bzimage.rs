@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The bzImage container: a setup header, real-mode code that lg never runs, and the compressed kernel.
+//! The bzImage container: a setup header, real-mode code that lg never runs, and the compressed
+//! kernel.
 //!
-//! Source: Documentation/arch/x86/boot.rst of Linux. The setup header lies in the file where it lies in `boot_params`.
+//! Source: Documentation/arch/x86/boot.rst of Linux. The setup header lies in the file where it
+//! lies in `boot_params`.
 
 use std::mem::offset_of;
 

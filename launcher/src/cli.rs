@@ -39,8 +39,8 @@ Keys, on a terminal:
 pub struct Run {
     /// vmlinux, bzImage or bare guest
     ///
-    /// Default: the first of ./vmlinux, ./arch/x86/boot/bzImage, both of these below $KBUILD_OUTPUT, and
-    /// /usr/lib/lg/vmlinux.
+    /// Default: the first of ./vmlinux, ./arch/x86/boot/bzImage, both of these below
+    /// $KBUILD_OUTPUT, and /usr/lib/lg/vmlinux.
     pub kernel: Option<PathBuf>,
 
     /// Memory, with suffix K, M or G (none: MiB); rounded up to 2 MiB

@@ -21,7 +21,8 @@ const LINUX_IRQ_OF_LINE_0: u64 = 16;
 pub struct Devices(Vec<Arc<Mutex<Mmio>>>);
 
 impl Devices {
-    /// Adds a device. Its interrupt must go to the line of its number, which is the count of the devices before it.
+    /// Adds a device. Its interrupt must go to the line of its number, which is the count of the
+    /// devices before it.
     pub fn add(&mut self, device: Mmio) {
         self.0.push(Arc::new(Mutex::new(device)));
     }

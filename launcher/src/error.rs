@@ -107,7 +107,7 @@ impl Error {
     pub fn fix(&self) -> String {
         match self {
             Self::NoKernel { .. } => {
-                "name one: lg run KERNEL, with the vmlinux or bzImage of a kernel with lguest support"
+                "name one, a vmlinux or bzImage with lguest support: lg run KERNEL"
             }
             Self::NoInitrd(_) => {
                 "name one with --initrd FILE (/dev/null when the kernel has one built in)"

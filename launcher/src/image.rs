@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The Guest's kernel: from the bytes of a file to segments that can be loaded.
 //!
-//! Takes an ELF executable (`vmlinux`, a bare guest), the same compressed, or a bzImage, whose payload is a compressed
-//! ELF executable. The note `Lguest` of the contract must be there: it says that the kernel can run at CPL3, and where
-//! it starts. Files are not trusted: whatever they hold, the result is an [`Image`] or an [`ImageError`].
+//! Takes an ELF executable (`vmlinux`, a bare guest), the same compressed, or a bzImage, whose
+//! payload is a compressed ELF executable. The note `Lguest` of the contract must be there: it says
+//! that the kernel can run at CPL3, and where it starts. Files are not trusted: whatever they hold,
+//! the result is an [`Image`] or an [`ImageError`].
 
 use std::ops::Range;
 
@@ -29,7 +30,7 @@ pub enum ImageError {
     ForeignMachine(u16),
     #[error("it is a 32-bit kernel")]
     Not64Bit,
-    #[error("its boot protocol is {}.{:02}, too old to tell where the kernel is", .0 >> 8, .0 & 0xff)]
+    #[error("its boot protocol is {}.{:02}, which is too old", .0 >> 8, .0 & 0xff)]
     OldBzImage(u16),
     #[error(transparent)]
     Unpack(#[from] UnpackError),
@@ -58,7 +59,7 @@ impl ImageError {
             Self::OldBzImage(_) => "name the vmlinux of the same kernel tree instead",
             Self::Unpack(error) => error.fix(),
             Self::NoNote { linux: true } => {
-                "apply guest-kernel-patch to the kernel tree, set CONFIG_LGUEST_GUEST=y and build it again"
+                "apply guest-kernel-patch to the kernel, set CONFIG_LGUEST_GUEST=y, build it again"
             }
             Self::NoNote { linux: false } => {
                 "build it on the lguest-guest crate, which adds the note"
@@ -78,7 +79,8 @@ pub struct Image {
     pub entry: u64,
     /// Is it Linux, or a bare guest?
     pub linux: bool,
-    /// What to load. Every segment has a canonical range of GVAs and lies within the largest RAM there can be.
+    /// What to load. Every segment has a canonical range of GVAs and lies within the largest RAM
+    /// there can be.
     pub segments: Vec<Segment>,
     elf: Vec<u8>,
 }
@@ -191,7 +193,8 @@ impl Image {
 }
 
 impl Segment {
-    /// Checks what a program header says; `file` is the range of the file, which has `file_size` bytes.
+    /// Checks what a program header says; `file` is the range of the file, which has `file_size`
+    /// bytes.
     fn new(
         gva: u64,
         gpa: u64,

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Does the one instruction by which a Guest reached for a device.
 //!
-//! The Host reports a load or a store to a GPA that is not RAM with the instruction's bytes and the registers. Here
-//! the instruction is decoded, its access made, and the registers become what the CPU would have made of them.
+//! The Host reports a load or a store to a GPA that is not RAM with the instruction's bytes and the
+//! registers. Here the instruction is decoded, its access made, and the registers become what the
+//! CPU would have made of them.
 
 use iced_x86::{
     Code, Decoder, DecoderOptions, Formatter, Instruction, Mnemonic, NasmFormatter, OpKind,
@@ -27,8 +28,8 @@ pub struct Unknown(String);
 
 /// Does the instruction whose bytes begin with `bytes`, in 64-bit mode.
 ///
-/// `target` is what it reached for. On success, `regs` are those after the instruction; of a repeated one, after one
-/// round of it.
+/// `target` is what it reached for. On success, `regs` are those after the instruction; of a
+/// repeated one, after one round of it.
 pub fn emulate(
     bytes: &[u8],
     regs: &mut lguest_regs,
@@ -133,7 +134,8 @@ fn get(regs: &mut lguest_regs, register: Register) -> Option<u64> {
     Some(value & mask(register))
 }
 
-/// Sets a general register, of which 8- and 16-bit ones keep the rest of the full one and 32-bit ones clear it.
+/// Sets a general register, of which 8- and 16-bit ones keep the rest of the full one and 32-bit
+/// ones clear it.
 fn set(regs: &mut lguest_regs, register: Register, value: u64) {
     let (shift, mask) = (if is_high_byte(register) { 8 } else { 0 }, mask(register));
     if let Some(full) = full(regs, register) {

@@ -23,7 +23,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Takes the keys in `typed`: appends what is for the Guest to `guest`, and returns what is for lg.
+    /// Takes the keys in `typed`: appends what is for the Guest to `guest`, and returns what is for
+    /// lg.
     pub fn take(&mut self, typed: &[u8], guest: &mut Vec<u8>) -> Vec<Wish> {
         let mut wishes = Vec::new();
         for &key in typed {
@@ -74,7 +75,7 @@ mod tests {
     proptest! {
         #[test]
         fn reads_can_be_split_anywhere(
-            typed in prop::collection::vec(prop_oneof![Just(ESCAPE), Just(b'x'), any::<u8>()], 0..20),
+            typed in prop::collection::vec(prop_oneof![Just(ESCAPE), any::<u8>()], 0..20),
             at in any::<prop::sample::Index>(),
         ) {
             let (first, second) = typed.split_at(at.index(typed.len() + 1));

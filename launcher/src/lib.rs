@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! lg, the Launcher: supplies a Guest of lg.ko with a kernel, memory and devices.
 //!
-//! Read in this order: [`cli`] what the user asks for · [`machine`] how a machine is put together and ends ·
-//! [`image`] (with `bzimage` and `unpack`) and [`boot`] (with [`page_tables`] and [`cpio`]) how the Guest gets into
-//! [`memory`] · [`vm`] the module · [`vcpu`] the run loop, with [`insn`] for loads and stores to devices · [`devices`]
-//! and [`virtio`] · [`terminal`] and [`keys`] · [`end`] and [`error`] what the user is told.
+//! Read in this order: [`cli`] what the user asks for · [`machine`] how a machine is put together
+//! and ends · [`image`] (with `bzimage` and `unpack`) and [`boot`] (with [`page_tables`] and
+//! [`cpio`]) how the Guest gets into [`memory`] · [`vm`] the module · [`vcpu`] the run loop, with
+//! [`insn`] for loads and stores to devices · [`devices`] and [`virtio`] · [`terminal`] and
+//! [`keys`] · [`end`] and [`error`] what the user is told.
 
 #![deny(unsafe_code)]
 

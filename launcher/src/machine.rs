@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `lg run`: puts a machine together, runs it, and waits for its end.
 //!
-//! Threads: one runs the vCPU, one serves the devices' queues, one reads standard input, one waits for signals. Each
-//! can report an [`End`]; this one waits for the first. The others end with the process, wherever they are: a Guest
-//! that does not stop by itself is never waited for.
+//! Threads: one runs the vCPU, one serves the devices' queues, one reads standard input, one waits
+//! for signals. Each can report an [`End`]; this one waits for the first. The others end with the
+//! process, wherever they are: a Guest that does not stop by itself is never waited for.
 
 use std::env;
 use std::fs;
@@ -28,7 +28,7 @@ use crate::keys::{Keys, Wish, HELP};
 use crate::memory::{self, Memory};
 use crate::stats;
 use crate::terminal::{self, say, Raw};
-use crate::vcpu;
+use crate::vcpu::RunningVcpu;
 use crate::virtio::console::{Console, Input, WindowSize, RECEIVE};
 use crate::virtio::mmio::Mmio;
 use crate::virtio::{Fault, Interrupt};
@@ -157,8 +157,9 @@ fn initrd(options: &Run, image: &Image) -> Result<Vec<u8>, Error> {
     Ok(initrd)
 }
 
-/// What the Guest's init finds in /lg: `cmd`, the command, its words ended by NUL; `env`, likewise, its environment.
-/// TERM there says that the console is a terminal at our end, which wants echo and carriage returns.
+/// What the Guest's init finds in /lg: `cmd`, the command, its words ended by NUL; `env`, likewise,
+/// its environment. TERM there says that the console is a terminal at our end, which wants echo and
+/// carriage returns.
 fn init_files(options: &Run) -> Vec<u8> {
     let mut archive = Archive::default().directory("lg");
     if !options.command.is_empty() {
@@ -273,11 +274,7 @@ impl Machine {
             }
         })
         .map_err(&threads)?;
-        let bus = devices.clone();
-        spawn("vcpu 0", move || {
-            let _ = ends.send(vcpu::run(vcpu, &bus, &memory));
-        })
-        .map_err(&threads)?;
+        let vcpu = RunningVcpu::start(vcpu, devices.clone(), memory, ends).map_err(&threads)?;
 
         let end = match options.timeout {
             Some(timeout) => end.recv_timeout(timeout),
@@ -288,7 +285,8 @@ impl Machine {
             devices.drain();
         }
         drop(terminal);
-        if options.stats {
+        // The counters are the running vCPU's own as long as it runs.
+        if options.stats && vcpu.stop() {
             let _ = write!(io::stderr(), "{}", stats::table(&vm.stats()?));
         }
         Ok(end)
@@ -351,7 +349,8 @@ impl Keyboard {
         }
     }
 
-    /// Gives `bytes` to the console. When it is full, keys are dropped, as a tty does, but a file or a pipe waits.
+    /// Gives `bytes` to the console. When it is full, keys are dropped, as a tty does, but a file
+    /// or a pipe waits.
     fn pass(&self, mut bytes: &[u8], drop_overflow: bool) {
         loop {
             let taken = self.input.offer(bytes);

@@ -32,7 +32,8 @@ pub fn layout(size: u64) -> Vec<(u64, u64)> {
 
 /// Makes `size` bytes of RAM, all 0.
 ///
-/// RAM is a sealed memfd, mapped shared: a fork of the Launcher sees the same pages and copies none.
+/// RAM is a sealed memfd, mapped shared: a fork of the Launcher sees the same pages and copies
+/// none.
 pub fn create(size: u64) -> io::Result<Memory> {
     let memfd = memfd_create(
         c"lguest-ram",

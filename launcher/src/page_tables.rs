@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The page tables with which a Guest starts: 4-level, everything supervisor and writable.
 //!
-//! Entries are the CPU's (SDM volume 3, 5.5), with A and D set so that nobody needs to write to the tables.
+//! Entries are the CPU's (SDM volume 3, 5.5), with A and D set so that nobody needs to write to the
+//! tables.
 
 use std::ops::Range;
 
@@ -60,8 +61,8 @@ impl PageTables {
 
     /// Maps whole pages from `gva` to `gpa`, up to and with the page of the byte `gva + size - 1`.
     ///
-    /// `gva` and `gpa` lie at the same place in their pages, and neither range wraps around. Mapping again what is
-    /// mapped already is no conflict.
+    /// `gva` and `gpa` lie at the same place in their pages, and neither range wraps around.
+    /// Mapping again what is mapped already is no conflict.
     pub fn map(&mut self, gva: u64, gpa: u64, size: u64) -> Result<(), MapError> {
         let (mut gva, mut gpa, last) = (gva & !(PAGE - 1), gpa & !(PAGE - 1), gva + (size - 1));
         loop {

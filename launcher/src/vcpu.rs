@@ -1,13 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The run loop of a vCPU: runs the Guest, and does what it stops for, until it ends.
 
-use std::sync::MutexGuard;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use lguest_abi::{
     LGUEST_CONSOLE_MAX, LGUEST_SHUTDOWN_PANIC, LGUEST_SHUTDOWN_POWEROFF, LGUEST_SHUTDOWN_RESTART,
 };
+use nix::libc::{c_void, siginfo_t};
+use nix::sys::signal::Signal;
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
 use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::signal::{register_signal_handler, Killable};
 
 use crate::devices::Devices;
 use crate::end::End;
@@ -21,14 +29,57 @@ use crate::vm::{Exit, Vcpu};
 /// Of a panic message, this many bytes are read.
 const MESSAGE_MAX: usize = 1024;
 
-/// Runs `vcpu` until the Guest ends. Loads and stores go to `devices`; `memory` is the Guest's RAM.
-pub fn run(mut vcpu: Vcpu, devices: &Devices, memory: &Memory) -> End {
-    loop {
-        match step(&mut vcpu, devices, memory) {
-            Ok(None) => {}
-            Ok(Some(end)) => return end,
-            Err(error) => return End::Failed(error),
+/// Takes a vCPU's thread out of the Guest.
+const STOP_SIGNAL: Signal = Signal::SIGUSR1;
+
+/// A vCPU in a thread of its own.
+pub struct RunningVcpu {
+    thread: JoinHandle<()>,
+    stop: Arc<AtomicBool>,
+}
+
+impl RunningVcpu {
+    /// Runs `vcpu` until the Guest ends, and reports that to `ends`. Loads and stores go to
+    /// `devices`; `memory` is the Guest's RAM.
+    pub fn start(
+        mut vcpu: Vcpu,
+        devices: Devices,
+        memory: Memory,
+        ends: Sender<End>,
+    ) -> io::Result<Self> {
+        extern "C" fn nothing(_: i32, _: *mut siginfo_t, _: *mut c_void) {}
+        register_signal_handler(STOP_SIGNAL as i32, nothing)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = thread::Builder::new()
+            .name("vcpu 0".into())
+            .spawn(move || {
+                while !stopped.load(Ordering::SeqCst) {
+                    match step(&mut vcpu, &devices, &memory) {
+                        Ok(None) => {}
+                        // When nobody listens any more, another end was first.
+                        Ok(Some(end)) => return drop(ends.send(end)),
+                        Err(error) => return drop(ends.send(End::Failed(error))),
+                    }
+                }
+            })?;
+        Ok(Self { thread, stop })
+    }
+
+    /// Stops the vCPU, wherever it is. It may take long when it waits for the user's terminal: then
+    /// `false`.
+    pub fn stop(self) -> bool {
+        const TRIES: u32 = 100;
+        self.stop.store(true, Ordering::SeqCst);
+        for _ in 0..TRIES {
+            // A signal that comes right before the thread goes into the Guest is lost, so more than
+            // one is sent.
+            if self.thread.is_finished() || self.thread.kill(STOP_SIGNAL as i32).is_err() {
+                return true;
+            }
+            thread::sleep(Duration::from_millis(10));
         }
+        false
     }
 }
 
@@ -46,7 +97,8 @@ fn step(vcpu: &mut Vcpu, devices: &Devices, memory: &Memory) -> Result<Option<En
             }
             vcpu.set_regs(regs);
         }
-        // The queues that exist have eventfds. Through its register, a device sees what to make of another one.
+        // The queues that exist have eventfds. Through its register, a device sees what to make of
+        // another one.
         Exit::Notify { gpa, queue } => {
             if let Some((device, offset)) = devices.at(gpa) {
                 if offset == u64::from(VIRTIO_MMIO_QUEUE_NOTIFY) {
@@ -64,6 +116,7 @@ fn step(vcpu: &mut Vcpu, devices: &Devices, memory: &Memory) -> Result<Option<En
             }
         }
         Exit::Shutdown { kind, arg } => return Ok(Some(shutdown(kind, arg, memory))),
+        Exit::Interrupted => {}
         Exit::Death { reason } => {
             let reason = printable(reason.as_bytes());
             return Ok(Some(End::Death {

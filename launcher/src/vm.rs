@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! /dev/lguest: the device ABI of `include/uapi/linux/lguest.h`, made safe.
 //!
-//! One of the two files with `unsafe` in it. The rule that every block relies on: an ioctl gets a pointer to a live
-//! value of the very type that the header names for it, and the module reads and writes nothing else of ours but the
-//! RAM that [`Vm::new`] gave it.
+//! One of the two files with `unsafe` in it. The rule that every block relies on: an ioctl gets a
+//! pointer to a live value of the very type that the header names for it, and the module reads and
+//! writes nothing else of ours but the RAM that [`Vm::new`] gave it.
 
 #![allow(unsafe_code)]
 
 use std::ffi::c_ulong;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ impl Vm {
             .write(true)
             .open(DEVICE)
             .map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => Error::NoDevice,
+                ErrorKind::NotFound => Error::NoDevice,
                 _ => Error::OpenDevice(error),
             })?;
         let mut info = lguest_info::default();
@@ -58,8 +58,9 @@ impl Vm {
                 size: region.len(),
                 hva: region.as_ptr() as u64,
             };
-            // SAFETY: ADD_MEMORY reads a struct lguest_memory. The region that it names stays mapped as long as
-            // `device` is open, and nobody holds references into it: all access is by copy through vm-memory.
+            // SAFETY: ADD_MEMORY reads a struct lguest_memory. The region that it names stays
+            // mapped as long as `device` is open, and nobody holds references into it: all access
+            // is by copy through vm-memory.
             let result = unsafe { ioctl_with_ref(&device, LGUEST_IOCTL_ADD_MEMORY, &region) };
             check(result, "LGUEST_ADD_MEMORY")?;
         }
@@ -76,7 +77,8 @@ impl Vm {
             queue,
             fd: kick.as_raw_fd(),
         };
-        // SAFETY: SET_NOTIFYFD reads a struct lguest_notifyfd. The module holds the eventfd by itself.
+        // SAFETY: SET_NOTIFYFD reads a struct lguest_notifyfd. The module holds the eventfd by
+        // itself.
         let result = unsafe { ioctl_with_ref(&self.device, LGUEST_IOCTL_SET_NOTIFYFD, &notifyfd) };
         check(result, "LGUEST_SET_NOTIFYFD")
     }
@@ -119,11 +121,27 @@ fn check(result: i32, call: &'static str) -> Result<(), Error> {
 #[derive(Debug)]
 #[allow(missing_docs)] // as in the header
 pub enum Exit {
-    Mmio { gpa: u64, insn: Vec<u8> },
-    Notify { gpa: u64, queue: u64 },
-    Console { gpa: u64, len: u64 },
-    Shutdown { kind: u64, arg: u64 },
-    Death { reason: String },
+    Mmio {
+        gpa: u64,
+        insn: Vec<u8>,
+    },
+    Notify {
+        gpa: u64,
+        queue: u64,
+    },
+    Console {
+        gpa: u64,
+        len: u64,
+    },
+    Shutdown {
+        kind: u64,
+        arg: u64,
+    },
+    Death {
+        reason: String,
+    },
+    /// A signal came.
+    Interrupted,
 }
 
 /// A vCPU, run by the thread that owns it.
@@ -153,24 +171,26 @@ impl Vcpu {
 
     /// Runs until there is something for the Launcher to do.
     pub fn run(&mut self) -> Result<Exit, Error> {
-        loop {
-            // SAFETY: RUN reads and writes a struct lguest_run.
-            let result =
-                unsafe { ioctl_with_mut_ref(&self.vm.device, LGUEST_IOCTL_RUN, &mut *self.run) };
-            let error = io::Error::last_os_error();
-            if result < 0 && error.kind() == io::ErrorKind::Interrupted {
-                continue;
+        // SAFETY: RUN reads and writes a struct lguest_run.
+        let result =
+            unsafe { ioctl_with_mut_ref(&self.vm.device, LGUEST_IOCTL_RUN, &mut *self.run) };
+        match check(result, "LGUEST_RUN") {
+            Err(Error::Module { source, .. }) if source.kind() == ErrorKind::Interrupted => {
+                Ok(Exit::Interrupted)
             }
-            check_run(result, error)?;
-            self.run.set_regs = 0;
-            return self.exit();
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.run.set_regs = 0;
+                self.exit()
+            }
         }
     }
 
     fn exit(&self) -> Result<Exit, Error> {
         let reasons = &self.run.__bindgen_anon_1;
-        // SAFETY: all members of the union are integers and arrays of them, for which any bytes are valid; `run` was
-        // all 0 before the module wrote to it. Which member the module has filled in is what `exit` says.
+        // SAFETY: all members of the union are integers and arrays of them, for which any bytes are
+        // valid; `run` was all 0 before the module wrote to it. Which member the module has filled
+        // in is what `exit` says.
         let (mmio, notify, console, shutdown, death) = unsafe {
             (
                 reasons.mmio,
@@ -231,14 +251,4 @@ impl Vcpu {
         self.run.regs = regs;
         self.run.set_regs = 1;
     }
-}
-
-fn check_run(result: i32, source: io::Error) -> Result<(), Error> {
-    if result < 0 {
-        return Err(Error::Module {
-            call: "LGUEST_RUN",
-            source,
-        });
-    }
-    Ok(())
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The program itself: what it refuses before there is a Guest, with which words and which exit status.
+//! The program itself: what it refuses before there is a Guest, with which words and which exit
+//! status.
 
 use std::fs;
 use std::path::PathBuf;

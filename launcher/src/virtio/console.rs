@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The console device (section 5.3 of the specification), with one port and its size.
 //!
-//! What the user types waits in an [`Input`], which is shared with the thread that reads it: that thread must never wait
-//! for the Guest, or the user could not leave a Guest that hangs.
+//! What the user types waits in an [`Input`], which is shared with the thread that reads it: that
+//! thread must never wait for the Guest, or the user could not leave a Guest that hangs.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -69,7 +69,8 @@ pub struct Console<W> {
 }
 
 impl<W: Write + Send> Console<W> {
-    /// A console which takes from `input` and writes to `output`. `size` is absent when there is no terminal.
+    /// A console which takes from `input` and writes to `output`. `size` is absent when there is no
+    /// terminal.
     pub fn new(input: Arc<Input>, size: Option<Arc<WindowSize>>, output: W) -> Self {
         Self {
             input,

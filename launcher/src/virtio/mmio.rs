@@ -43,8 +43,8 @@ pub struct Mmio {
 }
 
 impl Mmio {
-    /// Puts `device` behind registers. Its buffers are in `memory`, and `interrupt` is its interrupt. `on_fault` is
-    /// told when a driver has stopped the device, with the device's name.
+    /// Puts `device` behind registers. Its buffers are in `memory`, and `interrupt` is its
+    /// interrupt. `on_fault` is told when a driver has stopped the device, with the device's name.
     pub fn new(
         device: Box<dyn Device>,
         memory: Memory,
@@ -88,7 +88,8 @@ impl Mmio {
         }
     }
 
-    /// The driver stores to `offset` of the window. No device here lets it change its configuration space.
+    /// The driver stores to `offset` of the window. No device here lets it change its configuration
+    /// space.
     pub fn store(&mut self, offset: u64, data: &[u8]) {
         if let Some(offset) = register(offset, data.len()) {
             let value = data.try_into().expect("a register has four bytes");
@@ -503,7 +504,8 @@ pub(crate) mod tests {
     }
 
     proptest! {
-        /// Whatever is stored in whatever order, into registers and rings: no panic, no endless loop.
+        /// Whatever is stored in whatever order, into registers and rings: no panic, no endless
+        /// loop.
         #[test]
         fn hostile_drivers(
             negotiated in any::<bool>(),

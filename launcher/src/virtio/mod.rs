@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! virtio devices, as the specification (version 1.3) describes them.
 //!
-//! A [`Device`] knows what it does with buffers; [`mmio::Mmio`] is the window through which the Guest's driver sets it
-//! up, and owns its virtqueues. The Guest is hostile: rings and buffers hold anything, and change while they are read.
+//! A [`Device`] knows what it does with buffers; [`mmio::Mmio`] is the window through which the
+//! Guest's driver sets it up, and owns its virtqueues. The Guest is hostile: rings and buffers hold
+//! anything, and change while they are read.
 
 pub mod console;
 pub mod mmio;
@@ -38,8 +39,8 @@ pub trait Device: Send {
     fn queue_sizes(&self) -> &'static [u16];
     /// Fills `data` from the configuration space at `offset`. What lies beyond its end is 0.
     fn read_config(&self, offset: u64, data: &mut [u8]);
-    /// There may be something to do for queue `index` of `queues`, which is set up: the driver said so, or our side of
-    /// the device. Tells whether buffers were used.
+    /// There may be something to do for queue `index` of `queues`, which is set up: the driver said
+    /// so, or our side of the device. Tells whether buffers were used.
     fn process(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<bool, Fault>;
 }
 
