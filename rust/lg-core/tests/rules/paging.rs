@@ -374,9 +374,31 @@ fn neighbours_in_a_large_page_are_known() {
                 Some(quiet)
             );
         }
-        for other in [first - 1, last + 1] {
+        for other in [first - 1, last + 1, LOWER ^ size.bytes()] {
             assert_eq!(t.beside(&mapped.ram, mapped.gva, Gva::new(other)), None);
         }
+    }
+}
+
+/// One page table covers 2 MiB; what lies beyond takes a walk of its own.
+#[test]
+fn neighbours_share_a_page_table() {
+    let mapped = map(LOWER, 0x8000, 1);
+    let t = mapped.walk(LOAD).unwrap();
+    // Every entry of the page table is good.
+    let table = mapped.entries[3] & !0xfff;
+    (0..512).for_each(|i| mapped.ram.set(table + i * 8, 0x9000 | P | A));
+    let first = LOWER & !0x1f_ffff;
+    for (other, known) in [
+        (first, true),
+        (first + 0x1f_ffff, true),
+        (first - 1, false),
+        (first + 0x20_0000, false),
+        (LOWER ^ 0x20_0000, false),
+        (LOWER ^ (1 << 46), false),
+    ] {
+        let found = t.beside(&mapped.ram, mapped.gva, Gva::new(other));
+        assert_eq!(found.is_some(), known, "{other:#x}");
     }
 }
 
