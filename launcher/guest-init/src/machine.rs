@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What std and nix have no safe call for: sessions for children, and the end of the machine.
+//! What std and nix have no safe call for: the controlling terminal, and the end of the machine.
 
 use std::ffi::CStr;
 use std::fs;
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::libc;
-use nix::unistd::{setsid, Pid};
+use nix::unistd::setsid;
 
 nix::ioctl_write_int_bad!(
     /// Makes a terminal the controlling one of the calling session leader.
@@ -16,23 +15,20 @@ nix::ioctl_write_int_bad!(
     libc::TIOCSCTTY
 );
 
-/// Starts `command` in a session of its own, with its standard input as the controlling terminal.
-pub(crate) fn spawn_on_terminal(mut command: Command) -> io::Result<Pid> {
-    let take_terminal = || {
-        setsid()?;
-        // SAFETY: TIOCSCTTY takes an integer and writes no memory.
-        unsafe { tiocsctty(libc::STDIN_FILENO, 0) }?;
-        Ok(())
-    };
-    // SAFETY: it runs between fork and exec, and does nothing but two system calls.
-    unsafe { command.pre_exec(take_terminal) };
-    Ok(Pid::from_raw(command.spawn()?.id() as i32))
+/// Starts a session with `terminal` as the controlling one, for the calling process and its
+/// children to come.
+pub(crate) fn take_terminal(terminal: BorrowedFd) -> nix::Result<()> {
+    setsid()?;
+    // SAFETY: TIOCSCTTY takes an integer and writes no memory.
+    unsafe { tiocsctty(terminal.as_raw_fd(), 0) }?;
+    Ok(())
 }
 
 /// Ends the machine and hands `status` to whoever started it.
 pub(crate) fn end(status: i32) -> ! {
     if on_lguest() {
-        // The kernel's farewell on the console would end up in the command's output. If it can't be silenced, so be it.
+        // The kernel's farewell on the console would end up in the command's output. If it can't be
+        // silenced, so be it.
         let _ = fs::write("/proc/sys/kernel/printk", "0");
     } else {
         println!("lguest-exit={status}");
@@ -51,7 +47,8 @@ pub(crate) fn end(status: i32) -> ! {
             command.as_ptr(),
         )
     };
-    // PID 1 must not end, or the kernel panics: which is what is left to say, if it did not restart.
+    // PID 1 must not end, or the kernel panics: which is what is left to say, if it did not
+    // restart.
     panic!("cannot restart: {}", io::Error::last_os_error());
 }
 

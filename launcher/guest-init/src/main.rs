@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! PID 1 of lg's default guest: mounts what every program expects, runs one command, ends the guest with its status.
+//! PID 1 of lg's default guest: mounts what every program expects, runs one command, ends the guest
+//! with its status.
 //!
-//! The Launcher says what to run by files in /lg, see `launcher/src/machine.rs`: `cmd`, the command, its words ended by
-//! NUL (absent: a shell), and `env`, likewise, additions to the environment. The same image boots directly in QEMU,
-//! where the last line on the console is `lguest-exit=STATUS`.
+//! The Launcher says what to run by files in /lg, see `launcher/src/machine.rs`: `cmd`, the
+//! command, its words ended by NUL (absent: a shell), and `env`, likewise, additions to the
+//! environment. The same image boots directly in QEMU, where the last line on the console is
+//! `lguest-exit=STATUS`.
 
 mod machine;
 
@@ -11,6 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -64,6 +67,9 @@ fn run() -> Result<i32, Failure> {
     let command = words("/lg/cmd")?;
     let terminal = command.is_empty() || environment.contains_key(OsStr::new("TERM"));
     let console = open_console(terminal)?;
+    // The session is PID 1's: were it the command's, the terminal would be hung up, and its output
+    // lost, at the end.
+    machine::take_terminal(console.as_fd()).doing("take the console")?;
 
     let mut child = match command.split_first() {
         None => {
@@ -90,8 +96,8 @@ fn run() -> Result<i32, Failure> {
         .stdin(console.try_clone().doing("copy the console's descriptor")?)
         .stdout(console.try_clone().doing("copy the console's descriptor")?)
         .stderr(console.try_clone().doing("copy the console's descriptor")?);
-    let result = match machine::spawn_on_terminal(child) {
-        Ok(child) => wait_for(child),
+    let result = match child.spawn() {
+        Ok(child) => wait_for(Pid::from_raw(child.id() as i32)),
         Err(error) => {
             eprintln!("init: cannot run {program}: {error}");
             // What a shell says.
@@ -149,8 +155,9 @@ fn environment() -> Result<BTreeMap<OsString, OsString>, Failure> {
     Ok(words("/lg/env")?.into_iter().map(split).collect())
 }
 
-/// Opens the terminal behind /dev/console, which itself can't be a controlling terminal. If there is no `terminal` at the
-/// Launcher's end, what the command writes must arrive byte by byte, and what it reads must not be echoed.
+/// Opens the terminal behind /dev/console, which itself can't be a controlling terminal. If there
+/// is no `terminal` at the Launcher's end, what the command writes must arrive byte by byte, and
+/// what it reads must not be echoed.
 fn open_console(terminal: bool) -> Result<File, Failure> {
     let active = fs::read_to_string("/sys/class/tty/console/active").doing("find the console")?;
     let name = active.split_whitespace().last().unwrap_or("console");
