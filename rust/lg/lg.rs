@@ -99,7 +99,10 @@ impl kernel::InPlaceModule for Lg {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         let fits = sys::cpu::probe();
         try_pin_init!(Self {
-            _: { fits? },
+            _: {
+                fits?;
+                sys::cpu::refuse_async_page_faults();
+            },
             device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"lguest" }),
         })
     }

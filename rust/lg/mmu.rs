@@ -66,6 +66,8 @@ use kernel::{
 const TABLE: u64 = paging::P | paging::W | paging::U | paging::A;
 /// The top-level entry of the shared pages.
 const SHARED_SLOT: usize = 270;
+/// How many roots are cached, so that looking for one stays quick.
+const MAX_CONTEXTS: usize = 128;
 /// Pages looked at around one that faulted.
 const AROUND: u64 = 16;
 
@@ -114,7 +116,9 @@ struct Context {
 
 /// All that is cached for one VM, and its RAM.
 pub(crate) struct Mmu {
+    /// The current one is always among them.
     contexts: KVec<Context>,
+    current: Gpa,
     upper: TableBox,
     slot: Arc<Slot>,
     five_levels: bool,
@@ -246,15 +250,17 @@ fn drop_page(level4: &mut Table, gva: Gva) {
 }
 
 impl Mmu {
-    /// `max_pages` is the budget for shadow tables.
+    /// With `root` as the current root. `max_pages` is the budget for shadow tables.
     pub(crate) fn new(
         ram: GuestRam,
+        root: Gpa,
         slot: Arc<Slot>,
         five_levels: bool,
         max_pages: usize,
     ) -> Result<Self> {
-        Ok(Self {
+        let mut mmu = Self {
             contexts: KVec::new(),
+            current: root,
             upper: TableBox::new(Wait::Allowed)?,
             slot,
             five_levels,
@@ -264,15 +270,17 @@ impl Mmu {
             prefilled: 0,
             recycled: 0,
             ram,
-        })
+        };
+        mmu.find(root, Wait::Allowed)?;
+        Ok(mmu)
     }
 
     pub(crate) fn ram(&self) -> &GuestRam {
         &self.ram
     }
 
-    /// The roots for the guest's root `root`, which becomes the current one. Without `keep` its
-    /// user half is forgotten first: that is CR3 bit 63.
+    /// Makes `root` the current one and returns its roots, which stay valid until the next call.
+    /// Without `keep` its user half is forgotten first: that is CR3 bit 63.
     pub(crate) fn load(&mut self, root: Gpa, keep: bool, wait: Wait) -> Result<Roots> {
         let i = self.find(root, wait)?;
         if !keep {
@@ -280,21 +288,24 @@ impl Mmu {
         }
         self.clock += 1;
         self.contexts[i].used = self.clock;
+        self.current = root;
         Ok(self.contexts[i].roots())
     }
 
     /// The context of `root`, made if it is missing.
     fn find(&mut self, root: Gpa, wait: Wait) -> Result<usize> {
-        if let Some(i) = self.contexts.iter().position(|c| c.root == root) {
+        // From the end: guests come back to young address spaces most.
+        if let Some(i) = self.contexts.iter().rposition(|c| c.root == root) {
             return Ok(i);
         }
         if wait == Wait::Forbidden {
             return Err(EAGAIN);
         }
-        self.make_room(None);
+        self.make_room();
         let context = Context::new(root, self.slot.link(), self.upper.hpa(), self.five_levels)?;
-        self.pages += context.own_pages();
+        let pages = context.own_pages();
         self.contexts.push(context, GFP_KERNEL_ACCOUNT)?;
+        self.pages += pages;
         Ok(self.contexts.len() - 1)
     }
 
@@ -304,12 +315,12 @@ impl Mmu {
         }
     }
 
-    /// Brings the tables below the budget: least recently used contexts first, `current` never;
-    /// then everything.
-    fn make_room(&mut self, current: Option<Gpa>) {
-        while self.pages >= self.max_pages {
+    /// Brings the tables below the budget: least recently used contexts first, then everything. The
+    /// current context loses what it maps at most, so that the roots the CPU uses never dangle.
+    fn make_room(&mut self) {
+        while self.pages >= self.max_pages || self.contexts.len() >= MAX_CONTEXTS {
             let oldest = (0..self.contexts.len())
-                .filter(|&i| Some(self.contexts[i].root) != current)
+                .filter(|&i| self.contexts[i].root != self.current)
                 .min_by_key(|&i| self.contexts[i].used);
             self.recycled += 1;
             match oldest {
@@ -322,27 +333,37 @@ impl Mmu {
         }
     }
 
-    /// Forgets everything. The caller loads its root again.
+    /// Forgets everything.
     pub(crate) fn flush_all(&mut self) {
-        while !self.contexts.is_empty() {
-            self.remove(self.contexts.len() - 1);
+        for i in (0..self.contexts.len()).rev() {
+            if self.contexts[i].root != self.current {
+                self.remove(i);
+            } else {
+                let context = &mut self.contexts[i];
+                self.pages -= context.drop_user_half();
+                if context.top.is_none() {
+                    // Links into the upper half.
+                    context.kernel.clear(256..hole::SLOT);
+                    context.kernel.clear(hole::SLOT + 1..512);
+                }
+            }
         }
         self.pages -= self.upper.clear(0..512);
     }
 
-    /// Forgets the user half of `root`.
-    pub(crate) fn flush_user(&mut self, root: Gpa) {
-        if let Some(context) = self.contexts.iter_mut().find(|c| c.root == root) {
+    /// Forgets the user half of the current root.
+    pub(crate) fn flush_user(&mut self) {
+        if let Some(context) = self.contexts.iter_mut().rfind(|c| c.root == self.current) {
             self.pages -= context.drop_user_half();
         }
     }
 
-    /// Forgets one page: of `root` in the lower half, of all roots in the upper.
-    pub(crate) fn flush_one(&mut self, root: Gpa, gva: Gva) {
+    /// Forgets one page: of the current root in the lower half, of all roots in the upper.
+    pub(crate) fn flush_one(&mut self, gva: Gva) {
         match shadow::half(gva) {
             Half::Kernel => drop_page(&mut self.upper, gva),
             Half::User => {
-                if let Some(context) = self.contexts.iter_mut().find(|c| c.root == root) {
+                if let Some(context) = self.contexts.iter_mut().rfind(|c| c.root == self.current) {
                     drop_page(&mut context.user, gva);
                     drop_page(&mut context.kernel, gva);
                 }
@@ -350,39 +371,32 @@ impl Mmu {
         }
     }
 
-    /// Forgets `root` wholly, unless it is `current`, which only loses its user half.
-    pub(crate) fn drop_root(&mut self, root: Gpa, current: Gpa) {
-        if root == current {
-            self.flush_user(root);
-        } else if let Some(i) = self.contexts.iter().position(|c| c.root == root) {
+    /// Forgets `root` wholly; the current one only loses its user half.
+    pub(crate) fn drop_root(&mut self, root: Gpa) {
+        if root == self.current {
+            self.flush_user();
+        } else if let Some(i) = self.contexts.iter().rposition(|c| c.root == root) {
             self.remove(i);
         }
     }
 
-    /// Deals with a page fault at `gva` under the guest's `root`. The roots may be others
-    /// afterwards.
+    /// Deals with a page fault at `gva` under the current root.
     ///
     /// `EAGAIN` when it would have to wait but must not, `ENOMEM`, or why the Launcher's memory
     /// could not be had.
-    pub(crate) fn fault(
-        &mut self,
-        root: Gpa,
-        gva: Gva,
-        access: Access,
-        wait: Wait,
-    ) -> Result<Fault> {
+    pub(crate) fn fault(&mut self, gva: Gva, access: Access, wait: Wait) -> Result<Fault> {
         if gva.is_canonical() {
             match gva.index(4) {
                 hole::SLOT if !access.user => return Ok(Fault::Dead(Death::SwitcherSlot(gva))),
                 SHARED_SLOT if !access.user => {
-                    if let Some(fault) = self.map_shared(root, gva, wait)? {
+                    if let Some(fault) = self.map_shared(gva, wait)? {
                         return Ok(fault);
                     }
                 }
                 _ => {}
             }
         }
-        let t = match paging::walk(&self.ram.tables(wait), root, gva, access) {
+        let t = match paging::walk(&self.ram.tables(wait), self.current, gva, access) {
             Ok(t) => t,
             Err(WalkError::Fault(code)) => return Ok(Fault::Inject(code)),
             Err(WalkError::NotCanonical) => return Ok(Fault::GeneralProtection),
@@ -400,8 +414,8 @@ impl Mmu {
                 None => return Ok(Fault::Mmio(Gpa::new(t.gpa.get() | gva.offset()))),
             },
         };
-        self.make_room(Some(root));
-        let i = self.find(root, wait)?;
+        self.make_room();
+        let i = self.find(self.current, wait)?;
         let Self {
             contexts,
             upper,
@@ -446,12 +460,12 @@ impl Mmu {
     }
 
     /// Maps the shared page at `gva`, if there is one there.
-    fn map_shared(&mut self, root: Gpa, gva: Gva, wait: Wait) -> Result<Option<Fault>> {
+    fn map_shared(&mut self, gva: Gva, wait: Wait) -> Result<Option<Fault>> {
         let n = gva.page().get().wrapping_sub(LGUEST_SHARED_VA as u64) / 4096;
         let Some(hpa) = self.slot.shared_hpa(n as usize) else {
             return Ok(None);
         };
-        let i = self.find(root, wait)?;
+        let i = self.find(self.current, wait)?;
         let table = make_leaf_table(&mut self.upper, gva, wait, &mut self.pages)?;
         let leaf = hpa.get() | SHARED_LEAF;
         let known = table.get(gva.index(1)) == leaf;
@@ -471,7 +485,7 @@ impl Mmu {
 
     /// Reads guest memory at `gva` as guest kernel mode would fetch it; returns how many bytes
     /// could be read.
-    pub(crate) fn fetch(&self, root: Gpa, gva: Gva, user: bool, buf: &mut [u8]) -> usize {
+    pub(crate) fn fetch(&self, gva: Gva, user: bool, buf: &mut [u8]) -> usize {
         let access = Access {
             write: false,
             fetch: true,
@@ -480,7 +494,8 @@ impl Mmu {
         let mut done = 0;
         while done < buf.len() {
             let at = Gva::new(gva.get().wrapping_add(done as u64));
-            let Ok(t) = paging::walk_quiet(&self.ram.tables(Wait::Allowed), root, at, access)
+            let Ok(t) =
+                paging::walk_quiet(&self.ram.tables(Wait::Allowed), self.current, at, access)
             else {
                 break;
             };

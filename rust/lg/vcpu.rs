@@ -65,6 +65,8 @@ macro_rules! sh {
     };
 }
 
+const SYSCALL_LENGTH: u64 = 2;
+
 /// Where to go on after an exit was handled.
 pub(crate) enum Next {
     /// Back into the guest.
@@ -178,7 +180,9 @@ impl Vcpu {
             task::reschedule_if_asked();
             let next = match self.run_section(vm, run) {
                 // What could not be done with IRQs off.
-                Err(error) if error == EAGAIN => self.handle_exit(vm, run, Wait::Allowed)?,
+                Err(error) if error == EAGAIN => self
+                    .handle_exit(vm, run, Wait::Allowed)
+                    .inspect_err(|_| self.rewind())?,
                 next => next?,
             };
             match next {
@@ -215,7 +219,7 @@ impl Vcpu {
             self,
             |vcpu| &mut vcpu.switcher,
             |vcpu, section| loop {
-                if let Next::Die(death) = vcpu.deliver_interrupts() {
+                if let Next::Die(death) = vcpu.deliver_events() {
                     return Ok(Next::Die(death));
                 }
                 vcpu.stats.entries += 1;
@@ -232,9 +236,32 @@ impl Vcpu {
         // The CPU has acknowledged this interrupt: the Host's handler has to run before anything
         // else may.
         if let Some(vector) = self.host_interrupt() {
+            self.switcher.regs().vector = 0;
             self.switcher.replay(vector);
         }
         next
+    }
+
+    /// After an error of the Host's, which the Launcher may mend: makes the guest do the hypercall
+    /// again. A page fault comes again by itself.
+    fn rewind(&mut self) {
+        let regs = self.switcher.regs();
+        if regs.vector == EXIT_HYPERCALL {
+            regs.rip = regs.rip.wrapping_sub(SYSCALL_LENGTH);
+        }
+    }
+
+    /// What the guest has to hear of before it goes on: that its RIP leads nowhere, and interrupts.
+    fn deliver_events(&mut self) -> Next {
+        let regs = self.switcher.regs();
+        let limit_32 = regs.cs == eret::CS_USER32 && u32::try_from(regs.rip).is_err();
+        if limit_32 || !Gva::new(regs.rip).is_canonical() {
+            // An instruction ended at the end of the lower half. IRET would fault at CPL0.
+            if let Next::Die(death) = self.inject_exception(Event::new(trap::GP, 0)) {
+                return Next::Die(death);
+            }
+        }
+        self.deliver_interrupts()
     }
 
     /// The interrupt of the Host's that ended the guest's turn, if one did.
@@ -298,9 +325,8 @@ impl Vcpu {
             return match exit {
                 EXIT_HYPERCALL => self.hypercall(vm, run, wait),
                 EXIT_SYSCALL32 => {
-                    // SYSCALL is two bytes long.
                     let regs = self.switcher.regs();
-                    regs.rip = regs.rip.wrapping_sub(2);
+                    regs.rip = regs.rip.wrapping_sub(SYSCALL_LENGTH);
                     Ok(self.inject_exception(Event::new(trap::UD, 0)))
                 }
                 _ => Ok(Next::Die(Death::SwitcherFault {
@@ -338,12 +364,10 @@ impl Vcpu {
         let access = Access::from_error_code(error, user);
         let mut guard = vm.memory(wait)?;
         let mmu = guard.mmu()?;
-        let fault = mmu.fault(self.root, gva, access, wait)?;
+        let fault = mmu.fault(gva, access, wait)?;
         match fault {
             Fault::Filled => {
                 self.stats.pf_filled += 1;
-                let roots = mmu.load(self.root, true, wait)?;
-                self.switcher.set_roots(roots.kernel, roots.user);
                 self.switcher.invalidate(gva.page().get());
             }
             Fault::Spurious => {
@@ -362,7 +386,7 @@ impl Vcpu {
                 self.stats.pf_mmio += 1;
                 let rip = Gva::new(self.switcher.regs().rip);
                 let mut insn = [0; 16];
-                let len = mmu.fetch(self.root, rip, user, &mut insn[..emulate::MAX_LENGTH]);
+                let len = mmu.fetch(rip, user, &mut insn[..emulate::MAX_LENGTH]);
                 run.insn_len = len as u32;
                 let mmio = run.mmio();
                 mmio.gpa = gpa.get();
@@ -387,9 +411,7 @@ impl Vcpu {
             let mut insn = [0; emulate::MAX_LENGTH];
             let len = {
                 let mut guard = vm.memory(wait)?;
-                guard
-                    .mmu()?
-                    .fetch(self.root, Gva::new(regs.rip), false, &mut insn)
+                guard.mmu()?.fetch(Gva::new(regs.rip), false, &mut insn)
             };
             if let Some((instruction, len)) = emulate::decode(&insn[..len]) {
                 if let Some(next) = privileged::execute(self, vm, instruction, len)? {
@@ -458,11 +480,6 @@ impl Vcpu {
 
     fn hypercall(&mut self, vm: &Vm, run: &mut lguest_run, wait: Wait) -> Result<Next> {
         let regs = *self.switcher.regs();
-        if !Gva::new(regs.rip).is_canonical() {
-            // The SYSCALL ended at the very end of the lower half.
-            self.switcher.regs().rip = regs.rip.wrapping_sub(2);
-            return Ok(self.inject_exception(Event::new(trap::GP, 0)));
-        }
         // What is returned in RAX, unless there is nothing to return to.
         let mut result = Ok(());
         let mut next = Next::Resume;
@@ -530,9 +547,7 @@ impl Vcpu {
             }
             LHCALL_DROP_ROOT => {
                 let mut guard = vm.memory(wait)?;
-                guard
-                    .mmu()?
-                    .drop_root(Gpa::new(regs.rdi & paging::ADDR), self.root);
+                guard.mmu()?.drop_root(Gpa::new(regs.rdi & paging::ADDR));
             }
             _ => result = Err(ENOSYS),
         }
@@ -553,7 +568,7 @@ impl Vcpu {
             Ok(frame) => frame,
             Err(_) => {
                 let regs = self.switcher.regs();
-                regs.rip = regs.rip.wrapping_sub(2);
+                regs.rip = regs.rip.wrapping_sub(SYSCALL_LENGTH);
                 return self.inject_exception(Event::new(trap::GP, 0));
             }
         };
@@ -612,20 +627,12 @@ impl Vcpu {
 
     /// The outer error is the Host's, the inner one the guest's.
     fn flush_tlb(&mut self, vm: &Vm, what: u64, gva: u64, wait: Wait) -> Result<Result> {
-        if what == u64::from(LGUEST_FLUSH_ALL) && wait == Wait::Forbidden {
-            // The root's tables are made anew.
-            return Err(EAGAIN);
-        }
         let mut guard = vm.memory(wait)?;
         let mmu = guard.mmu()?;
         match u32::try_from(what) {
-            Ok(LGUEST_FLUSH_USER) => mmu.flush_user(self.root),
-            Ok(LGUEST_FLUSH_ALL) => {
-                mmu.flush_all();
-                let roots = mmu.load(self.root, true, wait)?;
-                self.set_roots(&roots);
-            }
-            Ok(LGUEST_FLUSH_ONE) => mmu.flush_one(self.root, Gva::new(gva)),
+            Ok(LGUEST_FLUSH_USER) => mmu.flush_user(),
+            Ok(LGUEST_FLUSH_ALL) => mmu.flush_all(),
+            Ok(LGUEST_FLUSH_ONE) => mmu.flush_one(Gva::new(gva)),
             _ => return Ok(Err(EINVAL)),
         }
         Ok(Ok(()))
@@ -634,7 +641,7 @@ impl Vcpu {
     /// Forgets one page, for INVLPG.
     pub(crate) fn flush_one(&mut self, vm: &Vm, gva: u64) -> Result {
         let mut guard = vm.memory(Wait::Allowed)?;
-        guard.mmu()?.flush_one(self.root, Gva::new(gva));
+        guard.mmu()?.flush_one(Gva::new(gva));
         Ok(())
     }
 

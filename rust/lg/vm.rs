@@ -7,6 +7,7 @@
 use crate::{
     abi::*,
     irq::Interrupts,
+    lg_core::addr::Gpa,
     mmu::Mmu,
     sys::{
         cpu,
@@ -129,7 +130,8 @@ impl Vm {
             .value()
             .max(MIN_SHADOW_PAGES) as usize;
         let five_levels = cpu::paging_levels() == 5;
-        let mut mmu = Mmu::new(ram, slot.clone(), five_levels, max_pages)?;
+        let root = Gpa::new(init.cr3);
+        let mut mmu = Mmu::new(ram, root, slot.clone(), five_levels, max_pages)?;
         *vcpu = Some(Vcpu::new(init, slot, &mut mmu, self.interrupts.clone())?);
         *memory = Memory::Ready(mmu);
         Ok(())

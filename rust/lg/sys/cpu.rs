@@ -16,6 +16,8 @@ pub(crate) const MSR_CSTAR: u32 = 0xc000_0083;
 pub(crate) const MSR_TSC_AUX: u32 = 0xc000_0103;
 pub(crate) const MSR_SYSENTER_CS: u32 = 0x174;
 pub(crate) const MSR_U_CET: u32 = 0x6a0;
+pub(crate) const MSR_PEBS_ENABLE: u32 = 0x3f1;
+pub(crate) const MSR_DEBUGCTL: u32 = 0x1d9;
 
 pub(crate) const CR4_LA57: u64 = 1 << 12;
 const CR4_FSGSBASE: u64 = 1 << 16;
@@ -254,12 +256,16 @@ extern "C" fn flush_tlb(_: *mut core::ffi::c_void) {
 
 /// As above on every CPU; waits for all. IRQs on.
 pub(crate) fn flush_tlb_everywhere() {
-    // SAFETY: `flush_tlb` may be called in interrupt context; the mask of online CPUs is stable
-    // inside.
+    on_every_cpu(flush_tlb);
+}
+
+/// Calls `f`, which gets along with interrupt context, on every CPU, and waits for all. IRQs on.
+fn on_every_cpu(f: extern "C" fn(*mut core::ffi::c_void)) {
+    // SAFETY: `f` may be called in interrupt context; the mask of online CPUs is stable inside.
     unsafe {
         bindings::on_each_cpu_cond_mask(
             None,
-            Some(flush_tlb),
+            Some(f),
             core::ptr::null_mut(),
             true,
             &raw const bindings::__cpu_online_mask,
@@ -274,6 +280,51 @@ fn boot_cpu_has(feature: u32) -> bool {
     words
         .get(feature as usize / 32)
         .is_some_and(|word| word & 1 << (feature % 32) != 0)
+}
+
+/// Does the Host empty the CPU's buffers (VERW) before it goes to CPL3?
+pub(crate) fn clears_buffers() -> bool {
+    boot_cpu_has(bindings::X86_FEATURE_CLEAR_CPU_BUF)
+}
+
+/// Does the Host overwrite return predictions after a VM exit?
+pub(crate) fn fills_rsb() -> bool {
+    boot_cpu_has(bindings::X86_FEATURE_RSB_VMEXIT)
+}
+
+/// May the Host let the CPU write records of its performance counters to memory, at linear
+/// addresses? (PEBS, BTS)
+pub(crate) fn has_debug_store() -> (bool, bool) {
+    (
+        boot_cpu_has(bindings::X86_FEATURE_PEBS),
+        boot_cpu_has(bindings::X86_FEATURE_BTS),
+    )
+}
+
+/// Is this machine a KVM guest whose host may report swapped-out memory by a #PF of its own
+/// (asynchronous page faults, Documentation/virt/kvm/x86/msr.rst)?
+fn has_async_page_faults() -> bool {
+    const HYPERVISOR: u32 = 0x4000_0000;
+    // SAFETY: Every 64-bit CPU has leaf 1, and where its hypervisor bit is set, these two.
+    unsafe {
+        __cpuid_count(1, 0).ecx & (1 << 31) != 0
+            && __cpuid_count(HYPERVISOR, 0).ebx.to_le_bytes() == *b"KVMK"
+            && __cpuid_count(HYPERVISOR + 1, 0).eax & (1 << 4) != 0
+    }
+}
+
+extern "C" fn stop_async_page_faults(_: *mut core::ffi::c_void) {
+    const MSR_KVM_ASYNC_PF_EN: u32 = 0x4b56_4d02;
+    // SAFETY: The MSR exists: `has_async_page_faults`. Without them our host just makes us wait.
+    unsafe { wrmsr(MSR_KVM_ASYNC_PF_EN, 0) };
+}
+
+/// Makes the machine's own hypervisor, if it is KVM, stop raising #PF while a CPU is at CPL3: lg
+/// would take them for the guest's.
+pub(crate) fn refuse_async_page_faults() {
+    if has_async_page_faults() {
+        on_every_cpu(stop_async_page_faults);
+    }
 }
 
 /// Can lg run on this machine? Says in the log why not.

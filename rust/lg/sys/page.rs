@@ -3,7 +3,10 @@
 //! Host pages, as the kernel's direct map sees them.
 
 use crate::lg_core::addr::Hpa;
-use core::ptr::NonNull;
+use core::{
+    ptr::NonNull,
+    sync::atomic::AtomicU64, //
+};
 use kernel::{
     bindings,
     prelude::*, //
@@ -14,6 +17,29 @@ pub(crate) fn direct_map(hpa: Hpa) -> *mut u8 {
     // SAFETY: `page_offset_base` is set during early boot and never again.
     let base = unsafe { bindings::page_offset_base } as u64;
     base.wrapping_add(hpa.get()) as *mut u8
+}
+
+/// The inverse of [`direct_map`].
+fn direct_map_to_hpa(addr: *const u8) -> Hpa {
+    // SAFETY: As above.
+    let base = unsafe { bindings::page_offset_base } as u64;
+    Hpa::new((addr as u64).wrapping_sub(base))
+}
+
+/// The word of a page's `struct page` that is for whoever owns the page.
+///
+/// # Safety
+///
+/// `addr` is the direct map address of a page which the caller owns for `'a`.
+pub(crate) unsafe fn owner_word<'a>(addr: *const u8) -> &'a AtomicU64 {
+    // SAFETY: `vmemmap_base` is set during early boot and never again.
+    let vmemmap = unsafe { bindings::vmemmap_base } as *mut bindings::page;
+    let page = vmemmap.wrapping_add((direct_map_to_hpa(addr).get() >> 12) as usize);
+    // SAFETY: Every page in the direct map has a `struct page`, and the caller owns this one.
+    unsafe {
+        let field = &raw mut (*page).__bindgen_anon_1.__bindgen_anon_1.private;
+        &*field.cast::<AtomicU64>()
+    }
 }
 
 /// The host physical address of a `struct page`.
@@ -95,9 +121,7 @@ impl HostPage {
 
     /// Its host physical address.
     pub(crate) fn hpa(&self) -> Hpa {
-        // SAFETY: As in `direct_map`.
-        let base = unsafe { bindings::page_offset_base } as u64;
-        Hpa::new((self.0.as_ptr() as u64).wrapping_sub(base))
+        direct_map_to_hpa(self.0.as_ptr())
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Guest RAM: memory of the Launcher's, pinned page by page as the guest touches it.
+//! Guest RAM: memory of the Launcher's, pinned as the guest touches it.
 //!
 //! A page stays pinned until the VM ends, so that the shadow may point at it without asking
 //! anybody. (The alternative, an MMU notifier which tears the shadow down when the Host moves a
@@ -34,6 +34,8 @@ use kernel::{
 };
 
 const PAGE: u64 = 4096;
+/// Pages that are pinned at once at most: 64 KiB.
+const BATCH: usize = 16;
 
 struct Region {
     gpa: u64,
@@ -104,22 +106,23 @@ impl GuestRam {
         self.pinned.load(Ordering::Relaxed)
     }
 
-    fn slot(&self, gpa: Gpa) -> Option<(&AtomicU64, u64)> {
+    /// The region of `gpa`, and which of its pages that is.
+    fn find(&self, gpa: Gpa) -> Option<(&Region, usize)> {
         self.regions.iter().find_map(|r| {
-            let offset = gpa.get().checked_sub(r.gpa)?;
-            let slot = r.pages.get((offset / PAGE) as usize)?;
-            Some((slot, r.hva + offset / PAGE * PAGE))
+            let index = gpa.get().checked_sub(r.gpa)? / PAGE;
+            (index < r.pages.len() as u64).then_some((r, index as usize))
         })
     }
 
     /// Is there RAM at `gpa`?
     pub(crate) fn contains(&self, gpa: Gpa) -> bool {
-        self.slot(gpa).is_some()
+        self.find(gpa).is_some()
     }
 
     /// The Host's page behind `gpa` if it is pinned already; never sleeps.
     pub(crate) fn pinned_page(&self, gpa: Gpa) -> Option<Hpa> {
-        let page = self.slot(gpa)?.0.load(Ordering::Acquire);
+        let (region, index) = self.find(gpa)?;
+        let page = region.pages.get(index)?.load(Ordering::Acquire);
         if page == 0 {
             return None;
         }
@@ -130,45 +133,54 @@ impl GuestRam {
     /// The Host's page behind `gpa`, pinned now if it was not. `None` outside RAM, `EFAULT` when
     /// the Launcher has no memory there. May sleep; only in the Launcher's own address space.
     pub(crate) fn page(&self, gpa: Gpa) -> Result<Option<Hpa>> {
-        let Some((slot, hva)) = self.slot(gpa) else {
+        let Some((region, index)) = self.find(gpa) else {
             return Ok(None);
         };
-        let known = slot.load(Ordering::Acquire);
-        if known != 0 {
-            // SAFETY: By the type invariant it is a `struct page`.
-            return Ok(Some(unsafe { page_to_hpa(known as *const bindings::page) }));
+        if self.pinned_page(gpa).is_none() {
+            self.pin(region, index)?;
         }
-        let mut page: *mut bindings::page = core::ptr::null_mut();
-        // SAFETY: `page` has room for one, and the function checks `hva` itself.
+        Ok(self.pinned_page(gpa))
+    }
+
+    /// Pins a page and, since the guest is likely to come for them next, those behind it up to the
+    /// next one that is pinned or to the end of its [`BATCH`].
+    fn pin(&self, region: &Region, index: usize) -> Result {
+        let end = (index / BATCH * BATCH + BATCH).min(region.pages.len());
+        let slots = region.pages.get(index..end).ok_or(EINVAL)?;
+        let wanted = slots
+            .iter()
+            .take_while(|slot| slot.load(Ordering::Relaxed) == 0)
+            .count();
+        let mut pages = [core::ptr::null_mut::<bindings::page>(); BATCH];
+        // SAFETY: `pages` has room for `wanted` pages, and the function checks the address itself.
         let got = unsafe {
             bindings::pin_user_pages_fast(
-                hva as usize,
-                1,
+                (region.hva + index as u64 * PAGE) as usize,
+                wanted as i32,
                 bindings::FOLL_WRITE | bindings::FOLL_LONGTERM,
-                &mut page,
+                pages.as_mut_ptr(),
             )
         };
-        if got != 1 {
+        if got <= 0 {
             return Err(if got < 0 {
                 Error::from_errno(got)
             } else {
                 EFAULT
             });
         }
-        // INVARIANT: Just pinned. If another vCPU was faster, its pin stays and ours goes.
-        match slot.compare_exchange(0, page as u64, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => {
+        for (slot, &page) in slots.iter().zip(&pages).take(got as usize) {
+            // INVARIANT: Just pinned. If another vCPU was faster, its pin stays and ours goes.
+            if slot
+                .compare_exchange(0, page as u64, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+            {
                 self.pinned.fetch_add(1, Ordering::Relaxed);
-                // SAFETY: The pin keeps the page.
-                Ok(Some(unsafe { page_to_hpa(page) }))
-            }
-            Err(other) => {
+            } else {
                 // SAFETY: We pinned it above.
                 unsafe { bindings::unpin_user_page(page) };
-                // SAFETY: By the type invariant it is a `struct page`.
-                Ok(Some(unsafe { page_to_hpa(other as *const bindings::page) }))
             }
         }
+        Ok(())
     }
 
     /// The word at `gpa`, which must be aligned.

@@ -23,9 +23,10 @@ use kernel::{
     prelude::*, //
 };
 
-/// State components lg gives to no guest: PKRU (9), for it also governs the Host's accesses to user
-/// memory, and AMX (17, 18).
-const XSTATE_HIDDEN: u64 = 1 << 9 | 1 << 17 | 1 << 18;
+/// State components lg keeps for no guest: PKRU (9), for it also governs the Host's accesses to
+/// user memory, and AMX (17, 18), which each section finds as after reset.
+const XSTATE_HIDDEN: u64 = PKRU | 1 << 17 | 1 << 18;
+const PKRU: u64 = 1 << 9;
 /// CR4 bits that are off while a guest runs.
 const CR4_HIDDEN: u64 = CR4_PKE | CR4_LASS;
 /// Offsets in the XSAVE area (SDM 1, 13.4.1).
@@ -73,11 +74,13 @@ impl GuestFpu {
     ///
     /// The current task's FPU state has been saved.
     unsafe fn restore(&self) {
+        // What is not in the image is initialized: nothing of the last owner's stays.
+        let mask = xcr0() & !PKRU;
         // SAFETY: By the type invariant the image is good for XRSTOR; the caller gave up what was
         // in the registers.
         unsafe {
-            asm!("xrstor64 [{}]", in(reg) self.area.as_ptr::<u8>(), in("eax") self.mask as u32,
-                 in("edx") (self.mask >> 32) as u32, options(nostack, preserves_flags))
+            asm!("xrstor64 [{}]", in(reg) self.area.as_ptr::<u8>(), in("eax") mask as u32,
+                 in("edx") (mask >> 32) as u32, options(nostack, preserves_flags))
         };
     }
 
@@ -101,7 +104,7 @@ struct SwappedMsr {
 #[must_use]
 pub(crate) struct Section<'a> {
     _irqs: &'a IrqsOff,
-    swapped: [Option<SwappedMsr>; 5],
+    swapped: [Option<SwappedMsr>; 7],
     cr4: u64,
     pkru: Option<u32>,
     dr7: u64,
@@ -126,7 +129,7 @@ impl<'a> Section<'a> {
         let cr4 = read_cr4();
         let mut this = Self {
             _irqs: irqs,
-            swapped: [const { None }; 5],
+            swapped: [const { None }; 7],
             cr4,
             pkru: None,
             dr7: read_dr7(),
@@ -160,6 +163,14 @@ impl<'a> Section<'a> {
             }
             if cr4 & CR4_CET != 0 {
                 this.swap(4, MSR_U_CET, 0);
+            }
+            // The CPU would write its records to linear addresses, which are the guest's now.
+            let (pebs, bts) = has_debug_store();
+            if pebs {
+                this.swap(5, MSR_PEBS_ENABLE, 0);
+            }
+            if bts {
+                this.swap(6, MSR_DEBUGCTL, 0);
             }
             fpu.restore();
         }

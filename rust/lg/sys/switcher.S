@@ -105,6 +105,7 @@ lg_switcher_enter:
 	pushq	%r13
 	pushq	%r14
 	pushq	%r15
+	pushfq
 	movq	%rsp, state + {ST_HOST_RSP}(%rip)
 	rdfsbase %rax
 	movq	%rax, state + {ST_HOST_FS_BASE}(%rip)
@@ -120,6 +121,10 @@ lg_switcher_enter:
 	andb	$~2, gdt + {TSS_TYPE}(%rip)	/* LTR refuses a busy TSS */
 	movl	${TSS_SELECTOR}, %eax
 	ltr	%ax
+	/* A call gate in the Launcher's LDT, which would be read from guest memory, could lead to CPL0. */
+	sldt	state + {ST_HOST_LDT}(%rip)
+	xorl	%eax, %eax
+	lldt	%ax
 	movq	state + {ST_CR3}(%rip), %rax
 	movq	%rax, %cr3
 	/* The Host's stack is gone.  From here RSP walks state.regs. */
@@ -142,6 +147,11 @@ lg_switcher_enter:
 	testq	%rax, %rax
 	jz	1f
 	invlpg	(%rax)
+1:
+	/* Where the CPU leaks what its buffers hold to CPL3 (MDS and its like), empty them. */
+	cmpl	$0, state + {ST_CLEAR_BUFFERS}(%rip)
+	je	1f
+	verw	state + {ST_VERW}(%rip)
 1:
 	popq	%r15
 	popq	%r14
@@ -422,7 +432,6 @@ save_and_leave:
  * is live in a register.
  */
 leave:
-	cld
 	movq	state + {ST_HOST_CR3}(%rip), %rax
 	movq	%rax, %cr3
 	/*
@@ -435,6 +444,7 @@ leave:
 	movl	${TSS_SELECTOR}, %eax
 	ltr	%ax
 	lgdt	state + {ST_HOST_GDTR}(%rip)
+	lldt	state + {ST_HOST_LDT}(%rip)
 	/* The CPU came here with a null SS; on AMD that would spoil a later SYSRET. */
 	movl	$0x18, %eax
 	movl	%eax, %ss
@@ -448,6 +458,21 @@ leave:
 	wrgsbase %rax
 	lidt	state + {ST_HOST_IDTR}(%rip)
 	movq	state + {ST_HOST_RSP}(%rip), %rsp
+	/*
+	 * The guest ran at kernel addresses, and may have left some of them as predictions for returns. Where
+	 * the Host overwrites those after a VM exit, so do we.
+	 */
+	cmpl	$0, state + {ST_FILL_RSB}(%rip)
+	je	2f
+	.rept 32
+	call	1f
+	int3
+1:
+	.endr
+	addq	$(32 * 8), %rsp
+	lfence
+2:
+	popfq				/* AC and DF may be the guest's */
 	popq	%r15
 	popq	%r14
 	popq	%r13

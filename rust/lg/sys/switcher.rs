@@ -123,6 +123,11 @@ pub(crate) struct State {
     host_gdtr: DescPtr,
     host_gdtr_rw: DescPtr,
     host_idtr: DescPtr,
+    host_ldt: u16,
+    /// Operand of VERW: a selector that may be read, __KERNEL_DS.
+    verw: u16,
+    clear_buffers: u32,
+    fill_rsb: u32,
 
     gdtr: DescPtr,
     idtr: DescPtr,
@@ -199,6 +204,10 @@ global_asm!(
     ST_HOST_GDTR = const offset_of!(State, host_gdtr),
     ST_HOST_GDTR_RW = const offset_of!(State, host_gdtr_rw),
     ST_HOST_IDTR = const offset_of!(State, host_idtr),
+    ST_HOST_LDT = const offset_of!(State, host_ldt),
+    ST_VERW = const offset_of!(State, verw),
+    ST_CLEAR_BUFFERS = const offset_of!(State, clear_buffers),
+    ST_FILL_RSB = const offset_of!(State, fill_rsb),
     ST_GDTR = const offset_of!(State, gdtr),
     ST_IDTR = const offset_of!(State, idtr),
     ST_CR3 = const offset_of!(State, cr3),
@@ -522,6 +531,9 @@ impl Switcher {
             limit: 4095,
             base: base + IDT,
         };
+        state.verw = 0x18;
+        state.clear_buffers = cpu::clears_buffers().into();
+        state.fill_rsb = cpu::fills_rsb().into();
         Ok(this)
     }
 

@@ -7,6 +7,7 @@
 
 use super::page::{
     direct_map,
+    owner_word,
     HostPage,
     Wait, //
 };
@@ -14,7 +15,8 @@ use crate::lg_core::addr::Hpa;
 use core::{
     ops::{
         Deref,
-        DerefMut, //
+        DerefMut,
+        Range, //
     },
     sync::atomic::{
         AtomicU64,
@@ -32,8 +34,11 @@ const ADDR: u64 = 0x000f_ffff_ffff_f000;
 ///
 /// # Invariants
 ///
-/// An entry with [`OWNED`] holds the physical address of a [`Table`] that was leaked from a
-/// [`TableBox`] and that no other entry owns.
+/// * It is the whole of a page that a [`TableBox`] owns, or owned until it was leaked.
+/// * An entry with [`OWNED`] holds the physical address of a [`Table`] that was leaked from a
+///   [`TableBox`] and that no other entry owns.
+/// * Entry `i` is 0 unless bit `i / 8` of the page's owner word is set: most tables are nearly
+///   empty, and flushes are frequent, so emptying one must not take 512 steps.
 #[repr(C, align(4096))]
 pub(crate) struct Table([AtomicU64; 512]);
 
@@ -41,6 +46,24 @@ impl Table {
     /// Entry `i`, modulo 512.
     pub(crate) fn get(&self, i: usize) -> u64 {
         self.0[i % 512].load(Ordering::Relaxed)
+    }
+
+    fn used(&self) -> &AtomicU64 {
+        // SAFETY: By the type invariant.
+        unsafe { owner_word(core::ptr::from_ref(self).cast()) }
+    }
+
+    fn store(&mut self, i: usize, entry: u64) {
+        let i = i % 512;
+        if entry != 0 {
+            // INVARIANT: The bit is set before the entry is.
+            let used = self.used();
+            used.store(
+                used.load(Ordering::Relaxed) | 1 << (i / 8),
+                Ordering::Relaxed,
+            );
+        }
+        self.0[i].store(entry, Ordering::Relaxed);
     }
 
     /// An entry for another table that leads where entry `i` does, without owning it.
@@ -52,7 +75,7 @@ impl Table {
     /// is returned.
     pub(crate) fn set(&mut self, i: usize, entry: u64) -> usize {
         let freed = self.free_child(i);
-        self.0[i % 512].store(entry & !OWNED, Ordering::Relaxed);
+        self.store(i, entry & !OWNED);
         freed
     }
 
@@ -82,7 +105,7 @@ impl Table {
             // The page lives on through the entry.
             core::mem::forget(child);
             // INVARIANT: Just leaked, and nobody else has its address.
-            self.0[i % 512].store(entry, Ordering::Relaxed);
+            self.store(i, entry);
             *pages += 1;
         }
         // It is there: either it was, or it was just stored.
@@ -95,7 +118,7 @@ impl Table {
         if entry & OWNED == 0 {
             return 0;
         }
-        self.0[i % 512].store(0, Ordering::Relaxed);
+        self.store(i, 0);
         // SAFETY: By the type invariant the entry owned a leaked table; the entry is gone, so it is
         // ours.
         let mut child = unsafe { TableBox::from_hpa(Hpa::new(entry & ADDR)) };
@@ -103,8 +126,22 @@ impl Table {
     }
 
     /// Clears a range of entries; returns how many pages that freed. At most five levels deep.
-    pub(crate) fn clear(&mut self, range: core::ops::Range<usize>) -> usize {
-        range.map(|i| self.set(i, 0)).sum()
+    pub(crate) fn clear(&mut self, range: Range<usize>) -> usize {
+        let mut freed = 0;
+        let mut left = self.used().load(Ordering::Relaxed);
+        while left != 0 {
+            let group = left.trailing_zeros() as usize;
+            left &= left - 1;
+            let entries = group * 8..group * 8 + 8;
+            for i in entries.clone().filter(|i| range.contains(i)) {
+                freed += self.set(i, 0);
+            }
+            if entries.into_iter().all(|i| self.get(i) == 0) {
+                let used = self.used().load(Ordering::Relaxed);
+                self.used().store(used & !(1 << group), Ordering::Relaxed);
+            }
+        }
+        freed
     }
 }
 
@@ -114,7 +151,10 @@ pub(crate) struct TableBox(HostPage);
 impl TableBox {
     /// An empty one.
     pub(crate) fn new(wait: Wait) -> Result<Self> {
-        HostPage::new(wait).map(Self)
+        let this = HostPage::new(wait).map(Self)?;
+        // INVARIANT: All its entries are 0.
+        this.used().store(0, Ordering::Relaxed);
+        Ok(this)
     }
 
     /// # Safety
@@ -150,5 +190,6 @@ impl DerefMut for TableBox {
 impl Drop for TableBox {
     fn drop(&mut self) {
         self.clear(0..512);
+        self.used().store(0, Ordering::Relaxed);
     }
 }
