@@ -140,7 +140,7 @@ def pack(path, options, interactive, channel):
         if os.path.exists(f"{BUILD}/{name}"):
             archive.copy(f"{BUILD}/{name}", f"usr/lib/lg/{name}")
     for file in options.add:
-        archive.copy(callers(file), f"usr/lib/lg/{os.path.basename(file)}")
+        archive.copy(callers(file), f"usr/lib/lg/{os.path.basename(file.rstrip('/'))}")
     archive.link("usr/bin/lg", "../lib/lg/lg")
     archive.text(
         "etc/vm.conf",
@@ -257,8 +257,12 @@ def relay(source, target):
 
     def copy():
         while data := os.read(source, 65536):
-            while data:
-                data = data[os.write(target, data) :]
+            try:
+                while data:
+                    data = data[os.write(target, data) :]
+            except BrokenPipeError:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+                return
 
     thread = threading.Thread(target=copy, daemon=True)
     thread.start()
@@ -305,16 +309,18 @@ def text_of(path):
         return ""
 
 
-def check_log(scratch):
+def check_log(scratch, status):
     """Fails when the Host's log has a complaint made while lg.ko was there."""
-    patience = time.monotonic() + 5
-    while not (seen := re.search(r"lg-vm: begin\n(.*)lg-vm: end\n", text_of(f"{scratch}/console"), re.S)):
+    ours = re.compile(r"lg-vm: begin\n(.*)lg-vm: end\n", re.S)
+    patience = time.monotonic() + 30
+    while not (seen := ours.search(text_of(f"{scratch}/console"))):
         if time.monotonic() > patience:
             raise Failure(HOST_COMPLAINS, "the end of CMD never showed up in the Host's log")
         time.sleep(0.02)
     complaints = [line for line in seen[1].splitlines() if COMPLAINT.search(line)]
     if complaints:
-        raise Failure(HOST_COMPLAINS, "\n".join(["the Host complains:", *complaints]))
+        heading = f"CMD ended with status {status}, but the Host complains:"
+        raise Failure(HOST_COMPLAINS, "\n".join([heading, *complaints]))
 
 
 def run(options, scratch):
@@ -353,7 +359,7 @@ def run(options, scratch):
             if not on_bochs:
                 feed(ports["in"], interactive)
         status = wait_for(ports["ctl"], deadline)
-        check_log(scratch)
+        check_log(scratch, status)
         return status
     except Failure as failure:
         if failure.status == HOST_DIED and not text_of(f"{scratch}/console"):
@@ -398,6 +404,8 @@ def parse(arguments):
     add("--keep", action="store_true", help="keep the scratch directory, and say where it is")
     add("command", nargs="*", default=["sh"], metavar="CMD", help="default: a shell")
     options = parser.parse_args(arguments)
+    if options.machine.startswith("bochs:") and (options.icount or options.cpu != "max"):
+        parser.error("--cpu and --icount are QEMU's")
     if options.icount:
         options.smp = 1
     if options.timeout is None:
