@@ -103,7 +103,7 @@ mod tests {
         let memory = crate::memory::create(4 << 20).unwrap();
         let mut devices = Devices::default();
         for _ in 0..2 {
-            let console = Console::new(Arc::default(), None, io::sink());
+            let console = Console::new(Arc::default(), None, |_: &[u8]| {});
             let interrupt = Arc::new(Interrupt::new(|| {}));
             devices
                 .add(Mmio::new(Box::new(console), memory.clone(), interrupt, |_, _| {}).unwrap());

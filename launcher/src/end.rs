@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! How a run can end, the exit status of each way, and what the user is told.
 
+use std::io;
+
 use lguest_abi::lguest_regs;
 use nix::sys::signal::Signal;
 
@@ -41,6 +43,15 @@ pub enum End {
 }
 
 impl End {
+    /// The end when the guest's output can't be written.
+    pub fn of_output(error: io::Error) -> Self {
+        match error.kind() {
+            // Nobody reads it any more: ends without a word, as other programs do.
+            io::ErrorKind::BrokenPipe => Self::Signal(Signal::SIGPIPE),
+            _ => Self::Failed(Error::Output(error)),
+        }
+    }
+
     /// The exit status of lg.
     pub fn status(&self) -> u8 {
         match self {

@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::Arc;
 use std::thread;
 
@@ -60,6 +60,8 @@ pub fn run(options: &Run) -> End {
 
 /// A machine that is ready to go.
 struct Machine {
+    ends: Sender<End>,
+    end: Receiver<End>,
     vm: Arc<Vm>,
     vcpu: Vcpu,
     memory: Memory,
@@ -110,12 +112,15 @@ fn prepare(options: &Run) -> Result<Machine, Error> {
             BootError::Other(error) => error,
         })?;
 
+    let (ends, end) = mpsc::channel();
     let vm = Arc::new(Vm::new(memory.clone())?);
     let mut devices = Devices::default();
-    let (keyboard, window) = add_console(&mut devices, &vm, &memory)?;
+    let (keyboard, window) = add_console(&mut devices, &vm, &memory, ends.clone())?;
     devices.connect(&vm)?;
     let vcpu = Vcpu::new(vm.clone(), &entry)?;
     Ok(Machine {
+        ends,
+        end,
         vm,
         vcpu,
         memory,
@@ -205,6 +210,7 @@ fn add_console(
     devices: &mut Devices,
     vm: &Arc<Vm>,
     memory: &Memory,
+    ends: Sender<End>,
 ) -> Result<(Keyboard, Option<Window>), Error> {
     let line_of = vm.clone();
     let interrupt = Arc::new(Interrupt::new(move || {
@@ -218,7 +224,14 @@ fn add_console(
         size.set(columns, rows);
         size
     });
-    let console = Console::new(input.clone(), size.clone(), io::stdout());
+    let output = move |bytes: &[u8]| {
+        let mut stdout = io::stdout().lock();
+        if let Err(error) = stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+            // When nobody listens any more, another end was first.
+            let _ = ends.send(End::of_output(error));
+        }
+    };
+    let console = Console::new(input.clone(), size.clone(), output);
     let on_fault = |name: &str, fault: &Fault| {
         say(&format!(
             "{name}: stopped until the guest resets it: {fault}"
@@ -241,6 +254,8 @@ impl Machine {
     /// Runs the Guest to its end.
     fn run(self, options: &Run) -> Result<End, Error> {
         let Self {
+            ends,
+            end,
             vm,
             vcpu,
             memory,
@@ -259,7 +274,6 @@ impl Machine {
             say("Ctrl-a x ends the guest, Ctrl-a h tells more");
         }
 
-        let (ends, end) = mpsc::channel();
         let reporter = ends.clone();
         spawn("signals", move || {
             wait_for_signals(&signals, window, &reporter)

@@ -112,7 +112,9 @@ fn step(vcpu: &mut Vcpu, devices: &Devices, memory: &Memory) -> Result<Option<En
         Exit::Console { gpa, len } => {
             let mut text = vec![0; len.min(LGUEST_CONSOLE_MAX.into()) as usize];
             if memory.read_slice(&mut text, GuestAddress(gpa)).is_ok() {
-                print_text(&text).map_err(Error::Output)?;
+                if let Err(error) = print_text(&text) {
+                    return Ok(Some(End::of_output(error)));
+                }
             }
         }
         Exit::Shutdown { kind, arg } => return Ok(Some(shutdown(kind, arg, memory))),

@@ -5,7 +5,7 @@
 //! thread must never wait for the Guest, or the user could not leave a Guest that hangs.
 
 use std::collections::VecDeque;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -61,15 +61,15 @@ impl WindowSize {
     }
 }
 
-/// The device.
+/// The device. `W` takes the output.
 pub struct Console<W> {
     input: Arc<Input>,
     size: Option<Arc<WindowSize>>,
     output: W,
 }
 
-impl<W: Write + Send> Console<W> {
-    /// A console which takes from `input` and writes to `output`. `size` is absent when there is no
+impl<W: FnMut(&[u8]) + Send> Console<W> {
+    /// A console which takes from `input` and gives to `output`. `size` is absent when there is no
     /// terminal.
     pub fn new(input: Arc<Input>, size: Option<Arc<WindowSize>>, output: W) -> Self {
         Self {
@@ -110,12 +110,11 @@ impl<W: Write + Send> Console<W> {
             let mut buffer = [0; 4096];
             while reader.available_bytes() != 0 {
                 let count = reader.available_bytes().min(buffer.len());
-                std::io::Read::read_exact(&mut reader, &mut buffer[..count])
+                reader
+                    .read_exact(&mut buffer[..count])
                     .map_err(Fault::Buffer)?;
-                // When nobody reads our output any more, the output's owner knows.
-                let _ = self.output.write_all(&buffer[..count]);
+                (self.output)(&buffer[..count]);
             }
-            let _ = self.output.flush();
             queue.add_used(memory, head, 0)?;
             used = true;
         }
@@ -123,7 +122,7 @@ impl<W: Write + Send> Console<W> {
     }
 }
 
-impl<W: Write + Send> Device for Console<W> {
+impl<W: FnMut(&[u8]) + Send> Device for Console<W> {
     fn name(&self) -> &'static str {
         "console"
     }
@@ -190,26 +189,12 @@ mod tests {
     const AVAILABLE: u64 = 0x2000;
     const USED: u64 = 0x3000;
 
-    /// Output that the test can look at.
-    #[derive(Clone, Default)]
-    struct Screen(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Screen {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     /// The device, both of its outer ends, and a driver with one queue.
     struct Bench {
         memory: Memory,
         input: Arc<Input>,
         size: Arc<WindowSize>,
-        screen: Screen,
+        screen: Arc<Mutex<Vec<u8>>>,
         interrupt: Arc<Interrupt>,
         mmio: Mmio,
         offered: u16,
@@ -222,9 +207,11 @@ mod tests {
             let (input, size, screen) = (
                 Arc::<Input>::default(),
                 Arc::<WindowSize>::default(),
-                Screen::default(),
+                Arc::<Mutex<Vec<u8>>>::default(),
             );
-            let console = Console::new(input.clone(), Some(size.clone()), screen.clone());
+            let shown = screen.clone();
+            let output = move |bytes: &[u8]| shown.lock().unwrap().extend(bytes);
+            let console = Console::new(input.clone(), Some(size.clone()), output);
             let interrupt = Arc::new(Interrupt::new(|| {}));
             let mut mmio = Mmio::new(
                 Box::new(console),
@@ -301,7 +288,7 @@ mod tests {
         bench.descriptor(5, 0x9000, 6, 0, 0);
         bench.offer(3);
         bench.mmio.process(1);
-        assert_eq!(*bench.screen.0.lock().unwrap(), b"hello, world\n");
+        assert_eq!(*bench.screen.lock().unwrap(), b"hello, world\n");
         assert_eq!(bench.used(), [[3, 0]]);
         assert!(bench.interrupted());
         bench.mmio.process(1);
@@ -365,7 +352,7 @@ mod tests {
         bench.offer(0);
         bench.mmio.process(1);
         assert!(bench.needs_reset());
-        assert!(bench.screen.0.lock().unwrap().is_empty());
+        assert!(bench.screen.lock().unwrap().is_empty());
     }
 
     #[test]
