@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Every ioctl of /dev/lguest with arguments that make no sense, and ioctls that do not exist: an errno each, nothing else.
+
+use lguest_abi as abi;
+use lguest_host_tests::{Device, Ram, Result};
+use std::io;
+
+/// Fails unless `result` is `errno`.
+fn expect(what: &str, result: io::Result<i32>, errno: i32) {
+    let found = result.err().and_then(|error| error.raw_os_error());
+    assert_eq!(found, Some(errno), "{what}");
+}
+
+const STRUCTURES: [u64; 6] = [
+    abi::LGUEST_IOCTL_GET_INFO,
+    abi::LGUEST_IOCTL_ADD_MEMORY,
+    abi::LGUEST_IOCTL_CREATE_VCPU,
+    abi::LGUEST_IOCTL_RUN,
+    abi::LGUEST_IOCTL_SET_NOTIFYFD,
+    abi::LGUEST_IOCTL_GET_STATS,
+];
+/// Addresses where this process has nothing, and where it may have nothing.
+const BAD_ADDRESSES: [u64; 6] = [
+    0,
+    8,
+    1 << 47,
+    0xffff_8000_0000_0000,
+    0xffff_ffff_8100_0000,
+    u64::MAX - 7,
+];
+
+fn main() -> Result<()> {
+    pointers()?;
+    unknown()?;
+    order()?;
+    vcpus()?;
+    runs()?;
+    lines()?;
+    notify()?;
+    println!("all refused");
+    Ok(())
+}
+
+fn pointers() -> Result<()> {
+    let device = Device::open()?;
+    for request in STRUCTURES {
+        for address in BAD_ADDRESSES {
+            let error = device
+                .ioctl(request, address)
+                .expect_err("a bad address was accepted");
+            let errno = error.raw_os_error();
+            // Where there is no vCPU yet, that may be what it complains about.
+            assert!(
+                [Some(libc::EFAULT), Some(libc::ENXIO)].contains(&errno),
+                "{request:#x} {address:#x}: {error}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Other numbers, sizes, directions and types.
+fn unknown() -> Result<()> {
+    let device = Device::open()?;
+    let mut buffer = [0u64; 1024];
+    for known in STRUCTURES.into_iter().chain([abi::LGUEST_IOCTL_IRQ_LINE]) {
+        for request in [
+            known ^ 0x8_0000,
+            known ^ 0x4000_0000,
+            known ^ 0x8000_0000,
+            known ^ 0x100,
+            known | 0x40,
+        ] {
+            if STRUCTURES.contains(&request) {
+                continue;
+            }
+            expect(
+                &format!("ioctl {request:#x}"),
+                device.ioctl_on(request, &mut buffer),
+                libc::ENOTTY,
+            );
+        }
+    }
+    for number in 7..256 {
+        expect(
+            "an unknown number",
+            device.ioctl(u64::from(abi::LGUEST_IOC) << 8 | number, 0),
+            libc::ENOTTY,
+        );
+    }
+    Ok(())
+}
+
+/// Things before their time.
+fn order() -> Result<()> {
+    let device = Device::open()?;
+    expect("RUN without a vCPU", device.run().map(|_| 0), libc::ENXIO);
+    expect(
+        "GET_STATS without a vCPU",
+        device.stats().map(|_| 0),
+        libc::ENXIO,
+    );
+    expect(
+        "CREATE_VCPU without RAM",
+        device.create_vcpu(0, 0x1000, 0),
+        libc::EINVAL,
+    );
+    let ram = Ram::new(4 << 20)?;
+    device.add_memory(0, ram.size(), ram.hva())?;
+    device.create_vcpu(0x1000, 0x1000, 0)?;
+    expect(
+        "a second vCPU",
+        device.create_vcpu(0x1000, 0x1000, 0),
+        libc::EEXIST,
+    );
+    expect(
+        "RAM after the vCPU",
+        device.add_memory(1 << 30, 4096, ram.hva()),
+        libc::EBUSY,
+    );
+    Ok(())
+}
+
+fn vcpus() -> Result<()> {
+    let device = Device::open()?;
+    let ram = Ram::new(4 << 20)?;
+    device.add_memory(0, ram.size(), ram.hva())?;
+    for (what, cr3, rip) in [
+        ("CR3 that is not page aligned", 0x1001, 0x1000),
+        ("CR3 with a PCID", 0x1fff, 0x1000),
+        ("CR3 outside RAM", 4 << 20, 0x1000),
+        ("CR3 far outside RAM", u64::MAX & !0xfff, 0x1000),
+        ("RIP that is not canonical", 0x1000, 1 << 47),
+        (
+            "RIP that is far from canonical",
+            0x1000,
+            0x8000_0000_0000_0000,
+        ),
+    ] {
+        expect(what, device.create_vcpu(cr3, rip, 0), libc::EINVAL);
+    }
+    for (id, pad) in [(1, 0), (u32::MAX, 0), (0, 1)] {
+        let mut vcpu = abi::lguest_vcpu {
+            id,
+            pad,
+            cr3: 0x1000,
+            rip: 0x1000,
+            rsi: 0,
+        };
+        expect(
+            "a bad id",
+            device.ioctl_on(abi::LGUEST_IOCTL_CREATE_VCPU, &mut vcpu),
+            libc::EINVAL,
+        );
+    }
+    // After all that it can still be made right.
+    device.create_vcpu(0x1000, 0x1000, 0)?;
+    Ok(())
+}
+
+fn runs() -> Result<()> {
+    let device = Device::open()?;
+    let ram = Ram::new(4 << 20)?;
+    device.add_memory(0, ram.size(), ram.hva())?;
+    // Tables full of zeros: the first instruction faults, and there is no entry point for the event.
+    device.create_vcpu(0x1000, 0x1000, 0)?;
+    for vcpu in [1, 2, u32::MAX] {
+        let mut run = abi::lguest_run {
+            vcpu,
+            ..Default::default()
+        };
+        expect(
+            "RUN of an unknown vCPU",
+            device.ioctl_on(abi::LGUEST_IOCTL_RUN, &mut run),
+            libc::EINVAL,
+        );
+    }
+    for rip in [1 << 47, 1 << 63, 0xffff_7fff_ffff_ffff] {
+        let mut run = abi::lguest_run {
+            set_regs: 1,
+            ..Default::default()
+        };
+        run.regs.rip = rip;
+        expect(
+            "RUN at a bad RIP",
+            device.ioctl_on(abi::LGUEST_IOCTL_RUN, &mut run),
+            libc::EINVAL,
+        );
+    }
+    // Registers no guest could have are made harmless, or refused.
+    let mut run = abi::lguest_run {
+        set_regs: u32::MAX,
+        ..Default::default()
+    };
+    run.regs = abi::lguest_regs {
+        rflags: u64::MAX,
+        rsp: 1 << 63,
+        rip: 0x1000,
+        ..Default::default()
+    };
+    run.regs.user_mode = u64::MAX;
+    device.ioctl_on(abi::LGUEST_IOCTL_RUN, &mut run)?;
+    assert_eq!(
+        run.exit,
+        abi::LGUEST_EXIT_DEATH,
+        "a guest whose tables are empty dies"
+    );
+    // SAFETY: the exit says that this member was written.
+    let reason = unsafe { run.__bindgen_anon_1.death.reason }.map(|c| c as u8);
+    let reason = String::from_utf8_lossy(&reason).into_owned();
+    assert!(reason.contains("before hypercall SET_ENTRIES"), "{reason}");
+    expect("RUN of a dead guest", device.run().map(|_| 0), libc::ENXIO);
+    Ok(())
+}
+
+fn lines() -> Result<()> {
+    let device = Device::open()?;
+    for line in [
+        u64::from(abi::LGUEST_LINES),
+        255,
+        256,
+        1 << 32,
+        u64::MAX,
+        1 << 63,
+    ] {
+        expect(
+            &format!("line {line:#x}"),
+            device.irq_line(line),
+            libc::EINVAL,
+        );
+    }
+    Ok(())
+}
+
+fn notify() -> Result<()> {
+    let device = Device::open()?;
+    let set = |gpa, queue, fd| {
+        device.ioctl_on(
+            abi::LGUEST_IOCTL_SET_NOTIFYFD,
+            &mut abi::lguest_notifyfd { gpa, queue, fd },
+        )
+    };
+    for fd in [-1, i32::MAX, i32::MIN, 1000] {
+        expect("a descriptor that is none", set(0, 0, fd), libc::EBADF);
+    }
+    expect("a descriptor of something else", set(0, 0, 0), libc::EINVAL);
+    // SAFETY: makes a descriptor.
+    let eventfd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+    for n in 0..abi::LGUEST_MAX_NOTIFYFDS {
+        set(u64::from(n), 0, eventfd)?;
+    }
+    expect("one too many", set(u64::MAX, 0, eventfd), libc::ENOSPC);
+    set(0, 0, eventfd)?;
+    // SAFETY: ours; the Host keeps its own reference.
+    unsafe { libc::close(eventfd) };
+    Ok(())
+}

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Does the Host stay well whatever Launchers and guests do to it?
+
+use crate::command::{self, End, Running};
+use crate::Outcome;
+use std::fs;
+use std::time::{Duration, Instant};
+
+const HERE: &str = "/usr/lib/lg";
+
+/// Name, time limit in seconds, test.
+pub(crate) const TESTS: &[(&str, u64, fn(Duration) -> Outcome)] = &[
+    ("bad-ioctls", 30, |timeout| program("ioctls", timeout)),
+    ("bad-memory", 60, |timeout| program("memory", timeout)),
+    ("threads", 60, |timeout| program("threads", timeout)),
+    ("forks", 60, |timeout| program("forks", timeout)),
+    ("kill-9", 180, kill_9),
+    ("stop-and-continue", 60, stop_and_continue),
+    ("terminate", 30, terminate),
+    ("four-guests", 120, four_guests),
+    ("tick-while-a-guest-spins", 60, tick_while_a_guest_spins),
+    ("unload-refused", 30, unload_refused),
+    ("reload", 180, reload),
+];
+
+/// What one of the programs of selftests/host says.
+fn program(name: &str, timeout: Duration) -> Outcome {
+    let finished = command::run(&[&format!("{HERE}/selftests/{name}")], timeout).map_err(text)?;
+    finished.expect(End::Exit(0))
+}
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
+/// A guest that spins with interrupts off until somebody ends it.
+fn start_spinner() -> Result<Running, String> {
+    let path = format!("{HERE}/selftests/hostile/events");
+    let argv = [
+        "lg",
+        "run",
+        &path,
+        "-m",
+        "64M",
+        "--append",
+        "crime=spin-with-interrupts-off",
+    ];
+    command::start(&argv).map_err(text)
+}
+
+/// The guest that says hello, to see that everything still works.
+fn hello() -> Outcome {
+    let argv = ["lg", "run", &format!("{HERE}/guests/hello"), "-m", "64M"];
+    command::run(&argv, Duration::from_secs(20))
+        .map_err(text)?
+        .expect(End::Exit(0))
+}
+
+/// Ends `launcher` with `signal`, and waits until it is gone.
+fn end(launcher: Running, signal: i32, within: Duration) -> Result<End, String> {
+    launcher.signal(signal);
+    Ok(launcher.finish(within).map_err(text)?.end)
+}
+
+/// Numbers that look random (xorshift64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// The reference count of the module; an error if it is not loaded.
+fn module_users() -> Result<u32, String> {
+    fs::read_to_string("/sys/module/lg/refcnt")
+        .map_err(text)?
+        .trim()
+        .parse()
+        .map_err(text)
+}
+
+fn expect_no_users() -> Outcome {
+    // The last reference goes with the file, which the kernel may put a little after the process is gone.
+    let patience = Instant::now() + Duration::from_secs(5);
+    while module_users()? != 0 {
+        if Instant::now() > patience {
+            return Err(format!("{} users of the module are left", module_users()?));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Kills 200 Launchers wherever they happen to be: starting, loading, running, exiting.
+fn kill_9(_: Duration) -> Outcome {
+    let guests = [
+        format!("{HERE}/selftests/guests/registers"),
+        format!("{HERE}/selftests/guests/flush"),
+        format!("{HERE}/guests/ticks"),
+    ];
+    let mut random = Random(0x1234_5678_9abc_def1);
+    for round in 0..200 {
+        let guest = &guests[random.below(guests.len() as u64) as usize];
+        let launcher = command::start(&["lg", "run", guest, "-m", "64M"]).map_err(text)?;
+        std::thread::sleep(Duration::from_micros(random.below(60_000)));
+        match end(launcher, libc::SIGKILL, Duration::from_secs(10))? {
+            End::Signal(libc::SIGKILL) | End::Exit(0) => {}
+            other => return Err(format!("round {round}: {other:?}")),
+        }
+    }
+    expect_no_users()?;
+    hello()
+}
+
+/// SIGSTOP and SIGCONT in the middle of everything do not disturb the guest.
+fn stop_and_continue(timeout: Duration) -> Outcome {
+    let guest = format!("{HERE}/selftests/guests/registers");
+    let launcher = command::start(&["lg", "run", &guest, "-m", "64M"]).map_err(text)?;
+    let mut random = Random(99);
+    while !launcher
+        .ends_within(Duration::from_micros(random.below(5000)))
+        .map_err(text)?
+    {
+        launcher.signal(libc::SIGSTOP);
+        std::thread::sleep(Duration::from_micros(random.below(2000)));
+        launcher.signal(libc::SIGCONT);
+    }
+    launcher.finish(timeout).map_err(text)?.expect(End::Exit(0))
+}
+
+/// SIGINT and SIGTERM end a Launcher at once although its guest never gives up the CPU.
+fn terminate(_: Duration) -> Outcome {
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let launcher = start_spinner()?;
+        std::thread::sleep(Duration::from_millis(500));
+        let end = end(launcher, signal, Duration::from_secs(5))?;
+        if ![End::Exit(128 + signal), End::Signal(signal)].contains(&end) {
+            return Err(format!(
+                "signal {signal} made the launcher end with {end:?}"
+            ));
+        }
+    }
+    expect_no_users()
+}
+
+/// Four guests at a time, on however many CPUs, which check their registers and their FPU.
+fn four_guests(timeout: Duration) -> Outcome {
+    let paths =
+        ["registers", "fpu", "fpu", "flush"].map(|name| format!("{HERE}/selftests/guests/{name}"));
+    let guests: Vec<Running> = paths
+        .iter()
+        .map(|path| command::start(&["lg", "run", path, "-m", "64M"]).map_err(text))
+        .collect::<Result<_, _>>()?;
+    for guest in guests {
+        guest.finish(timeout).map_err(text)?.expect(End::Exit(0))?;
+    }
+    Ok(())
+}
+
+/// Interrupts of the local timer that CPU 0 has had.
+fn ticks() -> Result<u64, String> {
+    let interrupts = fs::read_to_string("/proc/interrupts").map_err(text)?;
+    let line = interrupts
+        .lines()
+        .find(|line| line.trim_start().starts_with("LOC:"));
+    let count = line
+        .and_then(|line| line.split_whitespace().nth(1))
+        .ok_or("no LOC: in /proc/interrupts")?;
+    count.parse().map_err(text)
+}
+
+fn pin_to_cpu_0(pid: u32) -> Outcome {
+    // SAFETY: an empty set, which is all zeros.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a set of ours.
+    unsafe { libc::CPU_SET(0, &mut set) };
+    // SAFETY: reads the set.
+    match unsafe { libc::sched_setaffinity(pid as i32, size_of_val(&set), &set) } {
+        0 => Ok(()),
+        _ => Err(text(std::io::Error::last_os_error())),
+    }
+}
+
+/// A guest that never gives up the CPU shares it with us: the tick ticks, timers fire in time, we get half of the CPU.
+fn tick_while_a_guest_spins(_: Duration) -> Outcome {
+    let launcher = start_spinner()?;
+    std::thread::sleep(Duration::from_millis(300));
+    for thread in fs::read_dir(format!("/proc/{}/task", launcher.id())).map_err(text)? {
+        let name = thread.map_err(text)?.file_name();
+        pin_to_cpu_0(name.to_string_lossy().parse().map_err(text)?)?;
+    }
+    let affinity = pin_to_cpu_0(0);
+    let result = affinity.and_then(|()| watch_the_tick());
+    let ended = end(launcher, libc::SIGKILL, Duration::from_secs(5))?;
+    unpin();
+    result?;
+    if ended == End::Signal(libc::SIGKILL) {
+        expect_no_users()
+    } else {
+        Err(format!(
+            "the spinning guest's launcher ended with {ended:?}"
+        ))
+    }
+}
+
+fn unpin() {
+    // SAFETY: a set of all CPUs, which is all ones.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        (0..libc::CPU_SETSIZE as usize).for_each(|cpu| libc::CPU_SET(cpu, &mut set));
+        libc::sched_setaffinity(0, size_of_val(&set), &set);
+    }
+}
+
+fn watch_the_tick() -> Outcome {
+    let before = ticks()?;
+    let start = Instant::now();
+    let mut worst = Duration::ZERO;
+    for _ in 0..50 {
+        let slept = Instant::now();
+        std::thread::sleep(Duration::from_millis(10));
+        worst = worst.max(slept.elapsed());
+    }
+    // Work, measured in CPU time against real time.
+    let mut work = 0u64;
+    let busy = Instant::now();
+    let cpu_before = cpu_time();
+    while busy.elapsed() < Duration::from_secs(2) {
+        work = std::hint::black_box(work + 1);
+    }
+    let share = (cpu_time() - cpu_before).as_secs_f64() / busy.elapsed().as_secs_f64();
+    let ticks = ticks()? - before;
+    let rate = ticks as f64 / start.elapsed().as_secs_f64();
+    if worst > Duration::from_millis(500) {
+        return Err(format!("a sleep of 10 ms took {} ms", worst.as_millis()));
+    }
+    if rate < 50.0 {
+        return Err(format!(
+            "the timer of CPU 0 ticked {rate:.0} times a second"
+        ));
+    }
+    if !(0.2..=0.9).contains(&share) {
+        return Err(format!(
+            "we got {:.0} % of the CPU beside the guest",
+            share * 100.0
+        ));
+    }
+    Ok(())
+}
+
+/// CPU time of this thread.
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: writes the structure.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+fn unload() -> Result<(), i32> {
+    // SAFETY: takes a string.
+    match unsafe { libc::syscall(libc::SYS_delete_module, c"lg".as_ptr(), libc::O_NONBLOCK) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or_default()),
+    }
+}
+
+fn load() -> Outcome {
+    use std::os::fd::AsRawFd;
+    let module = fs::File::open(format!("{HERE}/lg.ko")).map_err(text)?;
+    // SAFETY: takes a descriptor and a string.
+    match unsafe { libc::syscall(libc::SYS_finit_module, module.as_raw_fd(), c"".as_ptr(), 0) } {
+        0 => Ok(()),
+        _ => Err(format!(
+            "the module does not load: {}",
+            std::io::Error::last_os_error()
+        )),
+    }
+}
+
+/// The module does not go while a guest runs, nor while only the device is open.
+fn unload_refused(_: Duration) -> Outcome {
+    let launcher = start_spinner()?;
+    std::thread::sleep(Duration::from_millis(500));
+    let refused = unload();
+    end(launcher, libc::SIGKILL, Duration::from_secs(5))?;
+    if refused != Err(libc::EWOULDBLOCK) {
+        return Err(format!("unloading under a guest: {refused:?}"));
+    }
+    let device = fs::File::open("/dev/lguest").map_err(text)?;
+    if unload() != Err(libc::EWOULDBLOCK) {
+        return Err("unloading under an open device".to_owned());
+    }
+    drop(device);
+    expect_no_users()?;
+    unload().map_err(|errno| format!("unloading an idle module: errno {errno}"))?;
+    load()?;
+    hello()
+}
+
+/// Pages that are free, or that the kernel would free at once.
+fn free_pages() -> Result<i64, String> {
+    fs::write("/proc/sys/vm/drop_caches", "3").map_err(text)?;
+    // Frees by RCU and from per-CPU lists take a moment.
+    std::thread::sleep(Duration::from_millis(300));
+    let meminfo = fs::read_to_string("/proc/meminfo").map_err(text)?;
+    let kib = |name: &str| {
+        let line = meminfo.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<i64>().ok()
+    };
+    Ok((kib("MemFree:").ok_or("no MemFree")? + kib("KReclaimable:").unwrap_or(0)) / 4)
+}
+
+/// Unloads and loads the module 50 times with a guest in between; no page is lost on the way.
+fn reload(_: Duration) -> Outcome {
+    const ROUNDS: i64 = 50;
+    let round = || {
+        hello()?;
+        expect_no_users()?;
+        unload().map_err(|errno| format!("unloading: errno {errno}"))?;
+        load()
+    };
+    // The first rounds fill caches which stay.
+    (0..5).try_for_each(|_| round())?;
+    let before = free_pages()?;
+    (0..ROUNDS).try_for_each(|_| round())?;
+    let lost = before - free_pages()?;
+    // Less than ten pages a round is the noise of the rest of the system.
+    if lost < 10 * ROUNDS {
+        Ok(())
+    } else {
+        Err(format!("{lost} pages were lost in {ROUNDS} rounds"))
+    }
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0
+//! runner [--list] [FILTER...] - run the tests of lg on this Host, KTAP out, `N passed, N failed` last.
+//!
+//! A FILTER is part of a test's name, which is GROUP/NAME or GROUP/NAME:DETAIL; without one, all tests run. After each test
+//! the Host's log must be clean of warnings and the like, or the test has failed whatever else it did.
+
+mod command;
+mod host;
+mod kernel_log;
+mod tests;
+
+use kernel_log::KernelLog;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// What a failed test has to say: lines for the reader.
+type Outcome = Result<(), String>;
+
+/// One row of the table.
+struct Test {
+    /// GROUP/NAME or GROUP/NAME:DETAIL.
+    name: String,
+    /// After which it has failed.
+    timeout: Duration,
+    run: Box<dyn Fn(Duration) -> Outcome>,
+}
+
+fn main() -> io::Result<ExitCode> {
+    let (options, filters): (Vec<_>, Vec<_>) = std::env::args()
+        .skip(1)
+        .partition(|arg| arg.starts_with('-'));
+    let list = match options.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => false,
+        ["--list"] => true,
+        _ => {
+            eprintln!("usage: runner [--list] [FILTER...]");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    let selected = |test: &Test| {
+        filters.is_empty()
+            || filters
+                .iter()
+                .any(|filter| test.name.contains(filter.as_str()))
+    };
+    let tests: Vec<Test> = tests::all().into_iter().filter(selected).collect();
+    if list {
+        tests.iter().for_each(|test| println!("{}", test.name));
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let mut log = KernelLog::open()?;
+    println!("KTAP version 1\n1..{}", tests.len());
+    let mut failed = 0;
+    for (number, test) in (1..).zip(&tests) {
+        let start = Instant::now();
+        let outcome = (test.run)(test.timeout);
+        let complaints = log.complaints()?;
+        let (ok, report) = match (outcome, complaints.is_empty()) {
+            (Ok(()), true) => ("ok", String::new()),
+            (outcome, _) => ("not ok", outcome.err().unwrap_or_default() + &complaints),
+        };
+        println!(
+            "{ok} {number} {} # {} ms",
+            test.name,
+            start.elapsed().as_millis()
+        );
+        report.lines().for_each(|line| println!("# {line}"));
+        io::stdout().flush()?;
+        failed += usize::from(ok != "ok");
+    }
+    println!("{} passed, {failed} failed", tests.len() - failed);
+    Ok(ExitCode::from(u8::from(failed != 0 || tests.is_empty())))
+}
