@@ -389,7 +389,7 @@ impl Mmu {
             match gva.index(4) {
                 hole::SLOT if !access.user => return Ok(Fault::Dead(Death::SwitcherSlot(gva))),
                 SHARED_SLOT if !access.user => {
-                    if let Some(fault) = self.map_shared(gva, wait)? {
+                    if let Some(fault) = self.map_shared(gva, access, wait)? {
                         return Ok(fault);
                     }
                 }
@@ -460,14 +460,18 @@ impl Mmu {
     }
 
     /// Maps the shared page at `gva`, if there is one there.
-    fn map_shared(&mut self, gva: Gva, wait: Wait) -> Result<Option<Fault>> {
+    fn map_shared(&mut self, gva: Gva, access: Access, wait: Wait) -> Result<Option<Fault>> {
         let n = gva.page().get().wrapping_sub(LGUEST_SHARED_VA as u64) / 4096;
         let Some(hpa) = self.slot.shared_hpa(n as usize) else {
             return Ok(None);
         };
+        let leaf = hpa.get() | SHARED_LEAF;
+        if !shadow::permits(leaf, access) {
+            // It holds data, not code.
+            return Ok(Some(Fault::Inject(paging::error::P | paging::error::I)));
+        }
         let i = self.find(self.current, wait)?;
         let table = make_leaf_table(&mut self.upper, gva, wait, &mut self.pages)?;
-        let leaf = hpa.get() | SHARED_LEAF;
         let known = table.get(gva.index(1)) == leaf;
         table.set(gva.index(1), leaf);
         if !self.five_levels {

@@ -9,6 +9,7 @@ use crate::{
     abi::*,
     death::Death,
     lg_core::{
+        addr::Gva,
         emulate::{
             Gpr,
             Privileged, //
@@ -83,7 +84,7 @@ pub(crate) fn execute(
             if vcpu.switcher.shared(IF) & flags::IF == 0 {
                 return Ok(Some(Next::Die(Death::HaltForever(regs.rip))));
             }
-            vcpu.halt();
+            vcpu.halt()?;
         }
         Privileged::Cli => vcpu.switcher.set_shared(IF, 0),
         Privileged::Sti => vcpu.switcher.set_shared(IF, flags::IF),
@@ -98,10 +99,8 @@ pub(crate) fn execute(
             let (fs, gs) = vcpu.switcher.bases();
             let user = vcpu.switcher.shared(USER_GS_BASE);
             vcpu.switcher.set_shared(USER_GS_BASE, gs);
-            vcpu.switcher.set_bases(
-                fs,
-                crate::lg_core::addr::Gva::new(user).canonicalize().get(),
-            );
+            vcpu.switcher
+                .set_bases(fs, Gva::new(user).canonicalize().get());
         }
         Privileged::Rdmsr => {
             let Some(value) = rdmsr(vcpu, regs.rcx as u32) else {
@@ -185,7 +184,7 @@ fn rdmsr(vcpu: &mut Vcpu, msr: u32) -> Option<u64> {
 fn wrmsr(vcpu: &mut Vcpu, msr: u32, value: u64) -> bool {
     let (fs, gs) = vcpu.switcher.bases();
     if matches!(msr, MSR_FS_BASE | MSR_GS_BASE | MSR_KERNEL_GS_BASE)
-        && !crate::lg_core::addr::Gva::new(value).is_canonical()
+        && !Gva::new(value).is_canonical()
     {
         return false;
     }

@@ -497,7 +497,7 @@ impl Vcpu {
             LHCALL_SET_TIMER => self.set_timer(regs.rdi),
             LHCALL_HALT => {
                 self.switcher.set_shared(sh!(irq_enabled), flags::IF);
-                self.halt();
+                self.halt()?;
             }
             // Coming here was all: pending interrupts are delivered on the way back.
             LHCALL_IRQ_WINDOW => {}
@@ -653,13 +653,17 @@ impl Vcpu {
         }
     }
 
-    /// Waits for an interrupt, or for a signal to the thread.
-    pub(crate) fn halt(&mut self) {
+    /// Waits for an interrupt. `EINTR` when a signal came first: the guest halts again afterwards.
+    pub(crate) fn halt(&mut self) -> Result {
         self.stats.halts += 1;
         let interrupts = self.interrupts.owner();
-        interrupts
-            .runner
-            .sleep_until(|| !interrupts.pending.is_empty());
+        let pending = &interrupts.pending;
+        interrupts.runner.sleep_until(|| !pending.is_empty());
+        if pending.is_empty() {
+            Err(EINTR)
+        } else {
+            Ok(())
+        }
     }
 
     /// Is `[gpa, gpa + len)` RAM, and `len` at most `max`?
