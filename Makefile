@@ -23,7 +23,7 @@ setup:
 module:
 	scripts/setup host
 	scripts/in-root make --no-print-directory -C /cache/host M=/lg MO=/lg/build/module modules
-	@install -C build/module/lg.ko build/lg.ko
+	@install -C -m 644 build/module/lg.ko build/lg.ko
 
 launcher:
 	scripts/setup root
@@ -36,6 +36,9 @@ guests:
 
 kernel:
 	scripts/setup guest
+	@mkdir -p build
+	scripts/in-root sh -c '[ build/vmlinux -nt /cache/guest/vmlinux ] || \
+		strip -g -o build/vmlinux /cache/guest/vmlinux'
 
 rootfs:
 	scripts/setup root
