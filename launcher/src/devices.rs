@@ -31,8 +31,11 @@ impl Devices {
     pub fn connect(&self, vm: &Vm) -> Result<(), Error> {
         for (number, device) in self.0.iter().enumerate() {
             let register = Self::window(number) + u64::from(VIRTIO_MMIO_QUEUE_NOTIFY);
-            for (index, kick) in (0..).zip(device.lock().unwrap().kicks()) {
-                vm.set_kick(register, index, kick)?;
+            let device = device.lock().unwrap();
+            for index in 0..device.queue_count() {
+                if let Some(kick) = device.kick(index) {
+                    vm.set_kick(register, index as u32, kick)?;
+                }
             }
         }
         Ok(())
@@ -56,15 +59,18 @@ impl Devices {
         Some((device, offset % DEVICE_SIZE))
     }
 
-    /// Serves the queues for ever: waits for their eventfds and does what they ask for.
+    /// Serves the queues that have eventfds, for ever: waits for those, and does what is to be done.
     pub fn serve(&self) -> io::Result<()> {
         let epoll = Epoll::new()?;
         let mut queues = Vec::new();
         for device in &self.0 {
-            for (index, kick) in device.lock().unwrap().kicks().iter().enumerate() {
-                let event = EpollEvent::new(EventSet::IN, queues.len() as u64);
-                epoll.ctl(ControlOperation::Add, kick.as_raw_fd(), event)?;
-                queues.push((device, index, kick.clone()));
+            let guard = device.lock().unwrap();
+            for index in 0..guard.queue_count() {
+                if let Some(kick) = guard.kick(index) {
+                    let event = EpollEvent::new(EventSet::IN, queues.len() as u64);
+                    epoll.ctl(ControlOperation::Add, kick.as_raw_fd(), event)?;
+                    queues.push((device, index, kick.clone()));
+                }
             }
         }
         let mut events = vec![EpollEvent::default(); queues.len()];
@@ -86,7 +92,7 @@ impl Devices {
     pub fn drain(&self) {
         for device in &self.0 {
             let mut device = device.lock().unwrap();
-            for index in 0..device.kicks().len() {
+            for index in 0..device.queue_count() {
                 device.process(index);
             }
         }

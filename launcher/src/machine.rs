@@ -244,7 +244,7 @@ fn add_console(
         on_fault,
     )
     .map_err(setup("the console"))?;
-    let kick = console.kicks()[RECEIVE].clone();
+    let kick = console.kick(RECEIVE).expect("a thread serves it").clone();
     devices.add(console);
     let window = size.map(|size| Window { size, interrupt });
     Ok((Keyboard { input, kick }, window))

@@ -29,6 +29,8 @@ use crate::vm::{Exit, Vcpu};
 /// Of a panic message, this many bytes are read.
 const MESSAGE_MAX: usize = 1024;
 
+/// Offset of the register whose GPA hypercall NOTIFY names.
+const NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 /// Takes a vCPU's thread out of the Guest.
 const STOP_SIGNAL: Signal = Signal::SIGUSR1;
 
@@ -97,16 +99,10 @@ fn step(vcpu: &mut Vcpu, devices: &Devices, memory: &Memory) -> Result<Option<En
             }
             vcpu.set_regs(regs);
         }
-        // The queues that exist have eventfds. Through its register, a device sees what to make of
-        // another one.
+        // The queue has no eventfd.
         Exit::Notify { gpa, queue } => {
-            if let Some((device, offset)) = devices.at(gpa) {
-                if offset == u64::from(VIRTIO_MMIO_QUEUE_NOTIFY) {
-                    device
-                        .lock()
-                        .unwrap()
-                        .store(offset, &(queue as u32).to_le_bytes());
-                }
+            if let Some((device, NOTIFY)) = devices.at(gpa) {
+                device.lock().unwrap().notify(queue);
             }
         }
         Exit::Console { gpa, len } => {

@@ -17,6 +17,7 @@ use crate::memory::Memory;
 
 /// Queue 0 carries input to the driver, queue 1 output from it.
 pub const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
 /// Feature: the size of the terminal is known.
 const F_SIZE: u32 = 0;
 const QUEUE_SIZES: [u16; 2] = [64, 64];
@@ -137,6 +138,12 @@ impl<W: FnMut(&[u8]) + Send> Device for Console<W> {
 
     fn queue_sizes(&self) -> &'static [u16] {
         &QUEUE_SIZES
+    }
+
+    /// Linux spins with interrupts off until its output is out, 16 bytes at a time: to wake another
+    /// thread for that costs more than the output.
+    fn serves_at_once(&self, index: usize) -> bool {
+        index == TRANSMIT
     }
 
     /// `struct virtio_console_config` begins with columns and rows; of the rest nothing is offered.

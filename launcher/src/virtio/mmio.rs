@@ -33,7 +33,7 @@ pub struct Mmio {
     memory: Memory,
     interrupt: Arc<Interrupt>,
     on_fault: OnFault,
-    kicks: Vec<Arc<EventFd>>,
+    kicks: Vec<Option<Arc<EventFd>>>,
     queues: Vec<Queue>,
     status: u32,
     device_features_sel: u32,
@@ -55,9 +55,11 @@ impl Mmio {
         let queues = sizes
             .iter()
             .map(|&size| Queue::new(size).map_err(io::Error::other));
-        let kicks = sizes
-            .iter()
-            .map(|_| Ok(Arc::new(EventFd::new(EFD_NONBLOCK)?)));
+        let kick = |index| match device.serves_at_once(index) {
+            true => Ok(None),
+            false => EventFd::new(EFD_NONBLOCK).map(Arc::new).map(Some),
+        };
+        let kicks = (0..sizes.len()).map(kick);
         Ok(Self {
             queues: queues.collect::<io::Result<_>>()?,
             kicks: kicks.collect::<io::Result<_>>()?,
@@ -73,9 +75,15 @@ impl Mmio {
         })
     }
 
-    /// The eventfds that say "there is something to do for this queue", by queue.
-    pub fn kicks(&self) -> &[Arc<EventFd>] {
-        &self.kicks
+    /// The eventfd that says "there is something to do for this queue" to the thread that serves it.
+    /// None for a queue which the driver's own kick serves.
+    pub fn kick(&self, index: usize) -> Option<&Arc<EventFd>> {
+        self.kicks[index].as_ref()
+    }
+
+    /// The number of queues.
+    pub fn queue_count(&self) -> usize {
+        self.queues.len()
     }
 
     /// The driver loads from `offset` of the window.
@@ -133,7 +141,7 @@ impl Mmio {
                 self.driver_features = other_half | (value << shift);
             }
             VIRTIO_MMIO_QUEUE_SEL => self.queue_sel = value,
-            VIRTIO_MMIO_QUEUE_NOTIFY => self.kick(value.into()),
+            VIRTIO_MMIO_QUEUE_NOTIFY => self.notify(value.into()),
             VIRTIO_MMIO_INTERRUPT_ACK => {
                 self.interrupt.reasons.fetch_and(!value, Ordering::SeqCst);
             }
@@ -201,7 +209,7 @@ impl Mmio {
                 return self.fail(Fault::BadQueue(index));
             }
             // Our side may have waited for this.
-            self.kick(index as u64);
+            self.notify_queue(index);
         }
     }
 
@@ -242,14 +250,19 @@ impl Mmio {
         self.interrupt.config_changed();
     }
 
-    /// Signals the eventfd of a queue. A queue that is not there is the driver's problem.
-    fn kick(&self, index: u64) {
-        if let Some(kick) = usize::try_from(index)
-            .ok()
-            .and_then(|index| self.kicks.get(index))
-        {
+    /// The driver kicks a queue. One that is not there is the driver's problem.
+    pub fn notify(&mut self, index: u64) {
+        match usize::try_from(index) {
+            Ok(index) if index < self.queues.len() => self.notify_queue(index),
+            _ => {}
+        }
+    }
+
+    fn notify_queue(&mut self, index: usize) {
+        match &self.kicks[index] {
             // It can only fail when 2^64 kicks are waiting.
-            let _ = kick.write(1);
+            Some(kick) => drop(kick.write(1)),
+            None => self.process(index),
         }
     }
 
@@ -307,6 +320,10 @@ pub(crate) mod tests {
 
         fn queue_sizes(&self) -> &'static [u16] {
             &[SIZE, SIZE]
+        }
+
+        fn serves_at_once(&self, _: usize) -> bool {
+            false
         }
 
         fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -499,8 +516,8 @@ pub(crate) mod tests {
         mmio.put(VIRTIO_MMIO_QUEUE_NOTIFY, 1);
         mmio.put(VIRTIO_MMIO_QUEUE_NOTIFY, 2);
         mmio.put(VIRTIO_MMIO_QUEUE_NOTIFY, u32::MAX);
-        assert_eq!(mmio.kicks()[1].read().unwrap(), 1);
-        assert!(mmio.kicks()[0].read().is_err());
+        assert_eq!(mmio.kick(1).unwrap().read().unwrap(), 1);
+        assert!(mmio.kick(0).unwrap().read().is_err());
     }
 
     proptest! {

@@ -37,6 +37,9 @@ pub trait Device: Send {
     fn features(&self) -> u64;
     /// The largest size of each queue, powers of 2.
     fn queue_sizes(&self) -> &'static [u16];
+    /// Is queue `index` served by the vCPU that kicks it, at once, and not by another thread? For a
+    /// driver that spins until its buffers are used.
+    fn serves_at_once(&self, index: usize) -> bool;
     /// Fills `data` from the configuration space at `offset`. What lies beyond its end is 0.
     fn read_config(&self, offset: u64, data: &mut [u8]);
     /// There may be something to do for queue `index` of `queues`, which is set up: the driver said
