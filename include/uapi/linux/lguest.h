@@ -78,7 +78,7 @@ struct lguest_note {
 #define LHCALL_FLUSH_TLB	3
 #define LGUEST_FLUSH_USER	0	/* the user half of the current root */
 #define LGUEST_FLUSH_ALL	1	/* every root, user half and kernel half */
-#define LGUEST_FLUSH_ONE	2	/* the page of RSI: in the current root; kernel half: in all */
+#define LGUEST_FLUSH_ONE	2	/* the page of RSI; kernel half: in all roots */
 /* Arm the one-shot timer: LGUEST_VECTOR_TIMER in RDI nanoseconds; ~0 disarms it. */
 #define LHCALL_SET_TIMER	4
 /* Turn virtual interrupts on and wait for one. */
