@@ -31,6 +31,12 @@ const COMPLAINTS: [&str; 22] = [
     "corruption",
 ];
 
+/// The first complaint in `text`, if any.
+pub(crate) fn complaint_in(text: &str) -> Option<&str> {
+    text.lines()
+        .find(|line| COMPLAINTS.iter().any(|complaint| line.contains(complaint)))
+}
+
 /// /dev/kmsg from where we have read to.
 pub(crate) struct KernelLog(File);
 
@@ -55,9 +61,8 @@ impl KernelLog {
                 Ok(len) => {
                     let text = String::from_utf8_lossy(&record[..len]);
                     let text = text.split_once(';').map_or(&*text, |(_, text)| text);
-                    let text = text.lines().next().unwrap_or_default();
-                    if COMPLAINTS.iter().any(|complaint| text.contains(complaint)) {
-                        lines += &format!("the Host's log: {text}\n");
+                    if let Some(complaint) = complaint_in(text) {
+                        lines += &format!("the Host's log: {complaint}\n");
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(lines),

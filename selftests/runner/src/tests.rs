@@ -4,6 +4,7 @@
 //! A new guest, crime or script is one more line here; what it tests is written in its own file.
 
 use crate::command::{self, End};
+use crate::kernel_log::complaint_in;
 use crate::{host, Outcome, Test};
 use std::fs;
 use std::time::Duration;
@@ -255,6 +256,9 @@ fn guest(path: &str, command_line: &str, timeout: Duration, fate: &Fate, output:
     }
 }
 
+/// The status of `lg run` when the guest's kernel has panicked.
+const PANICKED: i32 = 255;
+
 /// The scripts of selftests/linux, each of which the guest's shell runs.
 fn linux_scripts() -> Vec<String> {
     let mut scripts: Vec<String> = fs::read_dir(format!("{HERE}/selftests/linux"))
@@ -285,6 +289,9 @@ fn linux(script: &str, timeout: Duration) -> Outcome {
     ];
     let finished = command::run(&argv, timeout).map_err(text)?;
     finished.expect(End::Exit(status))?;
+    if let Some(complaint) = complaint_in(&finished.output).filter(|_| status != PANICKED) {
+        return Err(finished.report(&format!("the guest's log: {complaint}")));
+    }
     match header("# prints: ") {
         Some(text) if !finished.output.contains(text) => {
             Err(finished.report(&format!("did not print {text:?} but:")))

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The processor as programs see it: vector registers under task switches, segments, old ways into the kernel.
+
+use crate::sys::{check, in_child, spawn, wait, Map};
+use crate::Test;
+use std::arch::asm;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("vector registers in parallel processes", vectors),
+    ("x87 control word in parallel processes", x87),
+    ("FS and GS bases", bases),
+    ("int 0x80", int_0x80),
+    ("instructions of the kernel", privileged),
+    ("RDTSC", rdtsc),
+    ("TLS segments", tls_segment),
+];
+
+/// Eight processes, each with its own numbers in all vector registers, which it checks again and again while they take
+/// turns on one CPU.
+fn vectors() {
+    let avx = std::is_x86_feature_detected!("avx");
+    let children: Vec<i32> = (1..=8u64)
+        .map(|id| {
+            spawn(move || {
+                for round in 0..300 {
+                    let seed = id << 32 | round;
+                    // SAFETY: AVX is there if it is used.
+                    let sum = unsafe {
+                        if avx {
+                            hold_avx(seed)
+                        } else {
+                            hold_sse(seed)
+                        }
+                    };
+                    let registers = if avx { 32 } else { 16 };
+                    assert_eq!(
+                        sum,
+                        seed.wrapping_mul(registers),
+                        "vector registers in round {round}"
+                    );
+                }
+                0
+            })
+        })
+        .collect();
+    for child in children {
+        assert_eq!(
+            wait(child),
+            0,
+            "a process found something else in its vector registers"
+        );
+    }
+}
+
+/// Yields between loading and reading; returns the sum of all lanes used.
+macro_rules! hold {
+    ($name:ident, $load:literal, $store:literal, $width:literal) => {
+        unsafe fn $name(seed: u64) -> u64 {
+            let input = [seed; 4];
+            let mut output = [[0u64; 4]; 16];
+            // SAFETY: sched_yield (24) changes RAX, RCX and R11; the buffers are large enough.
+            unsafe {
+                asm!(
+                    concat!($load, " ({input}), %", $width, "mm0"), concat!($load, " ({input}), %", $width, "mm1"),
+                    concat!($load, " ({input}), %", $width, "mm2"), concat!($load, " ({input}), %", $width, "mm3"),
+                    concat!($load, " ({input}), %", $width, "mm4"), concat!($load, " ({input}), %", $width, "mm5"),
+                    concat!($load, " ({input}), %", $width, "mm6"), concat!($load, " ({input}), %", $width, "mm7"),
+                    concat!($load, " ({input}), %", $width, "mm8"), concat!($load, " ({input}), %", $width, "mm9"),
+                    concat!($load, " ({input}), %", $width, "mm10"), concat!($load, " ({input}), %", $width, "mm11"),
+                    concat!($load, " ({input}), %", $width, "mm12"), concat!($load, " ({input}), %", $width, "mm13"),
+                    concat!($load, " ({input}), %", $width, "mm14"), concat!($load, " ({input}), %", $width, "mm15"),
+                    "mov $20000, {count:e}", "2: dec {count:e}", "jnz 2b",
+                    "mov $24, %eax", "syscall",
+                    concat!($store, " %", $width, "mm0, 0*32({output})"), concat!($store, " %", $width, "mm1, 1*32({output})"),
+                    concat!($store, " %", $width, "mm2, 2*32({output})"), concat!($store, " %", $width, "mm3, 3*32({output})"),
+                    concat!($store, " %", $width, "mm4, 4*32({output})"), concat!($store, " %", $width, "mm5, 5*32({output})"),
+                    concat!($store, " %", $width, "mm6, 6*32({output})"), concat!($store, " %", $width, "mm7, 7*32({output})"),
+                    concat!($store, " %", $width, "mm8, 8*32({output})"), concat!($store, " %", $width, "mm9, 9*32({output})"),
+                    concat!($store, " %", $width, "mm10, 10*32({output})"), concat!($store, " %", $width, "mm11, 11*32({output})"),
+                    concat!($store, " %", $width, "mm12, 12*32({output})"), concat!($store, " %", $width, "mm13, 13*32({output})"),
+                    concat!($store, " %", $width, "mm14, 14*32({output})"), concat!($store, " %", $width, "mm15, 15*32({output})"),
+                    input = in(reg) &input, output = in(reg) &mut output, count = out(reg) _,
+                    out("rax") _, out("rcx") _, out("r11") _,
+                    out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _,
+                    out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+                    out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
+                    options(att_syntax)
+                );
+            }
+            // Of each register the first and the last lane.
+            let lanes = if $width == "y" { [0, 3] } else { [0, 1] };
+            let sum = output.iter().map(|register| register[lanes[0]].wrapping_add(register[lanes[1]]));
+            sum.fold(0, u64::wrapping_add)
+        }
+    };
+}
+hold!(hold_avx, "vmovdqu", "vmovdqu", "y");
+hold!(hold_sse, "movdqu", "movdqu", "x");
+
+fn x87() {
+    let children: Vec<i32> = [0x027fu16, 0x037f, 0x067f, 0x0b7f]
+        .into_iter()
+        .map(|word| {
+            spawn(move || {
+                let mxcsr = 0x1f80u32 | u32::from(word & 0xc00) << 3;
+                // SAFETY: changes rounding and precision only, in this process.
+                unsafe { asm!("fldcw ({})", "ldmxcsr ({})", in(reg) &word, in(reg) &mxcsr, options(att_syntax)) };
+                for _ in 0..500 {
+                    std::thread::yield_now();
+                    let (mut seen, mut seen_mxcsr) = (0u16, 0u32);
+                    // SAFETY: writes two variables.
+                    unsafe {
+                        asm!("fnstcw ({})", "stmxcsr ({})", in(reg) &mut seen, in(reg) &mut seen_mxcsr,
+                            options(att_syntax));
+                    }
+                    assert_eq!((seen, seen_mxcsr & !0x3f), (word, mxcsr));
+                }
+                0
+            })
+        })
+        .collect();
+    children
+        .into_iter()
+        .for_each(|child| assert_eq!(wait(child), 0));
+}
+
+const ARCH_SET_GS: i32 = 0x1001;
+const ARCH_GET_GS: i32 = 0x1004;
+
+fn bases() {
+    let children: Vec<i32> = (1..=4u64)
+        .map(|id| {
+            spawn(move || {
+                let base = id << 32;
+                // SAFETY: x86-64 programs do not use GS.
+                unsafe {
+                    check(
+                        "ARCH_SET_GS",
+                        libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, base),
+                    );
+                    for _ in 0..500 {
+                        libc::sched_yield();
+                        let mut seen = 0u64;
+                        check(
+                            "ARCH_GET_GS",
+                            libc::syscall(libc::SYS_arch_prctl, ARCH_GET_GS, &mut seen),
+                        );
+                        assert_eq!(seen, base, "GS base after a task switch");
+                    }
+                    0
+                }
+            })
+        })
+        .collect();
+    children
+        .into_iter()
+        .for_each(|child| assert_eq!(wait(child), 0));
+}
+
+/// A 32-bit system call with one argument.
+fn call_by_int_0x80(number: i32, argument: u32) -> i32 {
+    let mut result = number;
+    // SAFETY: the callers' calls change no memory but what they own; RBX, which asm! cannot name, is put back.
+    unsafe {
+        asm!("xchg %rbx, {argument:r}", "int $0x80", "xchg %rbx, {argument:r}", argument = inout(reg) argument => _,
+            inout("eax") result, in("ecx") 0, in("edx") 0, options(att_syntax));
+    }
+    result
+}
+
+fn int_0x80() {
+    const GETPID: i32 = 20;
+    const WRITE: i32 = 4;
+    // SAFETY: takes nothing.
+    let pid = unsafe { libc::getpid() };
+    for _ in 0..5000 {
+        assert_eq!(call_by_int_0x80(GETPID, 0), pid);
+    }
+    assert_eq!(call_by_int_0x80(WRITE, 12345), -libc::EBADF);
+    assert_eq!(call_by_int_0x80(9999, 0), -libc::ENOSYS);
+}
+
+/// What a program may not do kills it and nobody else; what it may ask for tells nothing about who is below.
+fn privileged() {
+    macro_rules! dies {
+        ($signal:expr, $($instruction:literal),*) => {
+            let status = in_child(|| {
+                // SAFETY: ends the child.
+                unsafe { asm!($($instruction),*, options(att_syntax)) };
+                0
+            });
+            assert_eq!(status, 128 + $signal, "{}", stringify!($($instruction),*));
+        };
+    }
+    dies!(libc::SIGSEGV, "hlt");
+    dies!(libc::SIGSEGV, "mov %cr3, %rax");
+    dies!(libc::SIGSEGV, "mov %rax, %cr3");
+    dies!(libc::SIGSEGV, "lgdt (%rsp)");
+    dies!(libc::SIGSEGV, "in $0x60, %al");
+    dies!(libc::SIGSEGV, "wrmsr");
+    dies!(libc::SIGSEGV, "swapgs");
+    dies!(libc::SIGSEGV, "mov $0x10, %eax", "mov %eax, %ss");
+    dies!(libc::SIGILL, "ud2");
+    dies!(libc::SIGTRAP, "int3");
+    dies!(libc::SIGTRAP, "pushf", "orl $0x100, (%rsp)", "popf", "nop");
+}
+
+fn rdtsc() {
+    let mut last = 0;
+    for _ in 0..100_000 {
+        // SAFETY: reads a counter.
+        let now = unsafe { std::arch::x86_64::_rdtsc() };
+        assert!(now >= last, "the TSC went back");
+        last = now;
+    }
+}
+
+/// A TLS segment of the GDT, per task.
+fn tls_segment() {
+    const SET_THREAD_AREA: i32 = 243;
+    let children: Vec<i32> = (1..=4u32)
+        .map(|id| {
+            spawn(move || {
+                // struct user_desc: entry (any), base, limit; 32-bit, limit in pages, usable. Below 4 GiB.
+                let map = Map::new(
+                    4096,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT,
+                    -1,
+                );
+                let base = id << 20;
+                map.set(0, u64::from(base) << 32 | u64::from(u32::MAX));
+                map.set(8, 0x51 << 32 | 0xfffff);
+                assert_eq!(
+                    call_by_int_0x80(SET_THREAD_AREA, map.start() as u32),
+                    0,
+                    "set_thread_area"
+                );
+                let selector = (map.get(0) as u32) << 3 | 3;
+                // SAFETY: x86-64 programs do not use GS.
+                unsafe { asm!("mov {:e}, %gs", in(reg) selector, options(att_syntax)) };
+                for _ in 0..500 {
+                    std::thread::yield_now();
+                    let seen: u32;
+                    let mut seen_base = 0u64;
+                    // SAFETY: reads a register; then the kernel writes a number.
+                    unsafe {
+                        asm!("mov %gs, {:e}", out(reg) seen, options(att_syntax));
+                        check(
+                            "ARCH_GET_GS",
+                            libc::syscall(libc::SYS_arch_prctl, ARCH_GET_GS, &mut seen_base),
+                        );
+                    }
+                    assert_eq!(
+                        (seen, seen_base),
+                        (selector, u64::from(base)),
+                        "GS after a task switch"
+                    );
+                }
+                0
+            })
+        })
+        .collect();
+    children
+        .into_iter()
+        .for_each(|child| assert_eq!(wait(child), 0));
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0
+//! linux-tests GROUP - run a group of tests in a Linux guest, or in any Linux: nothing here knows of lg.
+//!
+//! Each test is a function that panics when something is wrong, in a process of its own.
+
+mod clocks;
+mod cpu;
+mod memory;
+mod processes;
+mod signals;
+mod sys;
+mod threads;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// A test's name and what it does.
+type Test = (&'static str, fn());
+
+const GROUPS: &[(&str, &[Test])] = &[
+    ("clocks", clocks::TESTS),
+    ("cpu", cpu::TESTS),
+    ("memory", memory::TESTS),
+    ("processes", processes::TESTS),
+    ("signals", signals::TESTS),
+    ("threads", threads::TESTS),
+];
+
+fn main() -> ExitCode {
+    let name = std::env::args().nth(1).unwrap_or_default();
+    let Some((_, tests)) = GROUPS.iter().find(|(group, _)| *group == name) else {
+        // What `processes` executes: it proves that it arrived, and leaves.
+        if name == "--exec" {
+            return ExitCode::from(
+                std::env::args()
+                    .nth(2)
+                    .and_then(|status| status.parse().ok())
+                    .unwrap_or(99),
+            );
+        }
+        eprintln!(
+            "usage: linux-tests {}",
+            GROUPS
+                .iter()
+                .map(|(group, _)| *group)
+                .collect::<Vec<_>>()
+                .join("|")
+        );
+        return ExitCode::from(2);
+    };
+    let mut failed = false;
+    for (name, test) in *tests {
+        let start = Instant::now();
+        let status = sys::in_child(|| {
+            test();
+            0
+        });
+        println!(
+            "{} {name} ({} ms)",
+            if status == 0 { "ok" } else { "not ok" },
+            start.elapsed().as_millis()
+        );
+        failed |= status != 0;
+    }
+    ExitCode::from(u8::from(failed))
+}
