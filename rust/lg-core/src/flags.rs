@@ -34,8 +34,9 @@ const STATUS: u64 = 0x8d5;
 /// processor to check alignment at CPL 3 only (SDM, "Alignment Check Exception"), where its kernel
 /// is never otherwise.
 const KERNEL: u64 = STATUS | TF | DF | RF | ID;
-/// What a user program may choose.
-const USER: u64 = KERNEL | AC;
+/// What a user program may choose. NT as well: POPF sets it at any CPL, both ways into the kernel
+/// clear it, and Linux keeps it for the program.
+const USER: u64 = KERNEL | AC | NT;
 
 /// The flags to enter guest user mode with, from what the Guest asked for.
 pub const fn sanitize_user(wanted: u64) -> u64 {
@@ -50,7 +51,7 @@ pub const fn sanitize_kernel(wanted: u64) -> u64 {
 /// The flags the Guest sees in a frame: those it was interrupted with, but its own, virtual
 /// interrupt flag, and an IOPL of 0.
 pub const fn guest_view(hardware: u64, virtual_if: bool) -> u64 {
-    hardware & (USER | NT) | FIXED | if virtual_if { IF } else { 0 }
+    hardware & USER | FIXED | if virtual_if { IF } else { 0 }
 }
 
 /// The flags an event handler of the Guest starts with. The real IF stays on: the Host takes its

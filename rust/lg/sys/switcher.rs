@@ -651,14 +651,29 @@ impl Switcher {
     }
 
     /// Forces the data selectors to what may be loaded at CPL0 without a fault: the guest may have
-    /// loaded one and then changed the descriptor.
+    /// loaded one and then taken the descriptor away. Its base goes with it, as when Linux loads
+    /// such a selector.
     fn check_selectors(&mut self) {
         // SAFETY: By the type invariant the page is there.
         let tls = unsafe { [(*self.gdt)[12], (*self.gdt)[13], (*self.gdt)[14]] };
+        let bad = |selector| !segment::data_selector_ok(selector, &tls);
+        let user_mode = self.user_mode();
         let state = self.state();
-        for selector in [&mut state.ds, &mut state.es, &mut state.fs, &mut state.gs] {
-            if !segment::data_selector_ok(*selector, &tls) {
+        for selector in [&mut state.ds, &mut state.es] {
+            if bad(*selector) {
                 *selector = 0;
+            }
+        }
+        if bad(state.fs) {
+            (state.fs, state.fs_base) = (0, 0);
+        }
+        if bad(state.gs) {
+            state.gs = 0;
+            // The base of user mode, which is not loaded while guest kernel mode runs.
+            if user_mode {
+                state.gs_base = 0;
+            } else {
+                self.set_shared(offset_of!(lguest_shared, user_gs_base), 0);
             }
         }
     }

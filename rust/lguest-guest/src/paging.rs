@@ -184,6 +184,6 @@ impl Default for AddressSpace {
 
 /// The entry for `gva` in the table at GPA `table`.
 fn slot(table: u64, gva: u64, level: u32) -> *mut u64 {
-    let index = gva >> (12 + 9 * (level - 1)) & 511;
+    let index = (gva >> (12 + 9 * (level - 1))) & 511;
     gpa_to_ptr(table + index * 8)
 }

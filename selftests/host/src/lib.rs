@@ -321,7 +321,7 @@ impl Tables<'_> {
     /// GPA of the entry for `gva` in the table of `level`, with the tables above it.
     fn entry(&mut self, gva: u64, level: u32) -> u64 {
         const PRESENT_WRITE: u64 = 3;
-        let index = |level| (gva >> (12 + 9 * (level - 1)) & 511) * 8;
+        let index = |level| ((gva >> (12 + 9 * (level - 1))) & 511) * 8;
         let mut table = TABLES;
         for above in (level + 1..=4).rev() {
             let slot = table + index(above);

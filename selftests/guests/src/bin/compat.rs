@@ -117,7 +117,8 @@ fn exceptions(user: &User) {
             "#PF",
             vector::PAGE_FAULT,
             6,
-            code!(".code32", "nop" => "mov %eax, 0x800124", ".code64"),
+            // 64-bit code needs no DS, and so has none.
+            code!(".code32", "push $0x2b", "pop %ds" => "mov %eax, 0x800124", ".code64"),
         ),
     ];
     for (name, vector, error, code) in cases {
