@@ -134,7 +134,11 @@ fn vcpus() -> Result<()> {
         ("CR3 outside RAM", 4 << 20, 0x1000),
         ("CR3 far outside RAM", u64::MAX & !0xfff, 0x1000),
         ("RIP that is not canonical", 0x1000, 1 << 47),
-        ("RIP that is far from canonical", 0x1000, 0x8000_0000_0000_0000),
+        (
+            "RIP that is far from canonical",
+            0x1000,
+            0x8000_0000_0000_0000,
+        ),
     ] {
         expect(what, with_ram()?.create_vcpu(cr3, rip, 0), libc::EINVAL);
     }
