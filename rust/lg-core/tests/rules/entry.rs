@@ -38,7 +38,7 @@ fn each_flag_is_granted_forced_or_refused() {
         let forced = flags::IF | flags::FIXED;
         let (user, kernel) = match bit {
             0 | 2 | 4 | 6 | 7 | 8 | 10 | 11 | 16 | 21 => (asked, asked),
-            18 => (asked, 0),
+            14 | 18 => (asked, 0),
             _ => (0, 0),
         };
         assert_eq!(flags::sanitize_user(asked), user | forced, "bit {bit}");
