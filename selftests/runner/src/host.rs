@@ -320,8 +320,12 @@ fn free_pages() -> Result<i64, String> {
 }
 
 /// Unloads and loads the module 50 times with a guest in between; no page is lost on the way.
+///
+/// What the rest of the system frees late or takes for itself can be far more than a leak, but not again and
+/// again: a leak is what most batches of rounds show.
 fn reload(_: Duration) -> Outcome {
-    const ROUNDS: i64 = 50;
+    const BATCHES: usize = 5;
+    const ROUNDS: i64 = 10;
     let round = || {
         hello()?;
         expect_no_users()?;
@@ -330,13 +334,16 @@ fn reload(_: Duration) -> Outcome {
     };
     // The first rounds fill caches which stay.
     (0..5).try_for_each(|_| round())?;
-    let before = free_pages()?;
-    (0..ROUNDS).try_for_each(|_| round())?;
-    let lost = before - free_pages()?;
-    // Less than ten pages a round is the noise of the rest of the system.
-    if lost < 10 * ROUNDS {
+    let mut lost = Vec::new();
+    for _ in 0..BATCHES {
+        let before = free_pages()?;
+        (0..ROUNDS).try_for_each(|_| round())?;
+        lost.push(before - free_pages()?);
+    }
+    lost.sort_unstable();
+    if lost[BATCHES / 2] < ROUNDS {
         Ok(())
     } else {
-        Err(format!("{lost} pages were lost in {ROUNDS} rounds"))
+        Err(format!("batches of {ROUNDS} rounds lost {lost:?} pages"))
     }
 }
