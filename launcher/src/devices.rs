@@ -59,7 +59,8 @@ impl Devices {
         Some((device, offset % DEVICE_SIZE))
     }
 
-    /// Serves the queues that have eventfds, for ever: waits for those, and does what is to be done.
+    /// Serves the queues that have eventfds, for ever: waits for those, and does what is to be
+    /// done.
     pub fn serve(&self) -> io::Result<()> {
         let epoll = Epoll::new()?;
         let mut queues = Vec::new();
@@ -109,7 +110,7 @@ mod tests {
         let memory = crate::memory::create(4 << 20).unwrap();
         let mut devices = Devices::default();
         for _ in 0..2 {
-            let console = Console::new(Arc::default(), None, |_: &[u8]| {});
+            let console = Console::new(Arc::default(), None, Box::new(|_| {}));
             let interrupt = Arc::new(Interrupt::new(|| {}));
             devices
                 .add(Mmio::new(Box::new(console), memory.clone(), interrupt, |_, _| {}).unwrap());

@@ -29,18 +29,19 @@ use crate::memory::{self, Memory};
 use crate::stats;
 use crate::terminal::{self, say, Raw};
 use crate::vcpu::RunningVcpu;
-use crate::virtio::console::{Console, Input, WindowSize, RECEIVE};
+use crate::virtio::bytes::{Input, Output};
+use crate::virtio::console::{self, Console, WindowSize};
 use crate::virtio::mmio::Mmio;
-use crate::virtio::{Fault, Interrupt};
+use crate::virtio::ports::{self, Ports, Stream};
+use crate::virtio::{Device, Fault, Interrupt};
 use crate::vm::{Vcpu, Vm};
 
 /// Where an installed lg finds its guest.
 const INSTALLED_KERNEL: &str = "/usr/lib/lg/vmlinux";
 const INSTALLED_INITRD: &str = "/usr/lib/lg/initramfs.cpio";
-/// The console is the first device, and so far the only one.
+/// The console is device 0; device 1 is there when streams need ports.
 const CONSOLE: usize = 0;
-/// What a tty takes for the end of input: Ctrl-d.
-const END_OF_INPUT: u8 = 0x04;
+const PORTS: usize = 1;
 /// The signals that end a run, and the one that says that the window has another size.
 const FATAL: [Signal; 4] = [
     Signal::SIGHUP,
@@ -62,6 +63,7 @@ pub fn run(options: &Run) -> End {
 struct Machine {
     ends: Sender<End>,
     end: Receiver<End>,
+    early: Output,
     vm: Arc<Vm>,
     vcpu: Vcpu,
     memory: Memory,
@@ -70,7 +72,7 @@ struct Machine {
     window: Option<Window>,
 }
 
-/// Our end of what the user types.
+/// Our end of what the Guest reads.
 struct Keyboard {
     input: Arc<Input>,
     kick: Arc<EventFd>,
@@ -93,8 +95,9 @@ fn prepare(options: &Run) -> Result<Machine, Error> {
     if !options.command.is_empty() && !image.linux {
         return Err(Error::CommandForBareGuest(path));
     }
-    let initrd = initrd(options, &image)?;
-    let command_line = command_line(options, &image);
+    let streams = Streams::of(options, &image);
+    let initrd = initrd(options, &image, &streams)?;
+    let command_line = command_line(options, &image, &streams);
     if options.verbose {
         let kind = if image.linux { "Linux" } else { "a bare guest" };
         say(&format!(
@@ -114,13 +117,18 @@ fn prepare(options: &Run) -> Result<Machine, Error> {
 
     let (ends, end) = mpsc::channel();
     let vm = Arc::new(Vm::new(memory.clone())?);
-    let mut devices = Devices::default();
-    let (keyboard, window) = add_console(&mut devices, &vm, &memory, ends.clone())?;
+    let (devices, keyboard, window) = make_devices(&vm, &memory, &streams, &ends)?;
     devices.connect(&vm)?;
     let vcpu = Vcpu::new(vm.clone(), &entry)?;
+    // The first messages of a kernel; all that a bare guest says.
+    let early = match image.linux {
+        true => streams.console(&ends),
+        false => output(io::stdout(), &ends),
+    };
     Ok(Machine {
         ends,
         end,
+        early,
         vm,
         vcpu,
         memory,
@@ -148,7 +156,7 @@ fn find_kernel(named: Option<&Path>) -> Result<PathBuf, Error> {
 }
 
 /// The initrd, with what the Guest's init is to know behind it.
-fn initrd(options: &Run, image: &Image) -> Result<Vec<u8>, Error> {
+fn initrd(options: &Run, image: &Image, streams: &Streams) -> Result<Vec<u8>, Error> {
     let mut initrd = match &options.initrd {
         Some(path) => read(path)?,
         None if !image.linux => return Ok(Vec::new()),
@@ -157,15 +165,15 @@ fn initrd(options: &Run, image: &Image) -> Result<Vec<u8>, Error> {
     };
     if image.linux {
         initrd.resize(initrd.len().next_multiple_of(cpio::ALIGN), 0);
-        initrd.extend(init_files(options));
+        initrd.extend(init_files(options, streams));
     }
     Ok(initrd)
 }
 
-/// What the Guest's init finds in /lg: `cmd`, the command, its words ended by NUL; `env`, likewise,
-/// its environment. TERM there says that the console is a terminal at our end, which wants echo and
-/// carriage returns.
-fn init_files(options: &Run) -> Vec<u8> {
+/// What the Guest's init finds in /lg, in files of words which are ended by NUL: `cmd`, the
+/// command; `env`, its environment; `ports`, the names of the console's ports which are its
+/// standard input, output and error, where that is not the console itself.
+fn init_files(options: &Run, streams: &Streams) -> Vec<u8> {
     let mut archive = Archive::default().directory("lg");
     if !options.command.is_empty() {
         let words = options
@@ -174,18 +182,82 @@ fn init_files(options: &Run) -> Vec<u8> {
             .flat_map(|word| [word.as_bytes(), b"\0"]);
         archive = archive.file("lg/cmd", &words.collect::<Vec<_>>().concat());
     }
-    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
-    if let (Some(term), true) = (env::var_os("TERM"), terminal) {
+    if let Some(term) = env::var_os("TERM") {
         archive = archive.file("lg/env", &[b"TERM=", term.as_bytes(), b"\0"].concat());
     }
-    archive.finish()
+    let ports = streams.names().map(|name| format!("{name}\0"));
+    archive
+        .file("lg/ports", ports.collect::<String>().as_bytes())
+        .finish()
 }
 
-fn command_line(options: &Run, image: &Image) -> String {
+/// Which of the standard streams have ports of their own. Those that are terminals at our end are
+/// the console in the Guest.
+struct Streams {
+    /// It is a shell for which somebody types.
+    typed: bool,
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+}
+
+impl Streams {
+    const STDIN: &'static str = "lg.stdin";
+    const STDOUT: &'static str = "lg.stdout";
+    const STDERR: &'static str = "lg.stderr";
+
+    fn of(options: &Run, image: &Image) -> Self {
+        if !image.linux {
+            // It has no init to open ports, and prints by hypercall.
+            return Self {
+                typed: true,
+                stdin: false,
+                stdout: false,
+                stderr: false,
+            };
+        }
+        let stdin = !io::stdin().is_terminal();
+        let typed = !stdin && options.command.is_empty();
+        // Somebody may keep a record of what they do in a shell.
+        Self {
+            typed,
+            stdin,
+            stdout: !typed && !io::stdout().is_terminal(),
+            stderr: !typed && !io::stderr().is_terminal(),
+        }
+    }
+
+    /// Where the console's output goes. When the command's goes elsewhere, the kernel's messages
+    /// must not get into that.
+    fn console(&self, ends: &Sender<End>) -> Output {
+        if self.stdout {
+            output(io::stderr(), ends)
+        } else {
+            output(io::stdout(), ends)
+        }
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        let streams = [
+            (self.stdin, Self::STDIN),
+            (self.stdout, Self::STDOUT),
+            (self.stderr, Self::STDERR),
+        ];
+        streams
+            .into_iter()
+            .filter(|(has_port, _)| *has_port)
+            .map(|(_, name)| name)
+    }
+}
+
+fn command_line(options: &Run, image: &Image, streams: &Streams) -> String {
     let mut words = vec![Devices::announcement(CONSOLE)];
+    if streams.names().next().is_some() {
+        words.push(Devices::announcement(PORTS));
+    }
     if image.linux {
         words.push("console=hvc0".into());
-        if !options.command.is_empty() && !options.verbose {
+        if !streams.typed && !options.verbose {
             words.push("quiet".into());
         }
     }
@@ -206,48 +278,90 @@ fn setup(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Setup { what, source }
 }
 
-fn add_console(
-    devices: &mut Devices,
-    vm: &Arc<Vm>,
+/// Puts `device` behind registers.
+fn mmio(
+    device: impl Device + 'static,
     memory: &Memory,
-    ends: Sender<End>,
-) -> Result<(Keyboard, Option<Window>), Error> {
-    let line_of = vm.clone();
-    let interrupt = Arc::new(Interrupt::new(move || {
-        if let Err(error) = line_of.raise(CONSOLE as u32) {
-            say(&format!("the console's interrupt is lost: {error}"));
-        }
-    }));
-    let input = Arc::<Input>::default();
-    let size = terminal::window_size().map(|(columns, rows)| {
-        let size = Arc::<WindowSize>::default();
-        size.set(columns, rows);
-        size
-    });
-    let output = move |bytes: &[u8]| {
-        let mut stdout = io::stdout().lock();
-        if let Err(error) = stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-            // When nobody listens any more, another end was first.
-            let _ = ends.send(End::of_output(error));
-        }
-    };
-    let console = Console::new(input.clone(), size.clone(), output);
+    interrupt: Arc<Interrupt>,
+) -> Result<Mmio, Error> {
     let on_fault = |name: &str, fault: &Fault| {
         say(&format!(
             "{name}: stopped until the guest resets it: {fault}"
         ));
     };
-    let console = Mmio::new(
-        Box::new(console),
-        memory.clone(),
-        interrupt.clone(),
-        on_fault,
-    )
-    .map_err(setup("the console"))?;
-    let kick = console.kick(RECEIVE).expect("a thread serves it").clone();
+    Mmio::new(Box::new(device), memory.clone(), interrupt, on_fault).map_err(setup("a device"))
+}
+
+/// The interrupt of device `number`.
+fn interrupt(vm: &Arc<Vm>, number: usize) -> Arc<Interrupt> {
+    let vm = vm.clone();
+    Arc::new(Interrupt::new(move || {
+        if let Err(error) = vm.raise(number as u32) {
+            say(&format!("an interrupt of device {number} is lost: {error}"));
+        }
+    }))
+}
+
+/// Makes the devices: the console, and ports for the streams that are no terminals.
+fn make_devices(
+    vm: &Arc<Vm>,
+    memory: &Memory,
+    streams: &Streams,
+    ends: &Sender<End>,
+) -> Result<(Devices, Keyboard, Option<Window>), Error> {
+    let input = Arc::<Input>::default();
+    // What is not typed is not for the console.
+    let typed = if streams.stdin {
+        Arc::default()
+    } else {
+        input.clone()
+    };
+    let console_interrupt = interrupt(vm, CONSOLE);
+    let window = terminal::window_size().map(|(columns, rows)| {
+        let size = Arc::<WindowSize>::default();
+        size.set(columns, rows);
+        Window {
+            size,
+            interrupt: console_interrupt.clone(),
+        }
+    });
+    let size = window.as_ref().map(|window| window.size.clone());
+    let console = Console::new(typed, size, streams.console(ends));
+    let console = mmio(console, memory, console_interrupt)?;
+    let kick_of = |device: &Mmio, queue| device.kick(queue).expect("a thread serves it").clone();
+    let mut kick = kick_of(&console, console::RECEIVE);
+    let mut devices = Devices::default();
     devices.add(console);
-    let window = size.map(|size| Window { size, interrupt });
-    Ok((Keyboard { input, kick }, window))
+
+    let mut ports = Vec::new();
+    for name in streams.names() {
+        let stream = match name {
+            Streams::STDIN => Stream::Input(input.clone()),
+            Streams::STDOUT => Stream::Output(output(io::stdout(), ends)),
+            _ => Stream::Output(output(io::stderr(), ends)),
+        };
+        ports.push((name, stream));
+    }
+    if !ports.is_empty() {
+        let ports = mmio(Ports::new(ports), memory, interrupt(vm, PORTS))?;
+        if streams.stdin {
+            // It is the first.
+            kick = kick_of(&ports, ports::receive_queue(0));
+        }
+        devices.add(ports);
+    }
+    Ok((devices, Keyboard { input, kick }, window))
+}
+
+/// Writes what a port of the console puts out to `stream`. A failure is the end.
+fn output(mut stream: impl Write + Send + 'static, ends: &Sender<End>) -> Output {
+    let ends = ends.clone();
+    Box::new(move |bytes| {
+        if let Err(error) = stream.write_all(bytes).and_then(|()| stream.flush()) {
+            // When nobody listens any more, another end was first.
+            let _ = ends.send(End::of_output(error));
+        }
+    })
 }
 
 impl Machine {
@@ -256,6 +370,7 @@ impl Machine {
         let Self {
             ends,
             end,
+            early,
             vm,
             vcpu,
             memory,
@@ -288,7 +403,8 @@ impl Machine {
             }
         })
         .map_err(&threads)?;
-        let vcpu = RunningVcpu::start(vcpu, devices.clone(), memory, ends).map_err(&threads)?;
+        let vcpu =
+            RunningVcpu::start(vcpu, devices.clone(), memory, early, ends).map_err(&threads)?;
 
         let end = match options.timeout {
             Some(timeout) => end.recv_timeout(timeout),
@@ -326,12 +442,17 @@ fn wait_for_signals(signals: &SigSet, window: Option<Window>, ends: &Sender<End>
     }
 }
 
+/// Says that there is something to do.
+fn kick(eventfd: &EventFd) {
+    // It can only fail when 2^64 kicks are waiting.
+    let _ = eventfd.write(1);
+}
+
 impl Keyboard {
-    /// Passes standard input on to the console, until it ends.
+    /// Passes standard input on to the Guest, until it ends.
     fn read(&self, is_terminal: bool, ends: &Sender<End>) {
         let mut keys = Keys::default();
         let mut buffer = [0; 4096];
-        let mut at_line_start = true;
         loop {
             let typed = match io::stdin().read(&mut buffer) {
                 Ok(0) => break,
@@ -354,24 +475,19 @@ impl Keyboard {
                 guest.extend(typed);
             }
             self.pass(&guest, is_terminal);
-            at_line_start = guest.last().map_or(at_line_start, |&last| last == b'\n');
         }
-        if !is_terminal {
-            // In the middle of a line, the first one only ends the line.
-            let count = if at_line_start { 1 } else { 2 };
-            self.pass(&[END_OF_INPUT, END_OF_INPUT][..count], false);
-        }
+        self.input.end();
+        kick(&self.kick);
     }
 
-    /// Gives `bytes` to the console. When it is full, keys are dropped, as a tty does, but a file
+    /// Gives `bytes` to the Guest. When too many wait, keys are dropped, as a tty does, but a file
     /// or a pipe waits.
     fn pass(&self, mut bytes: &[u8], drop_overflow: bool) {
         loop {
             let taken = self.input.offer(bytes);
             bytes = &bytes[taken..];
             if taken != 0 {
-                // It can only fail when 2^64 kicks are waiting.
-                let _ = self.kick.write(1);
+                kick(&self.kick);
             }
             if bytes.is_empty() || drop_overflow {
                 return;

@@ -84,23 +84,21 @@ pub fn say(message: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// Prints text which has plain newlines, such as a kernel's first messages, to standard output.
-pub fn print_text(text: &[u8]) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    if saved().is_some() {
-        for line in text.split_inclusive(|&byte| byte == b'\n') {
-            match line {
-                [start @ .., b'\n'] if !start.ends_with(b"\r") => {
-                    stdout.write_all(start)?;
-                    stdout.write_all(b"\r\n")?;
-                }
-                _ => stdout.write_all(line)?,
-            }
-        }
-    } else {
-        stdout.write_all(text)?;
+/// Text which has plain newlines, such as a kernel's first messages, as the terminal wants it now.
+pub fn lines_for_terminal(text: &[u8]) -> Vec<u8> {
+    if saved().is_none() {
+        return text.into();
     }
-    stdout.flush()
+    let mut before = b'\n';
+    let mut lines = Vec::with_capacity(text.len());
+    for &byte in text {
+        if byte == b'\n' && before != b'\r' {
+            lines.push(b'\r');
+        }
+        lines.push(byte);
+        before = byte;
+    }
+    lines
 }
 
 /// `text` without what a terminal would take for commands, to be printed as part of a message.
@@ -120,6 +118,11 @@ pub fn printable(text: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_that_is_not_raw_does_its_own_lines() {
+        assert_eq!(lines_for_terminal(b"one\ntwo\n"), b"one\ntwo\n");
+    }
 
     #[test]
     fn messages_of_guests_are_harmless() {

@@ -22,7 +22,8 @@ use crate::end::End;
 use crate::error::Error;
 use crate::insn::{self, Target};
 use crate::memory::Memory;
-use crate::terminal::{print_text, printable};
+use crate::terminal::{lines_for_terminal, printable};
+use crate::virtio::bytes::Output;
 use crate::virtio::mmio::Mmio;
 use crate::vm::{Exit, Vcpu};
 
@@ -42,11 +43,12 @@ pub struct RunningVcpu {
 
 impl RunningVcpu {
     /// Runs `vcpu` until the Guest ends, and reports that to `ends`. Loads and stores go to
-    /// `devices`; `memory` is the Guest's RAM.
+    /// `devices`; `memory` is the Guest's RAM; `early` takes what it prints without a device.
     pub fn start(
         mut vcpu: Vcpu,
         devices: Devices,
         memory: Memory,
+        mut early: Output,
         ends: Sender<End>,
     ) -> io::Result<Self> {
         extern "C" fn nothing(_: i32, _: *mut siginfo_t, _: *mut c_void) {}
@@ -57,7 +59,7 @@ impl RunningVcpu {
             .name("vcpu 0".into())
             .spawn(move || {
                 while !stopped.load(Ordering::SeqCst) {
-                    match step(&mut vcpu, &devices, &memory) {
+                    match step(&mut vcpu, &devices, &memory, &mut early) {
                         Ok(None) => {}
                         // When nobody listens any more, another end was first.
                         Ok(Some(end)) => return drop(ends.send(end)),
@@ -86,7 +88,12 @@ impl RunningVcpu {
 }
 
 /// Runs `vcpu` up to its next exit, and does what that asks for.
-fn step(vcpu: &mut Vcpu, devices: &Devices, memory: &Memory) -> Result<Option<End>, Error> {
+fn step(
+    vcpu: &mut Vcpu,
+    devices: &Devices,
+    memory: &Memory,
+    early: &mut Output,
+) -> Result<Option<End>, Error> {
     match vcpu.run()? {
         Exit::Mmio { gpa, insn } => {
             let mut regs = vcpu.regs();
@@ -108,9 +115,7 @@ fn step(vcpu: &mut Vcpu, devices: &Devices, memory: &Memory) -> Result<Option<En
         Exit::Console { gpa, len } => {
             let mut text = vec![0; len.min(LGUEST_CONSOLE_MAX.into()) as usize];
             if memory.read_slice(&mut text, GuestAddress(gpa)).is_ok() {
-                if let Err(error) = print_text(&text) {
-                    return Ok(Some(End::of_output(error)));
-                }
+                early(&lines_for_terminal(&text));
             }
         }
         Exit::Shutdown { kind, arg } => return Ok(Some(shutdown(kind, arg, memory))),

@@ -18,9 +18,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::mount::{mount, MsFlags};
-use nix::sys::termios::{self, LocalFlags, OutputFlags, SetArg};
+use nix::sys::termios;
 use nix::sys::wait::{wait, WaitStatus};
 use nix::unistd::{sethostname, Pid};
 
@@ -65,8 +67,7 @@ fn run() -> Result<i32, Failure> {
 
     let environment = environment()?;
     let command = words("/lg/cmd")?;
-    let terminal = command.is_empty() || environment.contains_key(OsStr::new("TERM"));
-    let console = open_console(terminal)?;
+    let console = open_console()?;
     // The session is PID 1's: were it the command's, the terminal would be hung up, and its output
     // lost, at the end.
     machine::take_terminal(console.as_fd()).doing("take the console")?;
@@ -93,9 +94,9 @@ fn run() -> Result<i32, Failure> {
         .env("TERM", "linux")
         .envs(environment)
         .current_dir("/root")
-        .stdin(console.try_clone().doing("copy the console's descriptor")?)
-        .stdout(console.try_clone().doing("copy the console's descriptor")?)
-        .stderr(console.try_clone().doing("copy the console's descriptor")?);
+        .stdin(stream("lg.stdin", &console)?)
+        .stdout(stream("lg.stdout", &console)?)
+        .stderr(stream("lg.stderr", &console)?);
     let result = match child.spawn() {
         Ok(child) => wait_for(Pid::from_raw(child.id() as i32)),
         Err(error) => {
@@ -155,25 +156,49 @@ fn environment() -> Result<BTreeMap<OsString, OsString>, Failure> {
     Ok(words("/lg/env")?.into_iter().map(split).collect())
 }
 
-/// Opens the terminal behind /dev/console, which itself can't be a controlling terminal. If there
-/// is no `terminal` at the Launcher's end, what the command writes must arrive byte by byte, and
-/// what it reads must not be echoed.
-fn open_console(terminal: bool) -> Result<File, Failure> {
+/// Opens the terminal behind /dev/console, which itself can't be a controlling terminal.
+fn open_console() -> Result<File, Failure> {
     let active = fs::read_to_string("/sys/class/tty/console/active").doing("find the console")?;
     let name = active.split_whitespace().last().unwrap_or("console");
-    let path: PathBuf = Path::new("/dev").join(name);
-    let console = OpenOptions::new()
+    open(&Path::new("/dev").join(name))
+}
+
+fn open(path: &Path) -> Result<File, Failure> {
+    OpenOptions::new()
         .read(true)
         .write(true)
-        .open(&path)
-        .doing(format!("open {}", path.display()))?;
-    if !terminal {
-        let mut settings = termios::tcgetattr(&console).doing("read the console's settings")?;
-        settings.output_flags.remove(OutputFlags::OPOST);
-        settings.local_flags.remove(LocalFlags::ECHO);
-        termios::tcsetattr(&console, SetArg::TCSANOW, &settings).doing("set up the console")?;
+        .open(path)
+        .doing(format!("open {}", path.display()))
+}
+
+/// A standard stream of the command: the port of this name if the Launcher has one, otherwise the
+/// console. What is no terminal at the Launcher's end must be none here.
+fn stream(name: &str, console: &File) -> Result<File, Failure> {
+    if words("/lg/ports")?.iter().any(|word| word == name) {
+        open(&find_port(name)?)
+    } else {
+        console.try_clone().doing("copy the console's descriptor")
     }
-    Ok(console)
+}
+
+/// The device of a port, whose driver announces it some time after it has started.
+fn find_port(name: &str) -> Result<PathBuf, Failure> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        for port in fs::read_dir("/sys/class/virtio-ports")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if fs::read_to_string(port.path().join("name")).is_ok_and(|found| found.trim() == name)
+            {
+                return Ok(Path::new("/dev").join(port.file_name()));
+            }
+        }
+        sleep(Duration::from_millis(1));
+    }
+    Err(Failure(format!("the console has no port {name}")))
 }
 
 /// Reaps whatever ends, until `child` does. Its exit status, or 128 and the signal that killed it.

@@ -75,8 +75,8 @@ impl Mmio {
         })
     }
 
-    /// The eventfd that says "there is something to do for this queue" to the thread that serves it.
-    /// None for a queue which the driver's own kick serves.
+    /// The eventfd that says "there is something to do for this queue" to the thread that serves
+    /// it. None for a queue which the driver's own kick serves.
     pub fn kick(&self, index: usize) -> Option<&Arc<EventFd>> {
         self.kicks[index].as_ref()
     }
@@ -202,6 +202,7 @@ impl Mmio {
     /// The driver is ready.
     fn start(&mut self) {
         let event_idx = self.driver_features & EVENT_IDX != 0;
+        self.device.start();
         for index in 0..self.queues.len() {
             let queue = &mut self.queues[index];
             queue.set_event_idx(event_idx);
@@ -225,21 +226,39 @@ impl Mmio {
 
     /// There may be something to do for queue `index`.
     pub fn process(&mut self, index: usize) {
+        let mut queues = 1u64 << index;
+        while queues != 0 {
+            let index = queues.trailing_zeros() as usize;
+            queues &= !(1 << index);
+            queues |= self.serve(index);
+        }
+    }
+
+    /// Serves one queue, and returns the set of queues that it is then the turn of.
+    fn serve(&mut self, index: usize) -> u64 {
         if self.status & (DRIVER_OK | NEEDS_RESET) != DRIVER_OK || !self.queues[index].ready() {
-            return;
+            return 0;
         }
         let queue = &mut self.queues[index];
         let result = self
             .device
-            .process(index, queue, &self.memory)
-            .and_then(|used| {
+            .serve(index, queue, &self.memory)
+            .and_then(|served| {
                 // Asking has a side effect: only when something was used.
-                Ok(used && queue.needs_notification(&self.memory)?)
+                let interrupt = served.used && queue.needs_notification(&self.memory)?;
+                Ok((interrupt, served.then))
             });
         match result {
-            Ok(true) => self.interrupt.buffers_used(),
-            Ok(false) => {}
-            Err(fault) => self.fail(fault),
+            Ok((interrupt, then)) => {
+                if interrupt {
+                    self.interrupt.buffers_used();
+                }
+                then
+            }
+            Err(fault) => {
+                self.fail(fault);
+                0
+            }
         }
     }
 
@@ -293,6 +312,7 @@ pub(crate) mod tests {
     use virtio_queue::QueueOwnedT;
     use vm_memory::GuestAddress;
 
+    use super::super::Served;
     use super::*;
 
     const SIZE: u16 = 16;
@@ -332,13 +352,15 @@ pub(crate) mod tests {
             }
         }
 
-        fn process(&mut self, _: usize, queue: &mut Queue, memory: &Memory) -> Result<bool, Fault> {
+        fn start(&mut self) {}
+
+        fn serve(&mut self, _: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
             let mut used = false;
             while let Some(chain) = queue.iter(memory)?.next() {
                 queue.add_used(memory, chain.head_index(), 0)?;
                 used = true;
             }
-            Ok(used)
+            Ok(Served { used, then: 0 })
         }
     }
 

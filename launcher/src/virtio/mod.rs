@@ -5,8 +5,12 @@
 //! Guest's driver sets it up, and owns its virtqueues. The Guest is hostile: rings and buffers hold
 //! anything, and change while they are read.
 
+pub mod bytes;
 pub mod console;
+#[cfg(test)]
+mod driver;
 pub mod mmio;
+pub mod ports;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -23,8 +27,19 @@ pub enum Fault {
     BadQueue(usize),
     #[error("{0}")]
     Ring(#[from] virtio_queue::Error),
-    #[error("a buffer is outside RAM: {0}")]
+    #[error("a buffer is too small, or outside RAM: {0}")]
     Buffer(#[source] std::io::Error),
+    #[error("more than {0} answers wait for buffers")]
+    Flood(usize),
+}
+
+/// What came of serving a queue.
+#[derive(Default)]
+pub struct Served {
+    /// Buffers were used.
+    pub used: bool,
+    /// A set of other queues, bit n for queue n, for which there may be something to do now.
+    pub then: u64,
 }
 
 /// What a virtio device does, whatever the transport.
@@ -35,16 +50,29 @@ pub trait Device: Send {
     fn device_type(&self) -> u32;
     /// The device type's own features, bits 0 to 23.
     fn features(&self) -> u64;
-    /// The largest size of each queue, powers of 2.
+    /// The largest size of each queue, powers of 2. At most 64 queues.
     fn queue_sizes(&self) -> &'static [u16];
     /// Is queue `index` served by the vCPU that kicks it, at once, and not by another thread? For a
     /// driver that spins until its buffers are used.
     fn serves_at_once(&self, index: usize) -> bool;
     /// Fills `data` from the configuration space at `offset`. What lies beyond its end is 0.
     fn read_config(&self, offset: u64, data: &mut [u8]);
-    /// There may be something to do for queue `index` of `queues`, which is set up: the driver said
-    /// so, or our side of the device. Tells whether buffers were used.
-    fn process(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<bool, Fault>;
+    /// The driver is ready, after a reset.
+    fn start(&mut self);
+    /// There may be something to do for queue `index`, which is set up: the driver said so, or our
+    /// side of the device.
+    fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault>;
+}
+
+/// Fills `data` with what is at `offset` of a configuration space; beyond its end is 0.
+fn copy_config(config: &[u8], offset: u64, data: &mut [u8]) {
+    for (byte, offset) in data.iter_mut().zip(offset..) {
+        let index = usize::try_from(offset).ok();
+        *byte = index
+            .and_then(|index| config.get(index))
+            .copied()
+            .unwrap_or(0);
+    }
 }
 
 /// A device's interrupt: the reasons for it, and the line that it goes out by.

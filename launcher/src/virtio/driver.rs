@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A driver, for the tests of devices: RAM, virtqueues in it, and what a driver does with both.
+
+use std::sync::{Arc, Mutex};
+
+use virtio_bindings::virtio_mmio::*;
+use virtio_bindings::virtio_ring::VRING_DESC_F_WRITE;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::bytes::Output;
+use super::mmio::tests::Registers;
+use super::mmio::Mmio;
+use super::{Device, Interrupt};
+use crate::memory::Memory;
+
+pub(super) const WRITE: u16 = VRING_DESC_F_WRITE as u16;
+pub(super) const SIZE: u16 = 64;
+const VERSION_1: u64 = 1 << 32;
+
+/// A queue of the driver's, all parts of it in a stretch of RAM of its own.
+#[derive(Clone, Copy)]
+pub(super) struct Ring {
+    pub(super) index: usize,
+    pub(super) offered: u16,
+}
+
+impl Ring {
+    pub(super) fn descriptors(self) -> u64 {
+        0x1_0000 + 0x4000 * self.index as u64
+    }
+
+    pub(super) fn available(self) -> u64 {
+        self.descriptors() + 0x1000
+    }
+
+    pub(super) fn used(self) -> u64 {
+        self.descriptors() + 0x2000
+    }
+
+    /// Where its buffers are: one of 256 bytes for each descriptor.
+    pub(super) fn buffer(self, slot: u16) -> u64 {
+        0x8_0000 + 0x4000 * self.index as u64 + 0x100 * u64::from(slot)
+    }
+}
+
+/// What was written to an output.
+pub(super) type Shown = Arc<Mutex<Vec<u8>>>;
+
+/// An output, and what is written to it.
+pub(super) fn show() -> (Shown, Output) {
+    let shown = Shown::default();
+    let shows = shown.clone();
+    (
+        shown,
+        Box::new(move |bytes| shows.lock().unwrap().extend(bytes)),
+    )
+}
+
+/// A device with all of its queues set up.
+pub(super) struct Driver {
+    pub(super) memory: Memory,
+    pub(super) interrupt: Arc<Interrupt>,
+    pub(super) mmio: Mmio,
+    pub(super) rings: Vec<Ring>,
+}
+
+impl Driver {
+    /// Sets up `device`, with all the features that it offers and these of the transport's.
+    pub(super) fn new(device: impl Device + 'static, features: u64) -> Self {
+        let memory = Memory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let features = VERSION_1 | features | device.features();
+        let count = device.queue_sizes().len();
+        let interrupt = Arc::new(Interrupt::new(|| {}));
+        let mut mmio = Mmio::new(
+            Box::new(device),
+            memory.clone(),
+            interrupt.clone(),
+            |_, _| {},
+        )
+        .unwrap();
+        assert!(mmio.negotiate(features));
+        let rings: Vec<_> = (0..count).map(|index| Ring { index, offered: 0 }).collect();
+        for ring in &rings {
+            let parts = [ring.descriptors(), ring.available(), ring.used()];
+            mmio.set_up(ring.index as u32, SIZE, parts);
+        }
+        mmio.driver_ok();
+        Self {
+            memory,
+            interrupt,
+            mmio,
+            rings,
+        }
+    }
+
+    /// Gives the device a buffer to fill.
+    pub(super) fn give(&mut self, queue: usize) {
+        let slot = self.rings[queue].offered % SIZE;
+        self.descriptor(queue, slot, self.rings[queue].buffer(slot), 0x100, WRITE, 0);
+        self.offer(queue, slot);
+    }
+
+    /// Sends `bytes` on a queue, and kicks it.
+    pub(super) fn send(&mut self, queue: usize, bytes: &[u8]) {
+        let slot = self.rings[queue].offered % SIZE;
+        let gpa = self.rings[queue].buffer(slot);
+        self.memory.write_slice(bytes, GuestAddress(gpa)).unwrap();
+        self.descriptor(queue, slot, gpa, bytes.len() as u32, 0, 0);
+        self.offer(queue, slot);
+        self.mmio.process(queue);
+    }
+
+    /// What the device has filled buffers with so far.
+    pub(super) fn filled(&self, queue: usize) -> Vec<Vec<u8>> {
+        let bytes = |[head, length]: [u32; 2]| {
+            let mut bytes = vec![0; length as usize];
+            let gpa = self.rings[queue].buffer(head as u16);
+            self.memory
+                .read_slice(&mut bytes, GuestAddress(gpa))
+                .unwrap();
+            bytes
+        };
+        self.used(queue).into_iter().map(bytes).collect()
+    }
+
+    pub(super) fn descriptor(
+        &self,
+        queue: usize,
+        slot: u16,
+        gpa: u64,
+        length: u32,
+        flags: u16,
+        next: u16,
+    ) {
+        let at = self.rings[queue].descriptors() + 16 * u64::from(slot);
+        let flags = u64::from(flags) << 32;
+        let rest = u64::from(length) | flags | (u64::from(next) << 48);
+        self.memory
+            .write_obj([gpa, rest], GuestAddress(at))
+            .unwrap();
+    }
+
+    /// Makes the chain that begins at `head` available.
+    pub(super) fn offer(&mut self, queue: usize, head: u16) {
+        let ring = &mut self.rings[queue];
+        let slot = u64::from(ring.offered % SIZE);
+        ring.offered = ring.offered.wrapping_add(1);
+        let (at, ring) = (ring.available(), *ring);
+        self.memory
+            .write_obj(head, GuestAddress(at + 4 + 2 * slot))
+            .unwrap();
+        self.memory
+            .write_obj(ring.offered, GuestAddress(at + 2))
+            .unwrap();
+    }
+
+    /// The used ring: heads and lengths.
+    pub(super) fn used(&self, queue: usize) -> Vec<[u32; 2]> {
+        let at = self.rings[queue].used();
+        let count: u16 = self.memory.read_obj(GuestAddress(at + 2)).unwrap();
+        let entry = |n| {
+            self.memory
+                .read_obj(GuestAddress(at + 4 + 8 * u64::from(n)))
+        };
+        (0..count).map(|n| entry(n).unwrap()).collect()
+    }
+
+    pub(super) fn interrupted(&mut self) -> bool {
+        let reasons = self.mmio.get(VIRTIO_MMIO_INTERRUPT_STATUS);
+        self.mmio.put(VIRTIO_MMIO_INTERRUPT_ACK, reasons);
+        reasons & VIRTIO_MMIO_INT_VRING != 0
+    }
+
+    pub(super) fn needs_reset(&self) -> bool {
+        self.mmio.get(VIRTIO_MMIO_STATUS) & 0x40 != 0
+    }
+}
