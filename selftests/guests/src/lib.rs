@@ -154,13 +154,8 @@ extern "C" {
 }
 
 const EXCEPTIONS: Range<u64> = 0..32;
-static mut CAUGHT: Frame = ZERO;
-const ZERO: Frame = user_frame_of_zeros();
-
-const fn user_frame_of_zeros() -> Frame {
-    // SAFETY: a Frame is numbers.
-    unsafe { core::mem::zeroed() }
-}
+// SAFETY: a Frame is numbers.
+static mut CAUGHT: Frame = unsafe { core::mem::zeroed() };
 
 fn catch(frame: &mut Frame) {
     // SAFETY: there is one vCPU, and `in_kernel` looks when no event can come.
@@ -185,8 +180,9 @@ pub fn in_kernel_with(code: Code, argument: u64) -> Option<Frame> {
     let caught = unsafe { test_catch(code.start, argument) };
     vectors().for_each(|vector| event::set_handler(vector, None));
     reset_fpu();
-    // SAFETY: `catch` has written it, and nothing else refers to it.
-    caught.then(|| unsafe { CAUGHT })
+    // SAFETY: `catch` has written it if it was called, and nothing else refers to it.
+    let frame = unsafe { CAUGHT };
+    caught.then_some(frame)
 }
 
 /// Brings x87 and MXCSR to the state compiled code expects.
@@ -239,7 +235,7 @@ pub struct Random(pub u64);
 
 impl Random {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;

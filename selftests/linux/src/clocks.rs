@@ -79,8 +79,9 @@ fn vdso() {
     // SAFETY: writes the number.
     unsafe { libc::syscall(libc::SYS_getcpu, &mut cpu, std::ptr::null_mut::<u32>()) };
     // SAFETY: the C library asks the vDSO, which reads a segment limit or RDPID.
+    let from_vdso = unsafe { libc::sched_getcpu() };
     assert_eq!(
-        check("sched_getcpu", unsafe { libc::sched_getcpu() }),
+        check("sched_getcpu", from_vdso),
         i64::from(cpu),
         "getcpu by the vDSO"
     );

@@ -23,7 +23,7 @@ fn vectors() {
         .map(|id| {
             spawn(move || {
                 for round in 0..300 {
-                    let seed = id << 32 | round;
+                    let seed = (id << 32) | round;
                     // SAFETY: AVX is there if it is used.
                     let sum = unsafe {
                         if avx {
@@ -102,7 +102,7 @@ fn x87() {
         .into_iter()
         .map(|word| {
             spawn(move || {
-                let mxcsr = 0x1f80u32 | u32::from(word & 0xc00) << 3;
+                let mxcsr = 0x1f80u32 | (u32::from(word & 0xc00) << 3);
                 // SAFETY: changes rounding and precision only, in this process.
                 unsafe { asm!("fldcw ({})", "ldmxcsr ({})", in(reg) &word, in(reg) &mxcsr, options(att_syntax)) };
                 for _ in 0..500 {
@@ -228,14 +228,14 @@ fn tls_segment() {
                     -1,
                 );
                 let base = id << 20;
-                map.set(0, u64::from(base) << 32 | u64::from(u32::MAX));
-                map.set(8, 0x51 << 32 | 0xfffff);
+                map.set(0, (u64::from(base) << 32) | u64::from(u32::MAX));
+                map.set(8, (0x51 << 32) | 0xfffff);
                 assert_eq!(
                     call_by_int_0x80(SET_THREAD_AREA, map.start() as u32),
                     0,
                     "set_thread_area"
                 );
-                let selector = (map.get(0) as u32) << 3 | 3;
+                let selector = ((map.get(0) as u32) << 3) | 3;
                 // SAFETY: x86-64 programs do not use GS.
                 unsafe { asm!("mov {:e}, %gs", in(reg) selector, options(att_syntax)) };
                 for _ in 0..500 {

@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 const HERE: &str = "/usr/lib/lg";
 
 /// Name, time limit in seconds, test.
-pub(crate) const TESTS: &[(&str, u64, fn(Duration) -> Outcome)] = &[
+type Row = (&'static str, u64, fn(Duration) -> Outcome);
+
+/// The rows of the table.
+pub(crate) const TESTS: &[Row] = &[
     ("bad-ioctls", 30, |timeout| program("ioctls", timeout)),
     ("bad-memory", 60, |timeout| program("memory", timeout)),
     ("threads", 60, |timeout| program("threads", timeout)),

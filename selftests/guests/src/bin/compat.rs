@@ -4,7 +4,8 @@
 #![no_std]
 #![no_main]
 
-use lguest_guest::event::{set_handler, vector, Frame, USER32_CS, USER_CS};
+use core::arch::asm;
+use lguest_guest::event::{set_handler, vector, Frame, USER32_CS, USER_CS, USER_SS};
 use lguest_guest::{entry, hypercall, println, shared_read, user};
 use lguest_guest_tests::{arm, code, Code, User, CODE, FIRED, NOTHING, STACK_TOP};
 
@@ -24,6 +25,9 @@ fn run(user: &User, code: Code) -> Frame {
 }
 
 fn main() -> u8 {
+    // 32-bit code cannot use a null segment, as 64-bit code can.
+    // SAFETY: 64-bit code does not care what these are.
+    unsafe { asm!("mov {0:e}, %ds", "mov {0:e}, %es", in(reg) USER_SS, options(att_syntax)) };
     let user = User::new();
     system_calls(&user);
     exceptions(&user);

@@ -22,7 +22,7 @@ struct Case {
 }
 
 /// RF is set in the frame of a fault, and the instructions before it set the others.
-const FLAGS: u64 = !(1 << 16 | 0x8d5);
+const FLAGS: u64 = !((1 << 16) | 0x8d5);
 const TF: u64 = 1 << 8;
 const READ_ONLY: u64 = DATA + PAGE;
 const NOT_EXECUTABLE: u64 = DATA + 2 * PAGE;

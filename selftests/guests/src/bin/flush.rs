@@ -24,6 +24,9 @@ fn frame_with(value: u64) -> u64 {
     frame
 }
 
+/// Its name, whether it reaches the kernel half, and how it is done.
+type Flush<'a> = (&'static str, bool, &'a dyn Fn(u64));
+
 fn flush(kind: u32, gva: u64) {
     assert_eq!(hypercall::flush_tlb(kind, gva), 0, "FLUSH_TLB");
 }
@@ -33,7 +36,7 @@ fn main() -> u8 {
     let space = user.space;
     let (one, two) = (frame_with(1), frame_with(2));
 
-    let flushes: [(&str, bool, &dyn Fn(u64)); 4] = [
+    let flushes: [Flush; 4] = [
         ("FLUSH_ONE", true, &|gva| flush(LGUEST_FLUSH_ONE, gva)),
         ("FLUSH_ALL", true, &|_| flush(LGUEST_FLUSH_ALL, 0)),
         ("FLUSH_USER", false, &|_| flush(LGUEST_FLUSH_USER, 0)),

@@ -24,7 +24,7 @@ const ZERO: State = State([0; 512]);
 /// The parts of the state that the Host has switched on.
 fn enabled_parts() -> u64 {
     // SAFETY: every processor with 64-bit mode and XSAVE has both.
-    let osxsave = unsafe { __cpuid_count(1, 0) }.ecx & 1 << 27 != 0;
+    let osxsave = unsafe { __cpuid_count(1, 0) }.ecx & (1 << 27) != 0;
     if !osxsave {
         return 3;
     }
@@ -37,12 +37,12 @@ fn enabled_parts() -> u64 {
 /// A state in which every register differs from every other and from what `seed` + 1 gives.
 fn state(parts: u64, seed: u64) -> State {
     let mut state = ZERO;
-    let word = |i: u64| (seed << 32 | i) * 0x0101_0101;
+    let word = |i: u64| ((seed << 32) | i) * 0x0101_0101;
     state.0[0] = 0x027f; // FCW: double precision; all exceptions masked
     state.0[0] |= 0xff << 32; // FTW: all eight registers are in use
     state.0[3] = 0x9fc0; // MXCSR: flush to zero, denormals are zeros, all masked
     for i in 0..8 {
-        state.0[4 + 2 * i] = 1 << 63 | word(i as u64); // ST(i)
+        state.0[4 + 2 * i] = (1 << 63) | word(i as u64); // ST(i)
         state.0[5 + 2 * i] = 0x4000 + i as u64;
     }
     for i in 0..32 {

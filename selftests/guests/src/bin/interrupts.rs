@@ -140,7 +140,7 @@ fn in_user_mode_only() {
     let frame = user.run(code!("pushf", "andl $0xfffffdff, (%rsp)", "popf" => "cli"));
     assert_eq!(frame.vector, vector::GENERAL_PROTECTION);
     let mut frame = user.load(code!("6: loop 6b"));
-    frame.rcx = 50_000_000;
+    frame.rcx = 10_000_000;
     while !FIRED.load(Relaxed) && frame.vector != vector::INVALID_OPCODE {
         lguest_guest::user::run(&mut frame);
     }

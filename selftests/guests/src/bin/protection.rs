@@ -48,7 +48,7 @@ fn main() -> u8 {
     user.space.map(PAGE, frame, 0);
 
     let flags: [u64; 8] = core::array::from_fn(|i| {
-        let bit = |n: usize, flag| if i & 1 << n != 0 { flag } else { 0 };
+        let bit = |n: usize, flag| if i & (1 << n) != 0 { flag } else { 0 };
         bit(0, pte::WRITE) | bit(1, pte::USER) | bit(2, pte::NX)
     });
     let mut faults = 0;

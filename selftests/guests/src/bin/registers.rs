@@ -20,7 +20,7 @@ const NAMES: [&str; GPRS] = [
     "rdi",
 ];
 /// CF, PF, AF, ZF, SF, OF, DF and ID.
-const FLAGS: u64 = 0x8d5 | 1 << 10 | 1 << 21;
+const FLAGS: u64 = 0x8d5 | (1 << 10) | (1 << 21);
 
 // `around(registers, code)`: loads the 15 registers and RFLAGS from `registers`, calls `code`, stores them there again.
 global_asm!(

@@ -160,7 +160,7 @@ fn in_user_mode(user: &User) {
 
 /// A DPL3 32-bit data segment of 4 GiB, present, writable.
 fn data_descriptor(base: u64) -> u64 {
-    0x00cf_f200_0000_ffff | (base & 0xff_ffff) << 16 | (base >> 24 & 0xff) << 56
+    0x00cf_f200_0000_ffff | ((base & 0xff_ffff) << 16) | (((base >> 24) & 0xff) << 56)
 }
 
 fn tls(user: &User) {

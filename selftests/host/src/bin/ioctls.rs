@@ -84,7 +84,7 @@ fn unknown() -> Result<()> {
     for number in 7..256 {
         expect(
             "an unknown number",
-            device.ioctl(u64::from(abi::LGUEST_IOC) << 8 | number, 0),
+            device.ioctl((u64::from(abi::LGUEST_IOC) << 8) | number, 0),
             libc::ENOTTY,
         );
     }

@@ -157,7 +157,7 @@ fn interrupt_storm() {
 fn eret_flags() {
     const NT: u64 = 1 << 14;
     const FORBIDDEN: u64 =
-        !(0x8d5 | 2 | 1 << 8 | irq::FLAG_IF | 1 << 10 | NT | 1 << 16 | 1 << 18 | 1 << 21);
+        !(0x8d5 | 2 | (1 << 8) | irq::FLAG_IF | (1 << 10) | NT | (1 << 16) | (1 << 18) | (1 << 21));
     const TF: u64 = 1 << 8;
     let user = User::new();
     for bit in 0..64 {
@@ -201,7 +201,7 @@ fn eret_flags() {
         };
         // The guest kernel may not have AC either: its memory accesses would fault.
         assert_eq!(
-            flags & (FORBIDDEN | NT | 1 << 18),
+            flags & (FORBIDDEN | NT | (1 << 18)),
             0,
             "RFLAGS in the kernel after ERET with flag {bit}"
         );
@@ -233,8 +233,8 @@ fn eret_cs() {
         .filter(|cs| ![KERNEL_CS, USER_CS, USER32_CS].contains(cs))
         .for_each(refused);
     for bit in 8..64 {
-        refused(USER_CS | 1 << bit);
-        refused(KERNEL_CS | 1 << bit);
+        refused(USER_CS | (1 << bit));
+        refused(KERNEL_CS | (1 << bit));
     }
 }
 
@@ -286,21 +286,21 @@ fn eret_garbage() {
     arm(u64::MAX);
     for round in 0..5000 {
         let mut frame = state;
-        frame.rflags = random.next();
+        frame.rflags = random.number();
         frame.rsp = if round % 2 == 0 {
-            random.next()
+            random.number()
         } else {
             frame.rsp
         };
-        frame.ss = random.next();
+        frame.ss = random.number();
         frame.cs = if round % 3 == 0 { USER32_CS } else { USER_CS };
         frame.rip = match round % 4 {
-            0 if frame.cs == USER_CS => random.next() >> 17,
-            0 => random.next() >> 32,
+            0 if frame.cs == USER_CS => random.number() >> 17,
+            0 => random.number() >> 32,
             _ => frame.rip,
         };
-        frame.rax = random.next();
-        shared_write!(user_gs_base, random.next());
+        frame.rax = random.number();
+        shared_write!(user_gs_base, random.number());
         user::run(&mut frame);
         assert!(frame.from_user(), "{frame:x?}");
         assert_eq!(shared_read!(event), 0);

@@ -4,7 +4,12 @@
 #![no_std]
 #![no_main]
 
-use lguest_guest::abi::{self, *};
+use lguest_guest::abi::{
+    LGUEST_CONSOLE_MAX, LGUEST_FLUSH_ALL, LGUEST_FLUSH_ONE, LGUEST_SHARED_VA,
+    LGUEST_SHUTDOWN_PANIC, LGUEST_SHUTDOWN_POWEROFF, LGUEST_VECTOR_TIMER, LHCALL_CONSOLE,
+    LHCALL_COUNT, LHCALL_DROP_ROOT, LHCALL_FLUSH_TLB, LHCALL_HALT, LHCALL_IRQ_WINDOW,
+    LHCALL_SET_CPUNODE, LHCALL_SET_ENTRIES, LHCALL_SET_TIMER, LHCALL_SET_TLS,
+};
 use lguest_guest::event::{self, set_handler, vector};
 use lguest_guest::hypercall::{console, hypercall, set_cpunode, set_tls, shutdown};
 use lguest_guest::paging::{gpa_to_ptr, ram_end};
@@ -45,7 +50,8 @@ fn main() -> u8 {
 
 fn unknown_numbers() {
     let mut random = Random(6);
-    let numbers = (u64::from(LHCALL_COUNT)..300).chain((0..1000).map(|_| random.next() | 1 << 20));
+    let numbers =
+        (u64::from(LHCALL_COUNT)..300).chain((0..1000).map(|_| random.number() | (1 << 20)));
     for number in numbers.chain([u64::MAX, 1 << 32, (1 << 32) + u64::from(LHCALL_HALT)]) {
         assert_eq!(
             hypercall(number, [number; 5]),
@@ -72,14 +78,14 @@ fn random_arguments() {
     let user = User::new();
     irq::disable();
     for _ in 0..20_000 {
-        let number = NUMBERS[random.next() as usize % NUMBERS.len()];
-        let arguments = core::array::from_fn(|_| match random.next() % 6 {
-            0 => random.next() % 4,
+        let number = NUMBERS[random.number() as usize % NUMBERS.len()];
+        let arguments = core::array::from_fn(|_| match random.number() % 6 {
+            0 => random.number() % 4,
             1 => u64::MAX,
-            2 => ram_end() - random.next() % 3,
-            3 => 1 << (random.next() % 64),
-            4 => random.next() | 0xffff << 48,
-            _ => random.next(),
+            2 => ram_end() - random.number() % 3,
+            3 => 1 << (random.number() % 64),
+            4 => random.number() | (0xffff << 48),
+            _ => random.number(),
         });
         // Text of the guest's own choice on the console is no crime, only long.
         if number == LHCALL_CONSOLE && arguments[1] < 4097 {
@@ -133,7 +139,7 @@ fn tls() {
     const CODE64: u64 = 0x00af_fa00_0000_ffff;
     for dpl in 0..3 {
         assert_eq!(
-            set_tls(0, DATA & !(3 << 45) | dpl << 45),
+            set_tls(0, DATA & !(3 << 45) | (dpl << 45)),
             EINVAL,
             "a descriptor of DPL {dpl}"
         );
@@ -141,7 +147,7 @@ fn tls() {
     assert_eq!(set_tls(0, CODE64), EINVAL, "64-bit code");
     for kind in 0..16 {
         assert_eq!(
-            set_tls(1, DATA & !(0x1f << 40) | kind << 40),
+            set_tls(1, DATA & !(0x1f << 40) | (kind << 40)),
             EINVAL,
             "a system segment of type {kind}"
         );
@@ -160,8 +166,8 @@ fn tls() {
     let mut random = Random(8);
     let mut accepted = 0;
     for _ in 0..5000 {
-        let wanted = random.next()
-            | if random.next() % 4 == 0 {
+        let wanted = random.number()
+            | if random.number() % 4 == 0 {
                 0
             } else {
                 0xf000 << 32
@@ -210,7 +216,7 @@ fn flush_kinds() {
         0x8000_0000_0000,
         u64::MAX,
         0xffff_8780_0000_0000,
-        abi::LGUEST_SHARED_VA as u64,
+        LGUEST_SHARED_VA as u64,
         1 << 63,
     ] {
         assert_eq!(

@@ -143,7 +143,7 @@ fn not_even_emulated() {
 fn store_tables() {
     const SWITCHER: core::ops::Range<u64> = 0xffff_8780_0000_0000..0xffff_8800_0000_0000;
     // SAFETY: every processor with 64-bit mode has leaf 7.
-    let umip = unsafe { core::arch::x86_64::__cpuid_count(7, 0) }.ecx & 1 << 2 != 0;
+    let umip = unsafe { core::arch::x86_64::__cpuid_count(7, 0) }.ecx & (1 << 2) != 0;
     let cases = [
         ("SGDT", code!("sgdt 0x700006")),
         ("SIDT", code!("sidt 0x700006")),
@@ -202,7 +202,7 @@ fn popf() {
         assert_eq!(frame.vector, UD, "POPF of {flags:#x}: {frame:x?}");
         assert_ne!(frame.rax & irq::FLAG_IF, 0, "IF after POPF of {flags:#x}");
         assert_eq!(
-            frame.rax & (3 << 12 | 1 << 17),
+            frame.rax & ((3 << 12) | (1 << 17)),
             0,
             "IOPL and VM after POPF of {flags:#x}"
         );
@@ -361,7 +361,7 @@ fn mov_ss() {
 fn selectors() {
     let user = User::new();
     let mut random = Random(11);
-    let selectors = (0..0x100).chain((0..200).map(|_| random.next() & 0xffff));
+    let selectors = (0..0x100).chain((0..200).map(|_| random.number() & 0xffff));
     for selector in selectors {
         for code in [
             code!("mov %esi, %ds", "int3"),
@@ -471,7 +471,7 @@ fn random_bytes() {
         let mut frame = user.load(code!("nop"));
         for i in 0..4 {
             // SAFETY: the code page, followed by INT3.
-            unsafe { page.add(i).write_volatile(random.next()) };
+            unsafe { page.add(i).write_volatile(random.number()) };
         }
         // SAFETY: as above.
         unsafe { page.add(4).write_volatile(0xcccc_cccc_cccc_cccc) };
@@ -483,10 +483,10 @@ fn random_bytes() {
             &mut frame.rsi,
             &mut frame.rdi,
         ] {
-            *register = if random.next() % 2 == 0 {
+            *register = if random.number() % 2 == 0 {
                 0x70_0000
             } else {
-                random.next()
+                random.number()
             };
         }
         // A loop ends by the timer.

@@ -54,7 +54,7 @@ fn fill_with_garbage(frame: u64, seed: u64) {
         unsafe {
             gpa_to_ptr::<u64>(frame)
                 .add(i)
-                .write_volatile(random.next())
+                .write_volatile(random.number())
         };
     }
 }
@@ -97,7 +97,7 @@ fn table_is_itself() {
             .write_volatile(space.0 | pte::PRESENT | pte::WRITE | pte::USER)
     };
     space.activate();
-    let itself = SLOT << 39 | SLOT << 30 | SLOT << 21 | SLOT << 12;
+    let itself = (SLOT << 39) | (SLOT << 30) | (SLOT << 21) | (SLOT << 12);
     for _ in 0..100 {
         assert_eq!(
             peek(itself + SLOT * 8) & pte::ADDRESS,
@@ -105,7 +105,7 @@ fn table_is_itself() {
             "the root, seen through itself"
         );
         // The entry that maps 0x40000000, seen as memory; a change there, and a flush, changes the mapping.
-        let entry = SLOT << 39 | 0x4000_0000 >> 9;
+        let entry = (SLOT << 39) | (0x4000_0000 >> 9);
         let other = if peek(entry) & pte::ADDRESS == frame {
             alloc_frame()
         } else {
@@ -116,23 +116,23 @@ fn table_is_itself() {
         poke(0x4000_0000, other);
         assert_eq!(peek(0x4000_0000), other);
         // SAFETY: a frame of ours.
-        assert_eq!(
-            unsafe { gpa_to_ptr::<u64>(other).read_volatile() },
-            other,
-            "the page it maps now"
-        );
+        let word = unsafe { gpa_to_ptr::<u64>(other).read_volatile() };
+        assert_eq!(word, other, "the page it maps now");
     }
     // Tables that are pages, accessed and dirty bits that are data: the Host must only stay sane.
     for i in 0..512 {
-        in_kernel_with(code!("mov (%rsi), %rax"), SLOT << 39 | i << 30);
-        in_kernel_with(code!("mov (%rsi), %rax"), SLOT << 39 | SLOT << 30 | i << 21);
+        in_kernel_with(code!("mov (%rsi), %rax"), (SLOT << 39) | (i << 30));
+        in_kernel_with(
+            code!("mov (%rsi), %rax"),
+            (SLOT << 39) | (SLOT << 30) | (i << 21),
+        );
     }
 }
 
 fn reserved_bits() {
     let user = User::new();
     user.space
-        .map(0x4000_0000, alloc_frame() | 1 << 50, pte::USER);
+        .map(0x4000_0000, alloc_frame() | (1 << 50), pte::USER);
     let frame = user.run(code!("mov 0x40000000, %eax"));
     assert_eq!(
         (frame.vector, frame.error_code),
@@ -141,7 +141,7 @@ fn reserved_bits() {
     );
     // SAFETY: an entry of our own tables.
     unsafe {
-        *user.space.entry(0x8000_0000, 2) = 0x1000 << 1 | pte::PRESENT | pte::USER | pte::LARGE
+        *user.space.entry(0x8000_0000, 2) = (0x1000 << 1) | pte::PRESENT | pte::USER | pte::LARGE
     };
     let frame = user.run(code!("mov $0x80000000, %eax", "mov (%rax), %eax"));
     assert_eq!(
@@ -157,13 +157,13 @@ fn hole() {
     let space = AddressSpace::new();
     let frame = alloc_frame();
     for slot in 256..=271u64 {
-        space.map(0xffff << 48 | slot << 39, frame, pte::WRITE | pte::USER);
+        space.map((0xffff << 48) | (slot << 39), frame, pte::WRITE | pte::USER);
     }
     space.activate();
     for slot in 256..=269u64 {
-        poke(0xffff << 48 | slot << 39, slot);
+        poke((0xffff << 48) | (slot << 39), slot);
         assert_eq!(
-            peek(0xffff << 48 | slot << 39),
+            peek((0xffff << 48) | (slot << 39)),
             slot,
             "the rest of the hole is the guest's"
         );
@@ -186,7 +186,7 @@ fn many_roots() {
     let start = irq::rdtsc();
     for _ in 0..4000 {
         let space = AddressSpace::new();
-        assert_eq!(hypercall::write_cr3(space.0 | 1 << 63), 0);
+        assert_eq!(hypercall::write_cr3(space.0 | (1 << 63)), 0);
     }
     let us = irq::ticks_to_ns(irq::rdtsc() - start) / 1000;
     println!("4000 roots in {us} us");
@@ -196,7 +196,7 @@ fn many_flushes() {
     let user = User::new();
     let mut random = Random(3);
     for _ in 0..20_000 {
-        hypercall::flush_tlb(random.next() as u32 % 4, random.next());
+        hypercall::flush_tlb(random.number() as u32 % 4, random.number());
     }
     assert_eq!(user.run(code!("nop")).vector, vector::INVALID_OPCODE);
 }
@@ -238,10 +238,10 @@ fn garbage_in_use() {
     let values = good.map(|entry| unsafe { entry.read_volatile() });
     for round in 0..2000 {
         for (entry, value) in good.iter().zip(values) {
-            let flags = random.next() & !pte::ADDRESS & !pte::LARGE;
+            let flags = random.number() & !pte::ADDRESS & !pte::LARGE;
             // SAFETY: as above; nothing else is mapped by them.
             unsafe {
-                entry.write_volatile(value & pte::ADDRESS | flags | random.next() & pte::PRESENT)
+                entry.write_volatile(value & pte::ADDRESS | flags | random.number() & pte::PRESENT)
             };
         }
         hypercall::flush_tlb(round % 3, PAGE);

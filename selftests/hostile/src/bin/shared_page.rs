@@ -32,7 +32,7 @@ fn scribble(random: &mut Random) {
         offset_of!(lguest_shared, kernel_rsp),
     ];
     for offset in (0..4096).step_by(8).filter(|offset| !KEPT.contains(offset)) {
-        poke(LGUEST_SHARED_VA as u64 + offset as u64, random.next());
+        poke(LGUEST_SHARED_VA as u64 + offset as u64, random.number());
     }
 }
 
@@ -126,11 +126,8 @@ fn map_over_the_shared_page() {
         exercise(&user);
     }
     // SAFETY: a frame of ours.
-    assert_eq!(
-        unsafe { lguest_guest::paging::gpa_to_ptr::<u64>(frame).read_volatile() },
-        0,
-        "the guest's own page is hidden"
-    );
+    let word = unsafe { lguest_guest::paging::gpa_to_ptr::<u64>(frame).read_volatile() };
+    assert_eq!(word, 0, "the guest's own page is hidden");
 }
 
 /// What comes after the one shared page is the guest's own business: nothing is there.

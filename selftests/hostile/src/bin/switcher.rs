@@ -92,7 +92,7 @@ fn every_top_level_slot() {
     let user = User::new();
     let root = lguest_guest::paging::gpa_to_ptr::<u64>(AddressSpace::current().0);
     for slot in 256..512u64 {
-        let gva = 0xffff << 48 | slot << 39;
+        let gva = (0xffff << 48) | (slot << 39);
         // SAFETY: reads our own root.
         let mapped = unsafe { root.add(slot as usize).read_volatile() } != 0;
         for offset in [0, 0x1000, 0x20_0000, 0x4000_0000, SLOT_SIZE - 8] {
