@@ -21,6 +21,11 @@ const LINUX_IRQ_OF_LINE_0: u64 = 16;
 pub struct Devices(Vec<Arc<Mutex<Mmio>>>);
 
 impl Devices {
+    /// The number of the console.
+    pub const CONSOLE: usize = 0;
+    /// The number of the ports for standard streams, which are there when there are any.
+    pub const PORTS: usize = 1;
+
     /// Adds a device. Its interrupt must go to the line of its number, which is the count of the
     /// devices before it.
     pub fn add(&mut self, device: Mmio) {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! lg, the Launcher: supplies a Guest of lg.ko with a kernel, memory and devices.
 //!
-//! Read in this order: [`cli`] what the user asks for · [`machine`] how a machine is put together
-//! and ends · [`image`] (with `bzimage` and `unpack`) and [`boot`] (with [`page_tables`] and
-//! [`cpio`]) how the Guest gets into [`memory`] · [`vm`] the module · [`vcpu`] the run loop, with
-//! [`insn`] for loads and stores to devices · [`devices`] and [`virtio`] · [`terminal`] and
-//! [`keys`] · [`end`] and [`error`] what the user is told.
+//! Read in this order: [`cli`] what the user asks for · [`guest`] (with [`image`], `bzimage` and
+//! `unpack`) what is to run · [`machine`] how a machine is put together and ends · [`boot`] (with
+//! [`page_tables`] and [`cpio`]) how the Guest gets into [`memory`] · [`vm`] the module · [`vcpu`]
+//! the run loop, with [`insn`] for loads and stores to devices · [`devices`] and [`virtio`] ·
+//! [`streams`], [`terminal`] and [`keys`] · [`end`] and [`error`] what the user is told.
 
 #![deny(unsafe_code)]
 
@@ -16,6 +16,7 @@ pub mod cpio;
 pub mod devices;
 pub mod end;
 pub mod error;
+pub mod guest;
 pub mod image;
 pub mod insn;
 pub mod keys;
@@ -23,6 +24,7 @@ pub mod machine;
 pub mod memory;
 pub mod page_tables;
 pub mod stats;
+pub mod streams;
 pub mod terminal;
 mod unpack;
 pub mod vcpu;

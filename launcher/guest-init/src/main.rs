@@ -2,7 +2,7 @@
 //! PID 1 of lg's default guest: mounts what every program expects, runs one command, ends the guest
 //! with its status.
 //!
-//! The Launcher says what to run by files in /lg, see `launcher/src/machine.rs`: `cmd`, the
+//! The Launcher says what to run by files in /lg, see `launcher/src/guest.rs`: `cmd`, the
 //! command, its words ended by NUL (absent: a shell), and `env`, likewise, additions to the
 //! environment. The same image boots directly in QEMU, where the last line on the console is
 //! `lguest-exit=STATUS`.

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What is to run: the kernel, its initrd and its command line, found, read and checked.
+
+use std::env;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::cli::Run;
+use crate::cpio::{self, Archive};
+use crate::devices::Devices;
+use crate::error::Error;
+use crate::image::{Image, ImageError};
+use crate::streams::Streams;
+
+/// Where an installed lg finds its guest.
+const INSTALLED_KERNEL: &str = "/usr/lib/lg/vmlinux";
+const INSTALLED_INITRD: &str = "/usr/lib/lg/initramfs.cpio";
+
+/// A Guest that can be loaded.
+pub struct Guest {
+    /// Where the kernel was.
+    pub path: PathBuf,
+    /// The kernel.
+    pub image: Image,
+    /// The initrd; empty if there is none.
+    pub initrd: Vec<u8>,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// What the command's standard streams are.
+    pub streams: Streams,
+}
+
+impl Guest {
+    /// Finds what `options` ask for.
+    pub fn find(options: &Run) -> Result<Self, Error> {
+        let path = find_kernel(options.kernel.as_deref())?;
+        let image = Image::parse(read(&path)?).map_err(|error| refused(&path, error))?;
+        if !options.command.is_empty() && !image.linux {
+            return Err(Error::CommandForBareGuest(path));
+        }
+        let streams = Streams::of(image.linux, !options.command.is_empty());
+        let initrd = initrd(options, &image, &streams)?;
+        let command_line = command_line(options, &image, &streams);
+        Ok(Self {
+            path,
+            image,
+            initrd,
+            command_line,
+            streams,
+        })
+    }
+
+    /// The error for what is wrong with the kernel.
+    pub fn refused(&self, source: ImageError) -> Error {
+        refused(&self.path, source)
+    }
+}
+
+fn refused(path: &Path, source: ImageError) -> Error {
+    Error::Image {
+        path: path.into(),
+        source,
+    }
+}
+
+/// The kernel that was named, or the first of the usual ones.
+fn find_kernel(named: Option<&Path>) -> Result<PathBuf, Error> {
+    if let Some(named) = named {
+        return Ok(named.into());
+    }
+    let mut trees = vec![PathBuf::new()];
+    trees.extend(env::var_os("KBUILD_OUTPUT").map(PathBuf::from));
+    let in_tree = |tree: &PathBuf| ["vmlinux", "arch/x86/boot/bzImage"].map(|file| tree.join(file));
+    let mut tried: Vec<_> = trees.iter().flat_map(in_tree).collect();
+    tried.push(INSTALLED_KERNEL.into());
+    tried
+        .iter()
+        .find(|path| path.exists())
+        .cloned()
+        .ok_or(Error::NoKernel { tried })
+}
+
+/// The initrd, with what the Guest's init is to know behind it.
+fn initrd(options: &Run, image: &Image, streams: &Streams) -> Result<Vec<u8>, Error> {
+    let mut initrd = match &options.initrd {
+        Some(path) => read(path)?,
+        None if !image.linux => return Ok(Vec::new()),
+        None if Path::new(INSTALLED_INITRD).exists() => read(Path::new(INSTALLED_INITRD))?,
+        None => return Err(Error::NoInitrd(INSTALLED_INITRD.into())),
+    };
+    if image.linux {
+        initrd.resize(initrd.len().next_multiple_of(cpio::ALIGN), 0);
+        initrd.extend(init_files(options, streams));
+    }
+    Ok(initrd)
+}
+
+/// What the Guest's init finds in /lg, in files of words which are ended by NUL: `cmd`, the
+/// command; `env`, its environment; `ports`, the names of the console's ports which are its
+/// standard input, output and error, where that is not the console itself.
+fn init_files(options: &Run, streams: &Streams) -> Vec<u8> {
+    let mut archive = Archive::default().directory("lg");
+    if !options.command.is_empty() {
+        let words = options
+            .command
+            .iter()
+            .flat_map(|word| [word.as_bytes(), b"\0"]);
+        archive = archive.file("lg/cmd", &words.collect::<Vec<_>>().concat());
+    }
+    if let Some(term) = env::var_os("TERM") {
+        archive = archive.file("lg/env", &[b"TERM=", term.as_bytes(), b"\0"].concat());
+    }
+    let ports = streams.names().map(|name| format!("{name}\0"));
+    archive
+        .file("lg/ports", ports.collect::<String>().as_bytes())
+        .finish()
+}
+
+fn command_line(options: &Run, image: &Image, streams: &Streams) -> String {
+    let mut words = vec![Devices::announcement(Devices::CONSOLE)];
+    if streams.names().next().is_some() {
+        words.push(Devices::announcement(Devices::PORTS));
+    }
+    if image.linux {
+        words.push("console=hvc0".into());
+        if !streams.typed && !options.verbose {
+            words.push("quiet".into());
+        }
+    }
+    if !options.append.is_empty() {
+        words.push(options.append.clone());
+    }
+    words.join(" ")
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|source| Error::Read {
+        path: path.into(),
+        source,
+    })
+}
