@@ -208,8 +208,13 @@ static HANDLERS: [AtomicUsize; 0x101] = [const { AtomicUsize::new(0) }; 0x101];
 
 /// Registers the stubs of this module as the guest's entry points.
 pub fn init() {
+    set_syscall_entry(lguest_syscall as usize as u64);
+}
+
+/// Sends system calls to `entry`, a GVA, and events to the stubs of this module. [`init`] puts it back.
+pub fn set_syscall_entry(entry: u64) {
     let result = hypercall::set_entries(
-        lguest_syscall as usize as u64,
+        entry,
         lguest_user_event as usize as u64,
         lguest_kernel_event as usize as u64,
     );

@@ -218,6 +218,12 @@ pub fn peek(gva: u64) -> u64 {
     unsafe { (gva as *const u64).read_volatile() }
 }
 
+/// Reads 32 bits, as a device wants to be read.
+pub fn peek32(gva: u64) -> u32 {
+    // SAFETY: as in `peek`.
+    unsafe { (gva as *const u32).read_volatile() }
+}
+
 /// Writes memory.
 pub fn poke(gva: u64, value: u64) {
     // SAFETY: as in `peek`; the test has mapped the page for this.
