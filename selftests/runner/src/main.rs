@@ -7,6 +7,7 @@
 mod command;
 mod host;
 mod kernel_log;
+mod terminal;
 mod tests;
 
 use kernel_log::KernelLog;

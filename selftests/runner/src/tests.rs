@@ -5,7 +5,7 @@
 
 use crate::command::{self, End};
 use crate::kernel_log::complaint_in;
-use crate::{host, Outcome, Test};
+use crate::{host, terminal, Outcome, Test};
 use std::fs;
 use std::time::Duration;
 
@@ -206,13 +206,15 @@ pub(crate) fn all() -> Vec<Test> {
             },
         );
     }
-    for (name, timeout, test) in host::TESTS {
-        add(
-            &mut tests,
-            format!("host/{name}"),
-            Duration::from_secs(*timeout),
-            test,
-        );
+    for (group, rows) in [("host", host::TESTS), ("terminal", terminal::TESTS)] {
+        for (name, timeout, test) in rows {
+            add(
+                &mut tests,
+                format!("{group}/{name}"),
+                Duration::from_secs(*timeout),
+                test,
+            );
+        }
     }
     for script in linux_scripts() {
         let name = script.trim_end_matches(".sh").to_owned();

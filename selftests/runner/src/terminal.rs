@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Does the Launcher treat the user's terminal well? A pseudo-terminal plays the user's.
+
+use crate::Outcome;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+const HERE: &str = "/usr/lib/lg";
+const PROMPT: &str = "~ # ";
+/// Ctrl-a, which begins what is for lg.
+const ESCAPE: &str = "\x01";
+const CTRL_C: &str = "\x03";
+
+/// Name, time limit in seconds, test.
+type Row = (&'static str, u64, fn(Duration) -> Outcome);
+
+/// The rows of the table.
+pub(crate) const TESTS: &[Row] = &[
+    ("shell", 90, shell),
+    ("leave", 30, leave),
+    ("signal", 30, signal),
+    ("time-out", 30, time_out),
+    ("death", 30, death),
+];
+
+/// The modes of a terminal.
+type Modes = [u32; 4];
+
+/// A Launcher on a terminal of its own, of 30 rows and 100 columns.
+struct Session {
+    child: Child,
+    user: File,
+    terminal: File,
+    before: Modes,
+    screen: String,
+    deadline: Instant,
+}
+
+fn text(error: io::Error) -> String {
+    error.to_string()
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn modes(terminal: &File) -> io::Result<Modes> {
+    // SAFETY: all bits of the struct may be 0, and tcgetattr fills it.
+    let modes = unsafe {
+        let mut modes: libc::termios = std::mem::zeroed();
+        check(libc::tcgetattr(terminal.as_raw_fd(), &mut modes))?;
+        modes
+    };
+    Ok([modes.c_iflag, modes.c_oflag, modes.c_cflag, modes.c_lflag])
+}
+
+fn size(rows: u16, columns: u16) -> libc::winsize {
+    libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    }
+}
+
+impl Session {
+    fn start(argv: &[&str], timeout: Duration) -> io::Result<Self> {
+        let (mut user, mut terminal) = (-1, -1);
+        let mut size = size(30, 100);
+        // SAFETY: fills two descriptors and reads a size; no name and no modes are asked for. The
+        // descriptors are ours alone.
+        let (user, terminal) = unsafe {
+            let none = std::ptr::null_mut();
+            let (modes, size) = (std::ptr::null_mut(), &mut size);
+            check(libc::openpty(&mut user, &mut terminal, none, modes, size))?;
+            (File::from_raw_fd(user), File::from_raw_fd(terminal))
+        };
+        let mut command = Command::new(argv[0]);
+        command
+            .args(&argv[1..])
+            .env("TERM", "dumb")
+            .stdin(terminal.try_clone()?)
+            .stdout(terminal.try_clone()?)
+            .stderr(terminal.try_clone()?);
+        // SAFETY: both calls are safe between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                check(libc::setsid())?;
+                check(libc::ioctl(0, libc::TIOCSCTTY, 0))
+            });
+        }
+        Ok(Self {
+            before: modes(&terminal)?,
+            child: command.spawn()?,
+            user,
+            terminal,
+            screen: String::new(),
+            deadline: Instant::now() + timeout,
+        })
+    }
+
+    fn type_in(&mut self, keys: &str) -> Outcome {
+        self.user.write_all(keys.as_bytes()).map_err(text)
+    }
+
+    /// Reads what appears on the screen, for a moment.
+    fn look(&mut self) -> Outcome {
+        let mut poll = libc::pollfd {
+            fd: self.user.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one element.
+        if unsafe { libc::poll(&mut poll, 1, 20) } > 0 {
+            let mut buffer = [0; 4096];
+            let count = self.user.read(&mut buffer).map_err(text)?;
+            self.screen
+                .push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+        if Instant::now() > self.deadline {
+            return Err(self.report("the time is up"));
+        }
+        Ok(())
+    }
+
+    /// Waits until `what` appears, and forgets everything up to there.
+    fn expect(&mut self, what: &str) -> Outcome {
+        loop {
+            if let Some(at) = self.screen.find(what) {
+                self.screen.drain(..at + what.len());
+                return Ok(());
+            }
+            self.look()
+                .map_err(|error| format!("no {what:?}: {error}"))?;
+        }
+    }
+
+    /// Waits until lg has made the terminal raw.
+    fn expect_raw(&mut self) -> Outcome {
+        while modes(&self.terminal).map_err(text)? == self.before {
+            self.look()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the end, with this status, and a terminal as it was.
+    fn ends_with(&mut self, status: i32) -> Outcome {
+        let ended = loop {
+            self.look()?;
+            if let Some(ended) = self.child.try_wait().map_err(text)? {
+                break ended;
+            }
+        };
+        if ended.code() != Some(status) {
+            return Err(self.report(&format!("{ended} instead of {status}")));
+        }
+        if modes(&self.terminal).map_err(text)? != self.before {
+            return Err("the terminal is not as it was".into());
+        }
+        Ok(())
+    }
+
+    fn report(&self, message: &str) -> String {
+        format!("{message}; on the screen:\n{}\n", self.screen)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The guest that spins with interrupts off, on a terminal that is raw by now.
+fn spinner(options: &[&str], timeout: Duration) -> Result<Session, String> {
+    let path = format!("{HERE}/selftests/hostile/events");
+    let crime = "crime=spin-with-interrupts-off";
+    let argv = [
+        &["lg", "run", &path, "-m", "64M", "--append", crime],
+        options,
+    ]
+    .concat();
+    let mut session = Session::start(&argv, timeout).map_err(text)?;
+    session.expect_raw()?;
+    Ok(session)
+}
+
+/// Keys, the size of the window, help and the shell's own status.
+fn shell(timeout: Duration) -> Outcome {
+    let mut session = Session::start(&["lg", "run", "-m", "128M"], timeout).map_err(text)?;
+    session.expect("Run /init as init process\r\n")?;
+    session.expect(PROMPT)?;
+    session.type_in("stty size\r")?;
+    session.expect("\n30 100\r")?;
+    session.expect(PROMPT)?;
+
+    let size = size(50, 132);
+    // SAFETY: reads a size. The terminal sends SIGWINCH to lg.
+    check(unsafe { libc::ioctl(session.user.as_raw_fd(), libc::TIOCSWINSZ, &size) })
+        .map_err(text)?;
+    session.type_in("until stty size | grep '50 132'; do sleep 1; done\r")?;
+    session.expect("\n50 132\r")?;
+    session.expect(PROMPT)?;
+
+    session.type_in("sleep 1000\r")?;
+    session.expect("sleep 1000\r\n")?;
+    // The shell must have started it, or the key ends the line that it edits.
+    std::thread::sleep(Duration::from_secs(1));
+    session.type_in(CTRL_C)?;
+    session.expect(PROMPT)?;
+
+    session.type_in(&format!("{ESCAPE}h"))?;
+    session.expect("Ctrl-a Ctrl-a  send Ctrl-a\r\n")?;
+    session.type_in("exit 9\r")?;
+    session.ends_with(9)
+}
+
+/// Whoever types Ctrl-a x leaves, whatever the guest does.
+fn leave(timeout: Duration) -> Outcome {
+    let mut session = spinner(&[], timeout)?;
+    session.type_in(&format!("no{ESCAPE}"))?;
+    session.type_in("x")?;
+    session.ends_with(0)
+}
+
+fn signal(timeout: Duration) -> Outcome {
+    let mut session = spinner(&[], timeout)?;
+    // SAFETY: a child of ours that nobody has waited for yet, so its number is still its own.
+    unsafe { libc::kill(session.child.id() as i32, libc::SIGTERM) };
+    session.ends_with(128 + libc::SIGTERM)
+}
+
+fn time_out(timeout: Duration) -> Outcome {
+    let mut session = spinner(&["--timeout", "2"], timeout)?;
+    session.expect("\r\nlg: the time is up\r\n")?;
+    session.ends_with(124)
+}
+
+/// The Host kills the guest.
+fn death(timeout: Duration) -> Outcome {
+    let path = format!("{HERE}/selftests/hostile/events");
+    let argv = [
+        "lg",
+        "run",
+        &path,
+        "-m",
+        "64M",
+        "--append",
+        "crime=no-stack",
+    ];
+    let mut session = Session::start(&argv, timeout).map_err(text)?;
+    session.expect("lg: the guest was killed: ")?;
+    session.ends_with(255)
+}
