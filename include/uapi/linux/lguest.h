@@ -270,7 +270,7 @@ struct lguest_run {
 	struct lguest_regs regs;	/* out: always */
 };
 
-/* Event counters since the VM was made; all monotonic. */
+/* Counts since the VM was made, unless they say "now". */
 struct lguest_stats {
 	__u64 entries;		/* world switches Host -> Guest */
 	__u64 interrupts;	/* exits by an interrupt of the Host's devices */
