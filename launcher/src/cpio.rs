@@ -60,14 +60,14 @@ impl Archive {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::io::Write;
     use std::process::{Command, Stdio};
 
     use super::*;
 
     /// Runs cpio on `archive`.
-    fn cpio(arguments: &[&str], archive: &[u8]) -> Vec<u8> {
+    pub(crate) fn cpio(arguments: &[&str], archive: &[u8]) -> Vec<u8> {
         let mut child = Command::new("cpio")
             .args(arguments)
             .stdin(Stdio::piped())

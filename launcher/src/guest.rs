@@ -140,3 +140,76 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
         source,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::cpio::tests::cpio;
+    use crate::image::tests::{elf, good_notes};
+
+    fn options(arguments: &[&str]) -> Run {
+        let arguments = ["lg", "run"].iter().chain(arguments);
+        let Command::Run(run) = Cli::try_parse_from(arguments).unwrap().command;
+        run
+    }
+
+    const TYPED: Streams = Streams {
+        typed: true,
+        stdin: false,
+        stdout: false,
+        stderr: false,
+    };
+    const PIPED: Streams = Streams {
+        typed: false,
+        stdin: true,
+        stdout: true,
+        stderr: false,
+    };
+
+    #[test]
+    fn command_lines() {
+        let linux = Image::parse(elf(&good_notes())).unwrap();
+        let line = |arguments, streams| command_line(&options(arguments), &linux, streams);
+        let console = "virtio_mmio.device=4K@0xd0000000:16";
+        let ports = "virtio_mmio.device=4K@0xd0001000:17";
+        assert_eq!(line(&[], &TYPED), format!("{console} console=hvc0"));
+        assert_eq!(
+            line(&["--append", "debug", "--", "true"], &PIPED),
+            format!("{console} {ports} console=hvc0 quiet debug")
+        );
+        assert_eq!(
+            line(&["-v", "--", "true"], &PIPED),
+            format!("{console} {ports} console=hvc0")
+        );
+    }
+
+    #[test]
+    fn the_init_is_told() {
+        let archive = init_files(&options(&["--", "sh", "-c", "exit 7"]), &PIPED);
+        let file = |name| cpio(&["-i", "--quiet", "--to-stdout", name], &archive);
+        assert_eq!(file("lg/cmd"), b"sh\0-c\0exit 7\0");
+        assert_eq!(file("lg/ports"), b"lg.stdin\0lg.stdout\0");
+        let archive = init_files(&options(&[]), &TYPED);
+        let list = String::from_utf8(cpio(&["-t", "--quiet"], &archive)).unwrap();
+        assert!(!list.contains("lg/cmd"), "{list}");
+        assert_eq!(
+            cpio(&["-i", "--quiet", "--to-stdout", "lg/ports"], &archive),
+            b""
+        );
+    }
+
+    #[test]
+    fn the_init_is_told_behind_the_initrd() {
+        let path = std::env::temp_dir().join(format!("lg-initrd-{}", std::process::id()));
+        fs::write(&path, b"odd").unwrap();
+        let options = options(&["--initrd", path.to_str().unwrap()]);
+        let linux = Image::parse(elf(&good_notes())).unwrap();
+        let initrd = initrd(&options, &linux, &TYPED);
+        fs::remove_file(&path).unwrap();
+        let initrd = initrd.unwrap();
+        assert_eq!(initrd[..10], *b"odd\x00070701");
+    }
+}

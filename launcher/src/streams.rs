@@ -25,8 +25,10 @@ pub struct Streams {
     pub typed: bool,
     /// Standard input has a port.
     pub stdin: bool,
-    stdout: bool,
-    stderr: bool,
+    /// Standard output has one.
+    pub stdout: bool,
+    /// Standard error has one.
+    pub stderr: bool,
 }
 
 impl Streams {
