@@ -140,6 +140,7 @@ const HOSTILE: &[(&str, &str, Fate)] = &[
     ("instructions", "selectors", Survives),
     ("instructions", "msrs", Survives),
     ("instructions", "32-bit", Survives),
+    ("instructions", "protection-keys", Survives),
     ("instructions", "random-bytes", Survives),
 ];
 

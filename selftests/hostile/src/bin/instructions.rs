@@ -6,7 +6,7 @@
 
 use core::arch::asm;
 use lguest_guest::event::{set_handler, vector, Frame, USER32_CS};
-use lguest_guest::{entry, hypercall, irq, user};
+use lguest_guest::{entry, hypercall, irq, println, user};
 use lguest_guest_tests::{
     code, in_kernel, in_kernel_with, in_tcg, peek, Code, Random, User, CODE, DATA,
 };
@@ -29,6 +29,7 @@ fn main() -> u8 {
         ("selectors", selectors),
         ("msrs", msrs),
         ("32-bit", compat),
+        ("protection-keys", protection_keys),
         ("random-bytes", random_bytes),
     ])
 }
@@ -459,6 +460,37 @@ fn compat() {
         assert!(frame.from_user(), "{frame:x?}");
         assert_eq!(user.run(code!("nop")).vector, UD, "after {frame:x?}");
     }
+}
+
+/// WRPKRU is for everybody, and takes all rights to all user pages: at CPL 3, and from the Host's own accesses to them.
+/// User mode may lose its memory by it; nobody else may.
+fn protection_keys() {
+    let user = User::new();
+    for _ in 0..100 {
+        for code in [
+            code!(
+                "mov $-1, %eax",
+                "xor %ecx, %ecx",
+                "xor %edx, %edx",
+                "wrpkru",
+                "syscall"
+            ),
+            code!(
+                "mov $-1, %eax",
+                "xor %ecx, %ecx",
+                "xor %edx, %edx",
+                "wrpkru",
+                "int3"
+            ),
+        ] {
+            let frame = user.run(code);
+            assert!(frame.from_user(), "{frame:x?}");
+            lguest_guest_tests::poke(DATA, 1);
+            assert_eq!(peek(DATA), 1, "the kernel's own accesses");
+        }
+        hypercall::flush_tlb(lguest_guest::abi::LGUEST_FLUSH_ALL, 0);
+    }
+    println!("the Launcher reads this with rights of its own");
 }
 
 /// Random instructions, 64-bit and 32-bit.
