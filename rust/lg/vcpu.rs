@@ -35,6 +35,7 @@ use crate::{
             IrqsOff, //
         },
         page::Wait,
+        ram::GuestRam,
         switcher::{
             with_section,
             Regs,
@@ -100,7 +101,13 @@ pub(crate) struct Vcpu {
 }
 
 impl Vcpu {
-    /// A vCPU at the entry point that the contract describes.
+    /// Can a vCPU start like that?
+    pub(crate) fn accepts(init: &lguest_vcpu, ram: &GuestRam) -> bool {
+        let root = Gpa::new(init.cr3);
+        Gva::new(init.rip).is_canonical() && root.offset() == 0 && ram.contains(root)
+    }
+
+    /// A vCPU at the entry point that the contract describes. [`Vcpu::accepts`] said yes.
     pub(crate) fn new(
         init: &lguest_vcpu,
         slot: Arc<Slot>,
@@ -108,9 +115,6 @@ impl Vcpu {
         interrupts: Arc<Timer<Interrupts>>,
     ) -> Result<Self> {
         let root = Gpa::new(init.cr3);
-        if !Gva::new(init.rip).is_canonical() || root.offset() != 0 || !mmu.ram().contains(root) {
-            return Err(EINVAL);
-        }
         let mut vcpu = Self {
             id: init.id,
             switcher: slot.vcpu(init.id as usize)?,

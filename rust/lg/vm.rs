@@ -115,7 +115,7 @@ impl Vm {
         }
         let mut memory = self.memory.lock();
         match &*memory {
-            Memory::Setup(ram) if !ram.is_empty() => {}
+            Memory::Setup(ram) if Vcpu::accepts(init, ram) => {}
             _ => return Err(EINVAL),
         }
         let slot = Arc::new(

@@ -97,10 +97,6 @@ impl GuestRam {
         Ok(())
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.regions.is_empty()
-    }
-
     /// Pages pinned now.
     pub(crate) fn pinned(&self) -> u64 {
         self.pinned.load(Ordering::Relaxed)
