@@ -13,7 +13,7 @@
 use std::mem::offset_of;
 
 use lguest_abi::{boot_e820_entry, boot_params, LGUEST_PAGE_OFFSET, LGUEST_SUBARCH};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryRegion};
 
 use crate::error::Error;
 use crate::image::{Image, ImageError};

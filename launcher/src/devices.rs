@@ -1,42 +1,62 @@
 // SPDX-License-Identifier: GPL-2.0
-//! All devices of a machine: their windows, their lines, and the thread that serves their queues.
+//! All devices of a machine: their windows, their lines, and the loop that serves the queues of one.
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use lguest_abi::LGUEST_LINES;
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::error::Error;
-use crate::memory::{DEVICES, DEVICE_SIZE};
+use crate::memory::{Memory, DEVICES, DEVICE_SIZE};
+use crate::terminal::say;
 use crate::virtio::mmio::Mmio;
+use crate::virtio::{Device, Fault, Interrupt, Source};
 use crate::vm::Vm;
 
 /// Interrupts 0 to 15 of Linux are the PC's own; the Launcher's lines follow.
 const LINUX_IRQ_OF_LINE_0: u64 = 16;
 
+/// Marks an event of a device's source; without it, the event is a queue's kick.
+const OF_SOURCE: u64 = 1 << 32;
+
 /// The devices, each at its number.
 #[derive(Clone, Default)]
-pub struct Devices(Vec<Arc<Mutex<Mmio>>>);
+pub struct Devices(Vec<Arc<Mmio>>);
 
 impl Devices {
-    /// The number of the console.
-    pub const CONSOLE: usize = 0;
-    /// The number of the ports for standard streams, which are there when there are any.
-    pub const PORTS: usize = 1;
+    /// Adds a device whose buffers are in `memory`. `raise` raises the line whose number it gets.
+    pub fn add(
+        &mut self,
+        device: Box<dyn Device>,
+        memory: &Memory,
+        raise: impl Fn(u32) + Send + Sync + 'static,
+    ) -> io::Result<Arc<Mmio>> {
+        let line = self.0.len() as u32;
+        assert!(line < LGUEST_LINES, "more devices than there are lines");
+        let interrupt = Arc::new(Interrupt::new(move || raise(line)));
+        let on_fault = |name: &str, fault: &Fault| {
+            say(&format!(
+                "{name}: stopped until the guest resets it: {fault}"
+            ));
+        };
+        let device = Mmio::new(device, memory.clone(), interrupt, on_fault)?;
+        let device = Arc::new(device);
+        self.0.push(device.clone());
+        Ok(device)
+    }
 
-    /// Adds a device. Its interrupt must go to the line of its number, which is the count of the
-    /// devices before it.
-    pub fn add(&mut self, device: Mmio) {
-        self.0.push(Arc::new(Mutex::new(device)));
+    /// The devices, in the order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Mmio>> {
+        self.0.iter()
     }
 
     /// Tells `vm` where the queues' kicks go.
     pub fn connect(&self, vm: &Vm) -> Result<(), Error> {
         for (number, device) in self.0.iter().enumerate() {
             let register = Self::window(number) + u64::from(VIRTIO_MMIO_QUEUE_NOTIFY);
-            let device = device.lock().unwrap();
             for index in 0..device.queue_count() {
                 if let Some(kick) = device.kick(index) {
                     vm.set_kick(register, index as u32, kick)?;
@@ -51,56 +71,64 @@ impl Devices {
         DEVICES + number as u64 * DEVICE_SIZE
     }
 
-    /// How Linux is told of device `number`: an argument for its command line.
-    pub fn announcement(number: usize) -> String {
-        let irq = LINUX_IRQ_OF_LINE_0 + number as u64;
-        format!("virtio_mmio.device=4K@{:#x}:{irq}", Self::window(number))
+    /// How Linux is told of the devices: arguments for its command line.
+    pub fn announcements(&self) -> impl Iterator<Item = String> {
+        (0..self.0.len()).map(announcement)
     }
 
     /// The device whose window `gpa` is in, and the offset there.
-    pub fn at(&self, gpa: u64) -> Option<(&Mutex<Mmio>, u64)> {
+    pub fn at(&self, gpa: u64) -> Option<(&Mmio, u64)> {
         let offset = gpa.checked_sub(DEVICES)?;
         let device = self.0.get(usize::try_from(offset / DEVICE_SIZE).ok()?)?;
         Some((device, offset % DEVICE_SIZE))
     }
 
-    /// Serves the queues that have eventfds, for ever: waits for those, and does what is to be
-    /// done.
-    pub fn serve(&self) -> io::Result<()> {
-        let epoll = Epoll::new()?;
-        let mut queues = Vec::new();
-        for device in &self.0 {
-            let guard = device.lock().unwrap();
-            for index in 0..guard.queue_count() {
-                if let Some(kick) = guard.kick(index) {
-                    let event = EpollEvent::new(EventSet::IN, queues.len() as u64);
-                    epoll.ctl(ControlOperation::Add, kick.as_raw_fd(), event)?;
-                    queues.push((device, index, kick.clone()));
-                }
-            }
-        }
-        let mut events = vec![EpollEvent::default(); queues.len()];
-        loop {
-            let count = match epoll.wait(-1, &mut events) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-                result => result?,
-            };
-            for event in &events[..count] {
-                let (device, index, kick) = &queues[event.data() as usize];
-                // The count does not matter: one visit serves all that is there.
-                let _ = kick.read();
-                device.lock().unwrap().process(*index);
-            }
-        }
-    }
-
     /// Serves every queue once, so that nothing that the Guest has put there is lost.
     pub fn drain(&self) {
         for device in &self.0 {
-            let mut device = device.lock().unwrap();
             for index in 0..device.queue_count() {
                 device.process(index);
             }
+        }
+    }
+}
+
+fn announcement(number: usize) -> String {
+    let irq = LINUX_IRQ_OF_LINE_0 + number as u64;
+    format!("virtio_mmio.device=4K@{:#x}:{irq}", Devices::window(number))
+}
+
+/// Serves the queues of `device` that have eventfds, for ever: waits for those and for the device's
+/// source, and does what is to be done.
+pub fn serve(device: &Mmio) -> io::Result<()> {
+    let epoll = Epoll::new()?;
+    for index in 0..device.queue_count() {
+        if let Some(kick) = device.kick(index) {
+            let event = EpollEvent::new(EventSet::IN, index as u64);
+            epoll.ctl(ControlOperation::Add, kick.as_raw_fd(), event)?;
+        }
+    }
+    if let Some(Source { fd, queue }) = device.source() {
+        // By edge: what is readable may have to wait until the driver gives buffers.
+        let event = EpollEvent::new(
+            EventSet::IN | EventSet::EDGE_TRIGGERED,
+            OF_SOURCE | queue as u64,
+        );
+        epoll.ctl(ControlOperation::Add, fd, event)?;
+    }
+    let mut events = vec![EpollEvent::default(); device.queue_count() + 1];
+    loop {
+        let count = match epoll.wait(-1, &mut events) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            result => result?,
+        };
+        for event in &events[..count] {
+            let index = (event.data() & !OF_SOURCE) as usize;
+            if event.data() & OF_SOURCE == 0 {
+                // The count does not matter: one visit serves all that is there.
+                let _ = device.kick(index).map(|kick| kick.read());
+            }
+            device.process(index);
         }
     }
 }
@@ -109,16 +137,13 @@ impl Devices {
 mod tests {
     use super::*;
     use crate::virtio::console::Console;
-    use crate::virtio::Interrupt;
 
     fn two() -> Devices {
         let memory = crate::memory::create(4 << 20).unwrap();
         let mut devices = Devices::default();
         for _ in 0..2 {
             let console = Console::new(Arc::default(), None, Box::new(|_| {}));
-            let interrupt = Arc::new(Interrupt::new(|| {}));
-            devices
-                .add(Mmio::new(Box::new(console), memory.clone(), interrupt, |_, _| {}).unwrap());
+            devices.add(Box::new(console), &memory, |_| {}).unwrap();
         }
         devices
     }
@@ -135,10 +160,34 @@ mod tests {
     }
 
     #[test]
-    fn announcement() {
+    fn announcements() {
+        let announced: Vec<_> = two().announcements().collect();
         assert_eq!(
-            Devices::announcement(1),
-            "virtio_mmio.device=4K@0xd0001000:17"
+            announced,
+            [
+                "virtio_mmio.device=4K@0xd0000000:16",
+                "virtio_mmio.device=4K@0xd0001000:17"
+            ]
         );
+    }
+
+    #[test]
+    fn lines_are_numbered() {
+        let raised = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let memory = crate::memory::create(4 << 20).unwrap();
+        let mut devices = Devices::default();
+        for _ in 0..2 {
+            let console = Console::new(Arc::default(), None, Box::new(|_| {}));
+            let raised = raised.clone();
+            let raise = move |line| raised.lock().unwrap().push(line);
+            devices.add(Box::new(console), &memory, raise).unwrap();
+        }
+        devices
+            .at(0xd000_1000)
+            .unwrap()
+            .0
+            .interrupt()
+            .config_changed();
+        assert_eq!(*raised.lock().unwrap(), [1]);
     }
 }

@@ -25,8 +25,8 @@ pub struct Guest {
     pub image: Image,
     /// The initrd; empty if there is none.
     pub initrd: Vec<u8>,
-    /// The kernel's command line.
-    pub command_line: String,
+    /// The kernel's command line, but for what announces the devices.
+    command_line: Vec<String>,
     /// What the command's standard streams are.
     pub streams: Streams,
 }
@@ -41,7 +41,7 @@ impl Guest {
         }
         let streams = Streams::of(image.linux, !options.command.is_empty());
         let initrd = initrd(options, &image, &streams)?;
-        let command_line = command_line(options, &image, &streams);
+        let command_line = arguments(options, &image, &streams);
         Ok(Self {
             path,
             image,
@@ -49,6 +49,16 @@ impl Guest {
             command_line,
             streams,
         })
+    }
+
+    /// The kernel's command line on a machine with these devices.
+    pub fn command_line(&self, devices: &Devices) -> String {
+        let own = self.command_line.iter().cloned();
+        devices
+            .announcements()
+            .chain(own)
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     /// The error for what is wrong with the kernel.
@@ -117,11 +127,8 @@ fn init_files(options: &Run, streams: &Streams) -> Vec<u8> {
         .finish()
 }
 
-fn command_line(options: &Run, image: &Image, streams: &Streams) -> String {
-    let mut words = vec![Devices::announcement(Devices::CONSOLE)];
-    if streams.names().next().is_some() {
-        words.push(Devices::announcement(Devices::PORTS));
-    }
+fn arguments(options: &Run, image: &Image, streams: &Streams) -> Vec<String> {
+    let mut words = Vec::new();
     if image.linux {
         words.push("console=hvc0".into());
         if !streams.typed && !options.verbose {
@@ -131,7 +138,7 @@ fn command_line(options: &Run, image: &Image, streams: &Streams) -> String {
     if !options.append.is_empty() {
         words.push(options.append.clone());
     }
-    words.join(" ")
+    words
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
@@ -172,18 +179,13 @@ mod tests {
     #[test]
     fn command_lines() {
         let linux = Image::parse(elf(&good_notes())).unwrap();
-        let line = |arguments, streams| command_line(&options(arguments), &linux, streams);
-        let console = "virtio_mmio.device=4K@0xd0000000:16";
-        let ports = "virtio_mmio.device=4K@0xd0001000:17";
-        assert_eq!(line(&[], &TYPED), format!("{console} console=hvc0"));
+        let line = |words, streams| arguments(&options(words), &linux, streams).join(" ");
+        assert_eq!(line(&[], &TYPED), "console=hvc0");
         assert_eq!(
             line(&["--append", "debug", "--", "true"], &PIPED),
-            format!("{console} {ports} console=hvc0 quiet debug")
+            "console=hvc0 quiet debug"
         );
-        assert_eq!(
-            line(&["-v", "--", "true"], &PIPED),
-            format!("{console} {ports} console=hvc0")
-        );
+        assert_eq!(line(&["-v", "--", "true"], &PIPED), "console=hvc0");
     }
 
     #[test]

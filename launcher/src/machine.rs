@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `lg run`: puts a machine together, runs it, and waits for its end.
 //!
-//! Threads: one runs the vCPU, one serves the devices' queues, one reads standard input, one waits
+//! Threads: one runs the vCPU, one serves each device's queues, one reads standard input, one waits
 //! for signals. Each can report an [`End`]; this one waits for the first. The others end with the
 //! process, wherever they are: a Guest that does not stop by itself is never waited for.
 
@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::boot::{self, BootError};
 use crate::cli::Run;
-use crate::devices::Devices;
+use crate::devices::{self, Devices};
 use crate::end::End;
 use crate::error::Error;
 use crate::guest::Guest;
@@ -27,7 +27,7 @@ use crate::virtio::bytes::{Input, Output};
 use crate::virtio::console::{self, Console, WindowSize};
 use crate::virtio::mmio::Mmio;
 use crate::virtio::ports::{self, Ports};
-use crate::virtio::{Device, Fault, Interrupt};
+use crate::virtio::{Device, Interrupt};
 use crate::vm::{Vcpu, Vm};
 
 /// The signals that end a run, and the one that says that the window has another size.
@@ -80,22 +80,24 @@ fn prepare(options: &Run) -> Result<Machine, Error> {
             guest.path.display(),
             guest.image.entry
         ));
-        say(&format!("its command line: {}", guest.command_line));
     }
     let size = options.memory;
     let memory = memory::create(size).map_err(|source| Error::Memory { size, source })?;
-    let entry =
-        boot::load(&memory, &guest.image, &guest.initrd, &guest.command_line).map_err(|error| {
-            match error {
-                BootError::Image(source) => guest.refused(source),
-                BootError::Other(error) => error,
-            }
-        })?;
 
     let (ends, end) = mpsc::channel();
     let vm = Arc::new(Vm::new(memory.clone())?);
     let (devices, keyboard, window) = make_devices(&vm, &memory, &guest.streams, &ends)?;
     devices.connect(&vm)?;
+    let command_line = guest.command_line(&devices);
+    if options.verbose {
+        say(&format!("its command line: {command_line}"));
+    }
+    let entry = boot::load(&memory, &guest.image, &guest.initrd, &command_line).map_err(
+        |error| match error {
+            BootError::Image(source) => guest.refused(source),
+            BootError::Other(error) => error,
+        },
+    )?;
     let vcpu = Vcpu::new(vm.clone(), &entry)?;
     // The first messages of a kernel; all that a bare guest says.
     let early = match guest.image.linux {
@@ -119,28 +121,14 @@ fn setup(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Setup { what, source }
 }
 
-/// Puts `device` behind registers.
-fn mmio(
-    device: impl Device + 'static,
-    memory: &Memory,
-    interrupt: Arc<Interrupt>,
-) -> Result<Mmio, Error> {
-    let on_fault = |name: &str, fault: &Fault| {
-        say(&format!(
-            "{name}: stopped until the guest resets it: {fault}"
-        ));
-    };
-    Mmio::new(Box::new(device), memory.clone(), interrupt, on_fault).map_err(setup("a device"))
-}
-
-/// The interrupt of device `number`.
-fn interrupt(vm: &Arc<Vm>, number: usize) -> Arc<Interrupt> {
+/// Raises the lines of `vm`'s Guest.
+fn raise(vm: &Arc<Vm>) -> impl Fn(u32) + Clone + Send + Sync + 'static {
     let vm = vm.clone();
-    Arc::new(Interrupt::new(move || {
-        if let Err(error) = vm.raise(number as u32) {
-            say(&format!("an interrupt of device {number} is lost: {error}"));
+    move |line| {
+        if let Err(error) = vm.raise(line) {
+            say(&format!("an interrupt of device {line} is lost: {error}"));
         }
-    }))
+    }
 }
 
 /// Makes the devices: the console, and ports for the streams that are no terminals.
@@ -157,31 +145,33 @@ fn make_devices(
     } else {
         input.clone()
     };
-    let console_interrupt = interrupt(vm, Devices::CONSOLE);
-    let window = terminal::window_size().map(|(columns, rows)| {
+    let size = terminal::window_size().map(|(columns, rows)| {
         let size = Arc::<WindowSize>::default();
         size.set(columns, rows);
-        Window {
-            size,
-            interrupt: console_interrupt.clone(),
-        }
+        size
     });
-    let size = window.as_ref().map(|window| window.size.clone());
-    let console = Console::new(typed, size, streams.console(ends));
-    let console = mmio(console, memory, console_interrupt)?;
-    let kick_of = |device: &Mmio, queue| device.kick(queue).expect("a thread serves it").clone();
-    let mut kick = kick_of(&console, console::RECEIVE);
     let mut devices = Devices::default();
-    devices.add(console);
+    let mut add = |device: Box<dyn Device>| {
+        let device = devices.add(device, memory, raise(vm));
+        device.map_err(setup("a device"))
+    };
+    let kick_of = |device: &Mmio, queue| device.kick(queue).expect("a thread serves it").clone();
+
+    let console = Console::new(typed, size.clone(), streams.console(ends));
+    let console = add(Box::new(console))?;
+    let mut kick = kick_of(&console, console::RECEIVE);
+    let window = size.map(|size| Window {
+        size,
+        interrupt: console.interrupt().clone(),
+    });
 
     let ports = streams.ports(&input, ends);
     if !ports.is_empty() {
-        let ports = mmio(Ports::new(ports), memory, interrupt(vm, Devices::PORTS))?;
+        let ports = add(Box::new(Ports::new(ports)))?;
         if streams.stdin {
             // It is the first.
             kick = kick_of(&ports, ports::receive_queue(0));
         }
-        devices.add(ports);
     }
     Ok((devices, Keyboard { input, kick }, window))
 }
@@ -218,13 +208,15 @@ impl Machine {
         .map_err(&threads)?;
         let (reporter, is_terminal) = (ends.clone(), terminal.is_some());
         spawn("input", move || keyboard.read(is_terminal, &reporter)).map_err(&threads)?;
-        let (reporter, server) = (ends.clone(), devices.clone());
-        spawn("devices", move || {
-            if let Err(error) = server.serve() {
-                let _ = reporter.send(End::Failed(setup("the devices")(error)));
-            }
-        })
-        .map_err(&threads)?;
+        for device in devices.iter() {
+            let (reporter, device) = (ends.clone(), device.clone());
+            spawn("device", move || {
+                if let Err(error) = devices::serve(&device) {
+                    let _ = reporter.send(End::Failed(setup("a device")(error)));
+                }
+            })
+            .map_err(&threads)?;
+        }
         let vcpu =
             RunningVcpu::start(vcpu, devices.clone(), memory, early, ends).map_err(&threads)?;
 

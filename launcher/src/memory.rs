@@ -57,7 +57,7 @@ pub fn create(size: u64) -> io::Result<Memory> {
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+    use vm_memory::{Bytes, GuestMemory, GuestMemoryRegion};
 
     use super::*;
 

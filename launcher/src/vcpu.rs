@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -109,7 +109,7 @@ fn step(
         // The queue has no eventfd.
         Exit::Notify { gpa, queue } => {
             if let Some((device, NOTIFY)) = devices.at(gpa) {
-                device.lock().unwrap().notify(queue);
+                device.notify(queue);
             }
         }
         Exit::Console { gpa, len } => {
@@ -151,15 +151,11 @@ fn message(gpa: u64, memory: &Memory) -> String {
 }
 
 /// What an instruction reached for: a place in a device's window, or nothing at all.
-struct Bus<'a>(Option<(MutexGuard<'a, Mmio>, u64)>);
+struct Bus<'a>(Option<(&'a Mmio, u64)>);
 
 impl<'a> Bus<'a> {
     fn find(devices: &'a Devices, gpa: u64) -> Self {
-        Self(
-            devices
-                .at(gpa)
-                .map(|(device, offset)| (device.lock().unwrap(), offset)),
-        )
+        Self(devices.at(gpa))
     }
 }
 
@@ -173,7 +169,7 @@ impl Target for Bus<'_> {
     }
 
     fn store(&mut self, data: &[u8]) {
-        if let Some((device, offset)) = &mut self.0 {
+        if let Some((device, offset)) = &self.0 {
             device.store(*offset, data);
         }
     }

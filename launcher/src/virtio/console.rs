@@ -52,7 +52,7 @@ impl Console {
 }
 
 impl Device for Console {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "console"
     }
 
@@ -64,7 +64,7 @@ impl Device for Console {
         u64::from(self.size.is_some()) << F_SIZE
     }
 
-    fn queue_sizes(&self) -> &'static [u16] {
+    fn queue_sizes(&self) -> &[u16] {
         &[64; 2]
     }
 
@@ -83,7 +83,7 @@ impl Device for Console {
         super::copy_config(&size.to_le_bytes(), offset, data);
     }
 
-    fn start(&mut self) {}
+    fn start(&mut self, _: u64) {}
 
     fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
         let mut used = false;
@@ -178,9 +178,7 @@ mod tests {
 
     #[test]
     fn window_size() {
-        let Bench {
-            size, mut driver, ..
-        } = bench(0);
+        let Bench { size, driver, .. } = bench(0);
         size.set(132, 43);
         let config = |driver: &Driver, offset| {
             let mut data = [0xff; 4];

@@ -71,7 +71,7 @@ impl Driver {
         let features = VERSION_1 | features | device.features();
         let count = device.queue_sizes().len();
         let interrupt = Arc::new(Interrupt::new(|| {}));
-        let mut mmio = Mmio::new(
+        let mmio = Mmio::new(
             Box::new(device),
             memory.clone(),
             interrupt.clone(),
@@ -165,7 +165,7 @@ impl Driver {
         (0..count).map(|n| entry(n).unwrap()).collect()
     }
 
-    pub(super) fn interrupted(&mut self) -> bool {
+    pub(super) fn interrupted(&self) -> bool {
         let reasons = self.mmio.get(VIRTIO_MMIO_INTERRUPT_STATUS);
         self.mmio.put(VIRTIO_MMIO_INTERRUPT_ACK, reasons);
         reasons & VIRTIO_MMIO_INT_VRING != 0

@@ -3,18 +3,18 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK as DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK as FEATURES_OK,
     VIRTIO_CONFIG_S_NEEDS_RESET as NEEDS_RESET, VIRTIO_F_VERSION_1,
 };
 use virtio_bindings::virtio_mmio::*;
-use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
-use super::{Device, Fault, Interrupt};
+use super::{Device, Fault, Interrupt, Source};
 use crate::memory::Memory;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
@@ -22,18 +22,28 @@ const VERSION: u32 = 2;
 /// "lg", a vendor that nobody has registered.
 const VENDOR: u32 = u32::from_le_bytes(*b"lg\0\0");
 const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
+/// The queues' iterators walk indirect tables as they do the ring's own.
+const INDIRECT_DESC: u64 = 1 << VIRTIO_RING_F_INDIRECT_DESC;
 const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
 
 /// Told when a driver has stopped its device, with the device's name.
-type OnFault = Box<dyn Fn(&'static str, &Fault) + Send>;
+type OnFault = Box<dyn Fn(&str, &Fault) + Send>;
 
 /// A device behind its registers.
 pub struct Mmio {
+    /// Apart from the state: a driver asks why it was interrupted while the device is at work.
+    interrupt: Arc<Interrupt>,
+    kicks: Vec<Option<Arc<EventFd>>>,
+    state: Mutex<State>,
+}
+
+/// What is used by one thread at a time.
+struct State {
     device: Box<dyn Device>,
     memory: Memory,
     interrupt: Arc<Interrupt>,
-    on_fault: OnFault,
     kicks: Vec<Option<Arc<EventFd>>>,
+    on_fault: OnFault,
     queues: Vec<Queue>,
     status: u32,
     device_features_sel: u32,
@@ -49,7 +59,7 @@ impl Mmio {
         device: Box<dyn Device>,
         memory: Memory,
         interrupt: Arc<Interrupt>,
-        on_fault: impl Fn(&'static str, &Fault) + Send + 'static,
+        on_fault: impl Fn(&str, &Fault) + Send + 'static,
     ) -> io::Result<Self> {
         let sizes = device.queue_sizes();
         let queues = sizes
@@ -59,19 +69,23 @@ impl Mmio {
             true => Ok(None),
             false => EventFd::new(EFD_NONBLOCK).map(Arc::new).map(Some),
         };
-        let kicks = (0..sizes.len()).map(kick);
+        let kicks: Vec<_> = (0..sizes.len()).map(kick).collect::<io::Result<_>>()?;
         Ok(Self {
-            queues: queues.collect::<io::Result<_>>()?,
-            kicks: kicks.collect::<io::Result<_>>()?,
-            device,
-            memory,
-            interrupt,
-            on_fault: Box::new(on_fault),
-            status: 0,
-            device_features_sel: 0,
-            driver_features_sel: 0,
-            driver_features: 0,
-            queue_sel: 0,
+            interrupt: interrupt.clone(),
+            kicks: kicks.clone(),
+            state: Mutex::new(State {
+                queues: queues.collect::<io::Result<_>>()?,
+                kicks,
+                device,
+                memory,
+                interrupt,
+                on_fault: Box::new(on_fault),
+                status: 0,
+                device_features_sel: 0,
+                driver_features_sel: 0,
+                driver_features: 0,
+                queue_sel: 0,
+            }),
         })
     }
 
@@ -83,28 +97,74 @@ impl Mmio {
 
     /// The number of queues.
     pub fn queue_count(&self) -> usize {
-        self.queues.len()
+        self.kicks.len()
+    }
+
+    /// The device's interrupt.
+    pub fn interrupt(&self) -> &Arc<Interrupt> {
+        &self.interrupt
+    }
+
+    /// Where the device hears from our side.
+    pub fn source(&self) -> Option<Source> {
+        self.state().device.source()
     }
 
     /// The driver loads from `offset` of the window.
     pub fn load(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if let Some(offset) = offset.checked_sub(VIRTIO_MMIO_CONFIG.into()) {
-            self.device.read_config(offset, data);
+            self.state().device.read_config(offset, data);
         } else if let Some(offset) = register(offset, data.len()) {
-            data.copy_from_slice(&self.load_register(offset).to_le_bytes());
+            let value = match offset {
+                VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.reasons(),
+                _ => self.state().load_register(offset),
+            };
+            data.copy_from_slice(&value.to_le_bytes());
         }
     }
 
     /// The driver stores to `offset` of the window. No device here lets it change its configuration
     /// space.
-    pub fn store(&mut self, offset: u64, data: &[u8]) {
+    pub fn store(&self, offset: u64, data: &[u8]) {
         if let Some(offset) = register(offset, data.len()) {
             let value = data.try_into().expect("a register has four bytes");
-            self.store_register(offset, u32::from_le_bytes(value));
+            match (offset, u32::from_le_bytes(value)) {
+                (VIRTIO_MMIO_INTERRUPT_ACK, value) => self.interrupt.acknowledge(value),
+                (VIRTIO_MMIO_QUEUE_NOTIFY, value) => self.notify(value.into()),
+                (offset, value) => self.state().store_register(offset, value),
+            }
         }
     }
 
+    /// The driver kicks a queue. One that is not there is the driver's problem.
+    pub fn notify(&self, index: u64) {
+        let index = usize::try_from(index).ok();
+        match index.and_then(|index| Some((index, self.kicks.get(index)?))) {
+            Some((_, Some(kick))) => ring(kick),
+            Some((index, None)) => self.process(index),
+            None => {}
+        }
+    }
+
+    /// There may be something to do for queue `index`.
+    pub fn process(&self, index: usize) {
+        self.state().process(index);
+    }
+
+    /// The state, which stays sound whatever a thread that panicked did: the Guest's rings are not
+    /// trusted anyway.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Signals a kick. It can only fail when 2^64 kicks are waiting.
+fn ring(kick: &EventFd) {
+    let _ = kick.write(1);
+}
+
+impl State {
     fn load_register(&self, offset: u32) -> u32 {
         match offset {
             VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
@@ -118,7 +178,6 @@ impl Mmio {
             },
             VIRTIO_MMIO_QUEUE_NUM_MAX => self.queue().map_or(0, |queue| queue.max_size().into()),
             VIRTIO_MMIO_QUEUE_READY => self.queue().map_or(0, |queue| queue.ready().into()),
-            VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.reasons.load(Ordering::SeqCst),
             VIRTIO_MMIO_STATUS => self.status,
             VIRTIO_MMIO_CONFIG_GENERATION => self.interrupt.generation.load(Ordering::SeqCst),
             // There is no shared memory: its size is all ones.
@@ -141,10 +200,6 @@ impl Mmio {
                 self.driver_features = other_half | (value << shift);
             }
             VIRTIO_MMIO_QUEUE_SEL => self.queue_sel = value,
-            VIRTIO_MMIO_QUEUE_NOTIFY => self.notify(value.into()),
-            VIRTIO_MMIO_INTERRUPT_ACK => {
-                self.interrupt.reasons.fetch_and(!value, Ordering::SeqCst);
-            }
             VIRTIO_MMIO_STATUS => self.set_status(value),
             _ => self.store_queue_register(offset, value),
         }
@@ -202,7 +257,8 @@ impl Mmio {
     /// The driver is ready.
     fn start(&mut self) {
         let event_idx = self.driver_features & EVENT_IDX != 0;
-        self.device.start();
+        self.device
+            .start(self.driver_features & self.device.features());
         for index in 0..self.queues.len() {
             let queue = &mut self.queues[index];
             queue.set_event_idx(event_idx);
@@ -215,8 +271,9 @@ impl Mmio {
     }
 
     fn reset(&mut self) {
+        self.device.reset();
         self.queues.iter_mut().for_each(QueueT::reset);
-        self.interrupt.reasons.store(0, Ordering::SeqCst);
+        self.interrupt.acknowledge(u32::MAX);
         self.status = 0;
         self.device_features_sel = 0;
         self.driver_features_sel = 0;
@@ -224,8 +281,7 @@ impl Mmio {
         self.queue_sel = 0;
     }
 
-    /// There may be something to do for queue `index`.
-    pub fn process(&mut self, index: usize) {
+    fn process(&mut self, index: usize) {
         let mut queues = 1u64 << index;
         while queues != 0 {
             let index = queues.trailing_zeros() as usize;
@@ -269,24 +325,15 @@ impl Mmio {
         self.interrupt.config_changed();
     }
 
-    /// The driver kicks a queue. One that is not there is the driver's problem.
-    pub fn notify(&mut self, index: u64) {
-        match usize::try_from(index) {
-            Ok(index) if index < self.queues.len() => self.notify_queue(index),
-            _ => {}
-        }
-    }
-
     fn notify_queue(&mut self, index: usize) {
         match &self.kicks[index] {
-            // It can only fail when 2^64 kicks are waiting.
-            Some(kick) => drop(kick.write(1)),
+            Some(kick) => ring(kick),
             None => self.process(index),
         }
     }
 
     fn features(&self) -> u64 {
-        self.device.features() | VERSION_1 | EVENT_IDX
+        self.device.features() | VERSION_1 | EVENT_IDX | INDIRECT_DESC
     }
 
     fn accepts(&self, features: u64) -> bool {
@@ -326,7 +373,7 @@ pub(crate) mod tests {
     struct Sink;
 
     impl Device for Sink {
-        fn name(&self) -> &'static str {
+        fn name(&self) -> &str {
             "sink"
         }
 
@@ -338,7 +385,7 @@ pub(crate) mod tests {
             FEATURE
         }
 
-        fn queue_sizes(&self) -> &'static [u16] {
+        fn queue_sizes(&self) -> &[u16] {
             &[SIZE, SIZE]
         }
 
@@ -352,7 +399,7 @@ pub(crate) mod tests {
             }
         }
 
-        fn start(&mut self) {}
+        fn start(&mut self, _: u64) {}
 
         fn serve(&mut self, _: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
             let mut used = false;
@@ -367,12 +414,12 @@ pub(crate) mod tests {
     /// Register access for tests, by a driver.
     pub(crate) trait Registers {
         fn get(&self, offset: u32) -> u32;
-        fn put(&mut self, offset: u32, value: u32);
+        fn put(&self, offset: u32, value: u32);
         /// From reset to FEATURES_OK, with these features, which include VERSION_1.
-        fn negotiate(&mut self, features: u64) -> bool;
+        fn negotiate(&self, features: u64) -> bool;
         /// Sets up a queue with its rings where the mock driver has them.
-        fn set_up(&mut self, index: u32, size: u16, rings: [u64; 3]);
-        fn driver_ok(&mut self);
+        fn set_up(&self, index: u32, size: u16, rings: [u64; 3]);
+        fn driver_ok(&self);
     }
 
     impl Registers for Mmio {
@@ -382,11 +429,11 @@ pub(crate) mod tests {
             u32::from_le_bytes(data)
         }
 
-        fn put(&mut self, offset: u32, value: u32) {
+        fn put(&self, offset: u32, value: u32) {
             self.store(offset.into(), &value.to_le_bytes());
         }
 
-        fn negotiate(&mut self, features: u64) -> bool {
+        fn negotiate(&self, features: u64) -> bool {
             self.put(VIRTIO_MMIO_STATUS, 0);
             self.put(VIRTIO_MMIO_STATUS, ACKNOWLEDGE | DRIVER);
             for (half, value) in [features as u32, (features >> 32) as u32]
@@ -400,7 +447,7 @@ pub(crate) mod tests {
             self.get(VIRTIO_MMIO_STATUS) & FEATURES_OK != 0
         }
 
-        fn set_up(&mut self, index: u32, size: u16, rings: [u64; 3]) {
+        fn set_up(&self, index: u32, size: u16, rings: [u64; 3]) {
             self.put(VIRTIO_MMIO_QUEUE_SEL, index);
             self.put(VIRTIO_MMIO_QUEUE_NUM, size.into());
             let registers = [
@@ -415,7 +462,7 @@ pub(crate) mod tests {
             self.put(VIRTIO_MMIO_QUEUE_READY, 1);
         }
 
-        fn driver_ok(&mut self) {
+        fn driver_ok(&self) {
             self.put(
                 VIRTIO_MMIO_STATUS,
                 ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK,
@@ -455,7 +502,7 @@ pub(crate) mod tests {
 
     #[test]
     fn only_whole_registers() {
-        let (mut mmio, _) = sink();
+        let (mmio, _) = sink();
         let mut byte = [0xff];
         mmio.load(0, &mut byte);
         assert_eq!(byte, [0]);
@@ -467,13 +514,13 @@ pub(crate) mod tests {
 
     #[test]
     fn features() {
-        let (mut mmio, _) = sink();
+        let (mmio, _) = sink();
         mmio.put(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 1);
         assert_eq!(mmio.get(VIRTIO_MMIO_DEVICE_FEATURES), 1);
         mmio.put(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 0);
         assert_eq!(
             mmio.get(VIRTIO_MMIO_DEVICE_FEATURES),
-            EVENT_IDX as u32 | FEATURE as u32
+            EVENT_IDX as u32 | INDIRECT_DESC as u32 | FEATURE as u32
         );
         mmio.put(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 2);
         assert_eq!(mmio.get(VIRTIO_MMIO_DEVICE_FEATURES), 0);
@@ -488,7 +535,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_order_of_setting_up_is_kept() {
-        let (mut mmio, _) = sink();
+        let (mmio, _) = sink();
         mmio.put(VIRTIO_MMIO_QUEUE_READY, 1);
         assert_eq!(mmio.get(VIRTIO_MMIO_QUEUE_READY), 0, "before FEATURES_OK");
         mmio.driver_ok();
@@ -501,7 +548,7 @@ pub(crate) mod tests {
         mmio.set_up(0, SIZE, [0x1000, 0x2000, 0x3000]);
         assert_eq!(mmio.get(VIRTIO_MMIO_QUEUE_READY), 1);
         mmio.put(VIRTIO_MMIO_QUEUE_DESC_LOW, 0x5000);
-        assert_eq!(mmio.queues[0].desc_table(), 0x1000, "while ready");
+        assert_eq!(mmio.state().queues[0].desc_table(), 0x1000, "while ready");
         mmio.driver_ok();
         mmio.put(VIRTIO_MMIO_QUEUE_READY, 0);
         assert_eq!(mmio.get(VIRTIO_MMIO_QUEUE_READY), 1, "after DRIVER_OK");
@@ -515,7 +562,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_queue_outside_ram_stops_the_device() {
-        let (mut mmio, raised) = sink();
+        let (mmio, raised) = sink();
         assert!(mmio.negotiate(VERSION_1));
         mmio.set_up(0, SIZE, [RAM, 0x2000, 0x3000]);
         mmio.driver_ok();
@@ -534,12 +581,27 @@ pub(crate) mod tests {
 
     #[test]
     fn notify_kicks_the_queue() {
-        let (mut mmio, _) = sink();
+        let (mmio, _) = sink();
         mmio.put(VIRTIO_MMIO_QUEUE_NOTIFY, 1);
         mmio.put(VIRTIO_MMIO_QUEUE_NOTIFY, 2);
         mmio.put(VIRTIO_MMIO_QUEUE_NOTIFY, u32::MAX);
         assert_eq!(mmio.kick(1).unwrap().read().unwrap(), 1);
         assert!(mmio.kick(0).unwrap().read().is_err());
+    }
+
+    #[test]
+    fn a_busy_device_is_still_asked_why_it_interrupted() {
+        let (mmio, _) = sink();
+        mmio.interrupt().config_changed();
+        let _at_work = mmio.state();
+        assert_eq!(
+            mmio.get(VIRTIO_MMIO_INTERRUPT_STATUS),
+            VIRTIO_MMIO_INT_CONFIG
+        );
+        mmio.put(VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_CONFIG);
+        assert_eq!(mmio.get(VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+        mmio.put(VIRTIO_MMIO_QUEUE_NOTIFY, 1);
+        assert_eq!(mmio.kick(1).unwrap().read().unwrap(), 1);
     }
 
     proptest! {
@@ -565,9 +627,10 @@ pub(crate) mod tests {
             ram in prop::collection::vec(any::<u8>(), 4096),
         ) {
             use vm_memory::Bytes;
-            let (mut mmio, _) = sink();
+            let (mmio, _) = sink();
+            let memory = mmio.state().memory.clone();
             for page in (0..RAM).step_by(4096) {
-                mmio.memory.write_slice(&ram, GuestAddress(page)).unwrap();
+                memory.write_slice(&ram, GuestAddress(page)).unwrap();
             }
             if negotiated {
                 mmio.negotiate(VERSION_1 | EVENT_IDX);

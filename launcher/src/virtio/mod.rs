@@ -12,6 +12,7 @@ mod driver;
 pub mod mmio;
 pub mod ports;
 
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INT_VRING};
@@ -42,23 +43,45 @@ pub struct Served {
     pub then: u64,
 }
 
+/// Where a device hears from our side that there is something to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// Becomes readable. Only the change is noticed, so the device reads until nothing is left, or
+    /// remembers that there is more.
+    pub fd: RawFd,
+    /// The queue that is then to be served.
+    pub queue: usize,
+}
+
 /// What a virtio device does, whatever the transport.
+///
+/// Each device is served by a thread of its own, so [`Device::serve`] may wait for a disk or a peer.
+/// Calls never overlap: the transport holds a lock over each.
 pub trait Device: Send {
     /// The device's name in messages.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
     /// The device type, section 5 of the specification.
     fn device_type(&self) -> u32;
     /// The device type's own features, bits 0 to 23.
     fn features(&self) -> u64;
     /// The largest size of each queue, powers of 2. At most 64 queues.
-    fn queue_sizes(&self) -> &'static [u16];
+    fn queue_sizes(&self) -> &[u16];
     /// Is queue `index` served by the vCPU that kicks it, at once, and not by another thread? For a
     /// driver that spins until its buffers are used.
     fn serves_at_once(&self, index: usize) -> bool;
     /// Fills `data` from the configuration space at `offset`. What lies beyond its end is 0.
     fn read_config(&self, offset: u64, data: &mut [u8]);
-    /// The driver is ready, after a reset.
-    fn start(&mut self);
+    /// The driver is ready, after a reset. `features` are those of [`Device::features`] that were
+    /// agreed on.
+    fn start(&mut self, features: u64);
+    /// The driver resets the device: when this returns, nothing that was asked for before touches
+    /// the Guest's memory any more.
+    fn reset(&mut self) {}
+    /// Our side's descriptor, if the device has one. It stays the same and open as long as the
+    /// device lives; for a changing set of descriptors it is an epoll of the device's own.
+    fn source(&self) -> Option<Source> {
+        None
+    }
     /// There may be something to do for queue `index`, which is set up: the driver said so, or our
     /// side of the device.
     fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault>;
@@ -96,6 +119,16 @@ impl Interrupt {
     pub fn config_changed(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
         self.send(VIRTIO_MMIO_INT_CONFIG);
+    }
+
+    /// The reasons that the driver has not acknowledged.
+    fn reasons(&self) -> u32 {
+        self.reasons.load(Ordering::SeqCst)
+    }
+
+    /// The driver acknowledges these reasons.
+    fn acknowledge(&self, reasons: u32) {
+        self.reasons.fetch_and(!reasons, Ordering::SeqCst);
     }
 
     /// Tells the driver that buffers were used.

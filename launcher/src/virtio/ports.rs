@@ -223,7 +223,7 @@ impl Ports {
 }
 
 impl Device for Ports {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "ports"
     }
 
@@ -235,7 +235,7 @@ impl Device for Ports {
         1 << F_MULTIPORT
     }
 
-    fn queue_sizes(&self) -> &'static [u16] {
+    fn queue_sizes(&self) -> &[u16] {
         &QUEUE_SIZES[..2 * (self.ports.len() + 1)]
     }
 
@@ -250,7 +250,7 @@ impl Device for Ports {
         super::copy_config(&config.to_le_bytes(), offset, data);
     }
 
-    fn start(&mut self) {
+    fn start(&mut self, _: u64) {
         self.answers.clear();
         for port in &mut self.ports {
             (port.open, port.end_sent) = (false, false);
@@ -413,7 +413,7 @@ mod tests {
     #[test]
     fn more_buffers_than_there_can_be_stop_the_device() {
         for queue in 0..6 {
-            let mut bench = Bench::with_ports(&[0, 1]);
+            let bench = Bench::with_ports(&[0, 1]);
             bench.input.offer(b"x");
             let at = bench.driver.rings[queue].available() + 2;
             let beyond = bench.driver.rings[queue].offered + SIZE + 1;
