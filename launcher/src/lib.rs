@@ -23,6 +23,7 @@ pub mod keys;
 pub mod machine;
 pub mod memory;
 pub mod page_tables;
+pub mod sandbox;
 pub mod stats;
 pub mod streams;
 pub mod terminal;

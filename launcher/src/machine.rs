@@ -19,6 +19,7 @@ use crate::end::End;
 use crate::error::Error;
 use crate::guest::Guest;
 use crate::memory::{self, Memory};
+use crate::sandbox;
 use crate::stats;
 use crate::streams::{output, Keyboard, Streams};
 use crate::terminal::{self, say, Raw};
@@ -197,6 +198,10 @@ impl Machine {
             .thread_block()
             .map_err(|error| setup("signals")(error.into()))?;
         let terminal = Raw::enter().map_err(setup("the terminal"))?;
+        let sandbox = sandbox::enter(&[]).map_err(setup("the sandbox"))?;
+        if options.verbose && !sandbox.landlock {
+            say("this kernel has no Landlock: lg itself can still reach the files that you can");
+        }
         if terminal.is_some() && options.command.is_empty() {
             say("Ctrl-a x ends the guest, Ctrl-a h tells more");
         }

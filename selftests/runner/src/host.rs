@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Row] = &[
     ("terminate", 30, terminate),
     ("four-guests", 120, four_guests),
     ("tick-while-a-guest-spins", 60, tick_while_a_guest_spins),
+    ("sandbox", 30, sandbox),
     ("unload-refused", 30, unload_refused),
     ("reload", 180, reload),
 ];
@@ -117,6 +118,29 @@ fn kill_9(_: Duration) -> Outcome {
     }
     expect_no_users()?;
     hello()
+}
+
+/// While a guest runs, every thread of its Launcher is in the sandbox. What that forbids is tested in
+/// `launcher/tests/sandbox.rs`.
+fn sandbox(_: Duration) -> Outcome {
+    let launcher = start_spinner()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let mut threads = 0;
+    for thread in fs::read_dir(format!("/proc/{}/task", launcher.id())).map_err(text)? {
+        let path = thread.map_err(text)?.path().join("status");
+        let status = fs::read_to_string(path).map_err(text)?;
+        for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
+            if !status.contains(line) {
+                return Err(format!("a thread without {line:?}:\n{status}"));
+            }
+        }
+        threads += 1;
+    }
+    end(launcher, libc::SIGKILL, Duration::from_secs(10))?;
+    if threads < 4 {
+        return Err(format!("only {threads} threads: it did not run yet"));
+    }
+    Ok(())
 }
 
 /// SIGSTOP and SIGCONT in the middle of everything do not disturb the guest.

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The sandbox, from inside: each test runs itself once more, in a process that goes in there and
+//! tries something.
+
+use std::fs::{self, File};
+use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output};
+
+use launcher::sandbox::{self, Grant};
+
+const SIGSYS: i32 = 31;
+const INSIDE: &str = "LG_TEST_INSIDE";
+
+/// Runs the test `name` again, as the process that goes into the sandbox.
+fn inside(name: &str) -> Output {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .output()
+        .unwrap()
+}
+
+fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
+/// Whether this kernel can confine files at all: it then tells a version.
+fn has_landlock() -> bool {
+    const VERSION: u64 = 1;
+    // SAFETY: with this flag the call takes no memory, and only returns a number.
+    unsafe { nix::libc::syscall(nix::libc::SYS_landlock_create_ruleset, 0, 0, VERSION) > 0 }
+}
+
+fn confined(output: &Output) -> String {
+    format!("{output:?}")
+}
+
+#[test]
+fn files_elsewhere_are_gone_and_open_ones_stay() {
+    if is_inside() {
+        let open = File::open("/proc/thread-self/status").unwrap();
+        let dir = std::env::temp_dir().join(format!("lg-sandbox-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("file"), "shared").unwrap();
+        let grants = [Grant {
+            directory: dir.clone(),
+            write: false,
+        }];
+        let entered = sandbox::enter(&grants).unwrap();
+        assert_eq!(
+            fs::read_to_string(dir.join("file")).unwrap(),
+            "shared",
+            "granted"
+        );
+        let status = std::io::read_to_string(open).unwrap();
+        assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+        assert!(status.contains("Seccomp:\t2"), "{status}");
+        if entered.landlock {
+            File::open("/etc/passwd").unwrap_err();
+            fs::write(dir.join("file"), "changed").unwrap_err();
+            fs::remove_file(dir.join("file")).unwrap_err();
+            println!("confined");
+        }
+        return;
+    }
+    let output = inside("files_elsewhere_are_gone_and_open_ones_stay");
+    assert!(output.status.success(), "{}", confined(&output));
+    let said = String::from_utf8_lossy(&output.stdout).contains("confined");
+    assert!(said || !has_landlock(), "{}", confined(&output));
+}
+
+#[test]
+fn what_may_be_written_is_writable() {
+    if is_inside() {
+        let dir = std::env::temp_dir().join(format!("lg-sandbox-rw-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let grants = [Grant {
+            directory: dir.clone(),
+            write: true,
+        }];
+        sandbox::enter(&grants).unwrap();
+        fs::write(dir.join("file"), "made").unwrap();
+        fs::remove_file(dir.join("file")).unwrap();
+        return;
+    }
+    let output = inside("what_may_be_written_is_writable");
+    assert!(output.status.success(), "{}", confined(&output));
+}
+
+/// The end of a process that makes a forbidden call: our own status, and the reason.
+fn stopped(output: &Output) {
+    assert_eq!(output.status.code(), Some(125), "{}", confined(output));
+    assert_eq!(output.status.signal(), None);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("lg: error: system call"), "{text}");
+    assert!(text.contains("why: ") && text.contains("fix: "), "{text}");
+}
+
+#[test]
+fn no_network() {
+    if is_inside() {
+        sandbox::enter(&[]).unwrap();
+        let _ = TcpStream::connect("127.0.0.1:1");
+        return;
+    }
+    stopped(&inside("no_network"));
+}
+
+#[test]
+fn no_programs() {
+    if is_inside() {
+        sandbox::enter(&[]).unwrap();
+        let _ = Command::new("/bin/true").status();
+        return;
+    }
+    let output = inside("no_programs");
+    // The C library starts programs with all signals blocked, so that nothing can be said there.
+    assert_eq!(
+        output.status.signal(),
+        Some(SIGSYS),
+        "{}",
+        confined(&output)
+    );
+}
