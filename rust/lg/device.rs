@@ -37,6 +37,7 @@ const RUN: u32 = _IOWR::<lguest_run>(LGUEST_IOC, 3);
 const IRQ_LINE: u32 = _IO(LGUEST_IOC, 4);
 const SET_NOTIFYFD: u32 = _IOW::<lguest_notifyfd>(LGUEST_IOC, 5);
 const GET_STATS: u32 = _IOR::<lguest_stats>(LGUEST_IOC, 6);
+const SET_DEBUG: u32 = _IOW::<lguest_debug>(LGUEST_IOC, 7);
 
 fn read<T: FromBytes>(arg: usize) -> Result<T> {
     UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>())
@@ -79,6 +80,7 @@ impl MiscDevice for Vm {
             IRQ_LINE => vm.raise_line(arg)?,
             SET_NOTIFYFD => vm.set_notifyfd(read(arg)?)?,
             GET_STATS => write(arg, &vm.stats()?)?,
+            SET_DEBUG => vm.set_debug(&read(arg)?)?,
             _ => return Err(ENOTTY),
         }
         Ok(0)

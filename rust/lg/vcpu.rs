@@ -70,8 +70,10 @@ const SYSCALL_LENGTH: u64 = 2;
 
 /// Where to go on after an exit was handled.
 pub(crate) enum Next {
-    /// Back into the guest.
+    /// Back into the guest: its instruction is done, or an event was given to it.
     Resume,
+    /// Back into the guest, to the same instruction: nothing has happened that it could know of.
+    Again,
     /// To the Launcher, with this `LGUEST_EXIT_*`; `run` is filled in.
     Launcher(u32),
     /// The guest dies.
@@ -85,6 +87,17 @@ struct Entries {
     event_kernel: Gva,
 }
 
+/// What the Launcher wants by LGUEST_SET_DEBUG, but that it steps the guest: the switcher knows.
+#[derive(Default)]
+struct Debug {
+    /// #BP is the Launcher's.
+    breakpoints: bool,
+    /// The guest is to have a #BP now.
+    inject_breakpoint: bool,
+    /// The Launcher has seen an exit in the middle of a step, and not yet its end.
+    step_ended: bool,
+}
+
 /// One virtual CPU. Its lock is held by the thread that runs it.
 pub(crate) struct Vcpu {
     id: u32,
@@ -95,6 +108,7 @@ pub(crate) struct Vcpu {
     pub(crate) interrupts: Arc<Timer<Interrupts>>,
     /// It died or shut down: nothing of it runs again.
     over: bool,
+    debug: Debug,
     pub(crate) stats: lguest_stats,
     // Last: the switcher's pages.
     slot: Arc<Slot>,
@@ -122,6 +136,7 @@ impl Vcpu {
             entries: None,
             interrupts,
             over: false,
+            debug: Debug::default(),
             stats: lguest_stats::default(),
             slot,
         };
@@ -177,20 +192,10 @@ impl Vcpu {
     }
 
     fn run_loop(&mut self, vm: &Vm, run: &mut lguest_run) -> Result {
+        let mut next = self.resume_debugged(run);
         loop {
-            if task::must_return_to_user() {
-                return Err(EINTR);
-            }
-            task::reschedule_if_asked();
-            let next = match self.run_section(vm, run) {
-                // What could not be done with IRQs off.
-                Err(error) if error == EAGAIN => self
-                    .handle_exit(vm, run, Wait::Allowed)
-                    .inspect_err(|_| self.rewind())?,
-                next => next?,
-            };
             match next {
-                Next::Resume => {}
+                Next::Resume | Next::Again => {}
                 Next::Launcher(exit) => {
                     run.exit = exit;
                     self.over = exit == LGUEST_EXIT_SHUTDOWN;
@@ -205,7 +210,72 @@ impl Vcpu {
                     return Ok(());
                 }
             }
+            if task::must_return_to_user() {
+                return Err(EINTR);
+            }
+            task::reschedule_if_asked();
+            next = match self.run_section(vm, run) {
+                // What could not be done with IRQs off.
+                Err(error) if error == EAGAIN => self
+                    .handle_exit(vm, run, Wait::Allowed)
+                    .inspect_err(|_| self.rewind())?,
+                next => next?,
+            };
         }
+    }
+
+    /// LGUEST_SET_DEBUG.
+    pub(crate) fn set_debug(&mut self, flags: u32) -> Result {
+        const KNOWN: u32 = LGUEST_DEBUG_STEP | LGUEST_DEBUG_BREAKPOINTS | LGUEST_DEBUG_INJECT_BP;
+        if flags & !KNOWN != 0 {
+            return Err(EINVAL);
+        }
+        if self.over {
+            return Err(ENXIO);
+        }
+        let step = flags & LGUEST_DEBUG_STEP != 0;
+        self.switcher.set_stepping(step);
+        self.debug = Debug {
+            breakpoints: flags & LGUEST_DEBUG_BREAKPOINTS != 0,
+            inject_breakpoint: flags & LGUEST_DEBUG_INJECT_BP != 0,
+            step_ended: step && self.debug.step_ended,
+        };
+        Ok(())
+    }
+
+    /// Does what a debugger has left to be done since the last run.
+    fn resume_debugged(&mut self, run: &mut lguest_run) -> Next {
+        let next = if core::mem::take(&mut self.debug.inject_breakpoint) {
+            self.inject_exception(Event::new(trap::BP, 0))
+        } else {
+            Next::Again
+        };
+        self.end_step(run, next)
+    }
+
+    /// While the guest is stepped, whatever ends an instruction goes to the Launcher.
+    fn end_step(&mut self, run: &mut lguest_run, next: Next) -> Next {
+        if !self.switcher.stepping() {
+            return next;
+        }
+        match next {
+            Next::Resume => self.debug_exit(run, trap::DB),
+            Next::Again if self.debug.step_ended => self.debug_exit(run, trap::DB),
+            // The Launcher does the rest of the instruction.
+            Next::Launcher(exit) if exit != LGUEST_EXIT_DEBUG => {
+                self.debug.step_ended = true;
+                next
+            }
+            next => next,
+        }
+    }
+
+    fn debug_exit(&mut self, run: &mut lguest_run, vector: u8) -> Next {
+        self.debug.step_ended = false;
+        let debug = run.debug();
+        debug.vector = vector.into();
+        debug.pad = 0;
+        Next::Launcher(LGUEST_EXIT_DEBUG)
     }
 
     /// Lets the guest run, with IRQs off as seen from the Host, until the Host has something else
@@ -214,7 +284,7 @@ impl Vcpu {
     fn run_section(&mut self, vm: &Vm, run: &mut lguest_run) -> Result<Next> {
         let irqs = IrqsOff::new();
         if task::has_work() {
-            return Ok(Next::Resume);
+            return Ok(Next::Again);
         }
         let _time = GuestTime::begin();
         self.stats.sections += 1;
@@ -223,15 +293,17 @@ impl Vcpu {
             self,
             |vcpu| &mut vcpu.switcher,
             |vcpu, section| loop {
-                if let Next::Die(death) = vcpu.deliver_events() {
-                    return Ok(Next::Die(death));
+                let next = vcpu.deliver_events();
+                match vcpu.end_step(run, next) {
+                    Next::Resume | Next::Again => {}
+                    next => return Ok(next),
                 }
                 vcpu.stats.entries += 1;
                 vcpu.stats.cr3_loads += 2;
                 vcpu.switcher.enter(section);
                 vcpu.count_exit();
                 match vcpu.handle_exit(vm, run, Wait::Forbidden) {
-                    Ok(Next::Resume) if !vcpu.interrupted() && !task::has_work() => {}
+                    Ok(Next::Resume | Next::Again) if !vcpu.interrupted() && !task::has_work() => {}
                     next => return next,
                 }
             },
@@ -261,8 +333,12 @@ impl Vcpu {
         let limit_32 = regs.cs == eret::CS_USER32 && u32::try_from(regs.rip).is_err();
         if limit_32 || !Gva::new(regs.rip).is_canonical() {
             // An instruction ended at the end of the lower half. IRET would fault at CPL0.
-            if let Next::Die(death) = self.inject_exception(Event::new(trap::GP, 0)) {
-                return Next::Die(death);
+            match self.inject_exception(Event::new(trap::GP, 0)) {
+                Next::Resume => {}
+                next => return next,
+            }
+            if self.switcher.stepping() {
+                return Next::Resume;
             }
         }
         self.deliver_interrupts()
@@ -282,7 +358,7 @@ impl Vcpu {
         let regs = self.switcher.regs();
         let (vector, rax) = (regs.vector, regs.rax);
         let Ok(vector) = u8::try_from(vector) else {
-            if vector == EXIT_HYPERCALL {
+            if vector == EXIT_HYPERCALL && !self.switcher.user_mode() {
                 if let Some(count) = self.stats.hypercalls.get_mut(rax as usize) {
                     *count += 1;
                 }
@@ -303,7 +379,7 @@ impl Vcpu {
         let interrupts = self.interrupts.clone();
         let pending = &interrupts.owner().pending;
         let mut waiting = !pending.is_empty();
-        if waiting && self.takes_interrupts() {
+        if waiting && !self.switcher.stepping() && self.takes_interrupts() {
             if let Some(vector) = pending.take_highest() {
                 self.stats.irqs += 1;
                 if let Next::Die(death) = self.inject(Event::interrupt(vector)) {
@@ -314,7 +390,7 @@ impl Vcpu {
         }
         self.switcher.set_irq_waiting(waiting);
         self.switcher.set_shared(sh!(irq_pending), waiting.into());
-        Next::Resume
+        Next::Again
     }
 
     fn takes_interrupts(&mut self) -> bool {
@@ -324,9 +400,19 @@ impl Vcpu {
     /// Does what the exit asks for. With waiting forbidden, `EAGAIN` means that nothing has been
     /// done yet.
     fn handle_exit(&mut self, vm: &Vm, run: &mut lguest_run, wait: Wait) -> Result<Next> {
+        let next = self.dispatch_exit(vm, run, wait)?;
+        Ok(self.end_step(run, next))
+    }
+
+    fn dispatch_exit(&mut self, vm: &Vm, run: &mut lguest_run, wait: Wait) -> Result<Next> {
         let (exit, error) = (self.switcher.regs().vector, self.switcher.regs().error);
         let Ok(vector) = u8::try_from(exit) else {
             return match exit {
+                // The switcher does them alone unless the guest is stepped.
+                EXIT_HYPERCALL if self.switcher.user_mode() => {
+                    self.switcher.do_syscall();
+                    Ok(Next::Resume)
+                }
                 EXIT_HYPERCALL => self.hypercall(vm, run, wait),
                 EXIT_SYSCALL32 => {
                     let regs = self.switcher.regs();
@@ -344,10 +430,10 @@ impl Vcpu {
         const { assert!(EXIT_SWITCHER_FAULT > 0xff) };
         let event = Event::new(vector, error as u32);
         match trap::route(vector) {
-            Route::HostInterrupt | Route::HostException => Ok(Next::Resume),
+            Route::HostInterrupt | Route::HostException => Ok(Next::Again),
             Route::PageFault => self.page_fault(vm, run, error as u32, wait),
             Route::Protection => self.protection(vm, event, wait),
-            Route::Guest => Ok(self.inject_exception(event)),
+            Route::Guest => Ok(self.exception(run, event)),
             Route::Fatal => {
                 let rip = self.switcher.regs().rip;
                 Ok(Next::Die(Death::Impossible(event, rip)))
@@ -402,7 +488,21 @@ impl Vcpu {
             }
             Fault::Dead(death) => return Ok(Next::Die(death)),
         }
-        Ok(Next::Resume)
+        Ok(Next::Again)
+    }
+
+    /// An exception of the guest's, unless it is what the Launcher debugs with.
+    fn exception(&mut self, run: &mut lguest_run, event: Event) -> Next {
+        let asked = match event.vector {
+            trap::BP => self.debug.breakpoints,
+            trap::DB => self.switcher.stepped(),
+            _ => false,
+        };
+        if asked {
+            self.debug_exit(run, event.vector)
+        } else {
+            self.inject_exception(event)
+        }
     }
 
     /// #GP: perhaps a privileged instruction of the guest's kernel that no hypercall replaced.

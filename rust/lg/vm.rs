@@ -146,6 +146,15 @@ impl Vm {
         (*vcpu).as_mut().ok_or(ENXIO)?.run(self, run)
     }
 
+    /// `EBUSY` while the vCPU runs, `ENXIO` if there is none or it is over.
+    pub(crate) fn set_debug(&self, debug: &lguest_debug) -> Result {
+        if debug.vcpu >= LGUEST_MAX_VCPUS || debug.reserved != [0; 2] {
+            return Err(EINVAL);
+        }
+        let mut vcpu = self.vcpu.try_lock().ok_or(EBUSY)?;
+        (*vcpu).as_mut().ok_or(ENXIO)?.set_debug(debug.flags)
+    }
+
     pub(crate) fn raise_line(&self, line: usize) -> Result {
         if line >= LGUEST_LINES as usize {
             return Err(EINVAL);

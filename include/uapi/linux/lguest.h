@@ -8,7 +8,8 @@
  * both.  Rust gets it through bindgen, so that there is only one copy of every number.
  *
  * Version rules: LGUEST_ABI_VERSION changes when something here changes meaning; additions come
- * with a feature bit; a number, once given, is never given again.
+ * with a feature bit (part 1) or with a new ioctl, which is -ENOTTY where it is unknown (part 2); a
+ * number, once given, is never given again.
  *
  * Words: "guest kernel mode" and "guest user mode" are virtual; the CPU runs both at CPL3.  A GVA
  * is a guest virtual address, a GPA a guest physical one, an HVA an address in the Launcher.
@@ -235,6 +236,7 @@ struct lguest_regs {
 #define LGUEST_EXIT_CONSOLE	3
 #define LGUEST_EXIT_SHUTDOWN	4
 #define LGUEST_EXIT_DEATH	5	/* the Guest did what it may not; it will never run again */
+#define LGUEST_EXIT_DEBUG	6	/* what LGUEST_SET_DEBUG asked for */
 
 #define LGUEST_REASON_MAX	128
 
@@ -266,9 +268,34 @@ struct lguest_run {
 		struct {
 			char reason[LGUEST_REASON_MAX];	/* NUL-terminated */
 		} death;
+		struct {
+			__u32 vector;	/* 1: a step is done; 3: a breakpoint was hit */
+			__u32 pad;
+		} debug;
 	};
 	struct lguest_regs regs;	/* out: always */
 };
+
+/*
+ * What the Launcher wants to see of the Guest, kernel and programs alike.  0 turns all of it off.
+ *
+ * A step is one instruction, or the way to the first instruction of the Guest's handler: of an
+ * exception, an int 0x80 or a SYSCALL.  What another exit interrupts ends with the next LGUEST_RUN.
+ * Virtual interrupts wait meanwhile.  The RFLAGS.TF behind it is the Host's, and shows neither in
+ * regs nor in lguest_shared; but a PUSHF that is stepped stores it, and a POPF that is stepped does
+ * not set it.  A Guest that steps by itself gets its #DB too.
+ *
+ * At a breakpoint RIP is behind the INT3.  Those which are not the Launcher's are the Guest's own:
+ * hand them on.
+ */
+struct lguest_debug {
+	__u32 vcpu;
+	__u32 flags;		/* LGUEST_DEBUG_* */
+	__u64 reserved[2];	/* 0 */
+};
+#define LGUEST_DEBUG_STEP	1	/* leave LGUEST_RUN after each step */
+#define LGUEST_DEBUG_BREAKPOINTS 2	/* leave it at a #BP instead of giving that to the Guest */
+#define LGUEST_DEBUG_INJECT_BP	4	/* once: the next LGUEST_RUN begins with a #BP */
 
 /* Counts since the VM was made, unless they say "now". */
 struct lguest_stats {
@@ -308,5 +335,9 @@ struct lguest_stats {
 #define LGUEST_IRQ_LINE		_IO(LGUEST_IOC, 4)
 #define LGUEST_SET_NOTIFYFD	_IOW(LGUEST_IOC, 5, struct lguest_notifyfd)
 #define LGUEST_GET_STATS	_IOR(LGUEST_IOC, 6, struct lguest_stats)
+/*
+ * From the next LGUEST_RUN on.  -EBUSY: the vCPU is running in another thread.
+ */
+#define LGUEST_SET_DEBUG	_IOW(LGUEST_IOC, 7, struct lguest_debug)
 
 #endif /* _UAPI_LINUX_LGUEST_H */

@@ -205,6 +205,7 @@ lg_switcher_syscall:
 hypercall:
 	testq	%rax, %rax
 	jz	eret
+syscall_to_host:
 	movq	%rsp, regs + {R_RSP}(%rip)
 	leaq	regs + {R_RSP}(%rip), %rsp
 	pushq	%r11				/* rflags */
@@ -306,6 +307,17 @@ eret_slow:
 	pushq	$0
 	pushq	${EXIT_HYPERCALL}
 	jmp	save_and_leave
+
+/*
+ * lg_switcher_syscall_stepped - LSTAR while the Launcher steps the guest.
+ *
+ * Entered by: the CPU, as above.  SYSCALL has cleared TF and saved it where the guest would see it,
+ * so nothing is switched directly: the Host gets every SYSCALL, from either mode.
+ */
+	.globl lg_switcher_syscall_stepped
+lg_switcher_syscall_stepped:
+	endbr64
+	jmp	syscall_to_host
 
 /*
  * lg_switcher_syscall32 - SYSCALL from 32-bit code on AMD: CSTAR points here.

@@ -249,6 +249,7 @@ unsafe extern "C" {
     static lg_switcher_end: u8;
     static lg_switcher_enter: u8;
     static lg_switcher_syscall: u8;
+    static lg_switcher_syscall_stepped: u8;
     static lg_switcher_syscall32: u8;
 }
 
@@ -483,7 +484,12 @@ pub(crate) fn with_section<V, R>(
     f: impl FnOnce(&mut V, &InSection) -> R,
 ) -> (R, u64) {
     let this = switcher(owner);
-    let lstar = this.base + offset(&raw const lg_switcher_syscall);
+    let lstar = this.base
+        + offset(if this.stepping {
+            &raw const lg_switcher_syscall_stepped
+        } else {
+            &raw const lg_switcher_syscall
+        });
     let cstar = this.base + offset(&raw const lg_switcher_syscall32);
     // SAFETY: These are the entry points of a region.
     let section = unsafe { Section::begin(irqs, &this.fpu, lstar, cstar, this.tsc_aux) };
@@ -506,6 +512,10 @@ pub(crate) struct Switcher {
     gdt: *mut [u64; GDT_ENTRIES],
     fpu: GuestFpu,
     tsc_aux: u64,
+    /// TF is set behind the guest's back, and every SYSCALL comes to us.
+    stepping: bool,
+    /// Last time, it was the guest's own as well.
+    guest_stepping: bool,
 }
 
 // SAFETY: The pages behind the pointers have no tie to a thread.
@@ -520,6 +530,8 @@ impl Switcher {
             gdt: region._gdt.as_ptr(),
             fpu: GuestFpu::new()?,
             tsc_aux: id as u64,
+            stepping: false,
+            guest_stepping: false,
         };
         let base = this.base;
         let state = this.state();
@@ -579,6 +591,35 @@ impl Switcher {
 
     pub(crate) fn dr6(&mut self) -> u64 {
         self.state().dr6
+    }
+
+    /// From the next section on: makes the guest leave after each instruction.
+    pub(crate) fn set_stepping(&mut self, stepping: bool) {
+        self.stepping = stepping;
+    }
+
+    pub(crate) fn stepping(&self) -> bool {
+        self.stepping
+    }
+
+    /// Was the last #DB due to us alone?
+    pub(crate) fn stepped(&mut self) -> bool {
+        const DR6_SINGLE_STEP: u64 = 1 << 14;
+        self.stepping && !self.guest_stepping && self.dr6() & DR6_SINGLE_STEP != 0
+    }
+
+    /// What SYSCALL in user mode does, for the Host: kernel mode begins at the guest's entry point,
+    /// with the stack of user mode.
+    pub(crate) fn do_syscall(&mut self) {
+        let (rip, rflags) = (self.regs().rip, self.regs().rflags);
+        self.set_shared(offset_of!(lguest_shared, rip), rip);
+        self.set_shared(offset_of!(lguest_shared, rflags), rflags);
+        self.set_shared(offset_of!(lguest_shared, irq_enabled), 0);
+        self.set_user_mode(false);
+        let state = self.state();
+        state.regs.rip = state.syscall_entry;
+        state.regs.rflags = flags::AT_EVENT_ENTRY;
+        (state.regs.rcx, state.regs.r11) = (state.regs.rip, state.regs.rflags);
     }
 
     pub(crate) fn fault_rip(&mut self) -> u64 {
@@ -683,7 +724,7 @@ impl Switcher {
     pub(crate) fn enter(&mut self, _section: &InSection) {
         self.check_selectors();
         let host = HostTables::read();
-        let base = self.base;
+        let (base, stepping) = (self.base, self.stepping);
         let state = self.state();
         state.host_cr3 = cpu::cr3_to_return_to();
         state.host_gdtr = host.gdtr;
@@ -704,6 +745,10 @@ impl Switcher {
         } else {
             flags::sanitize_user(state.regs.rflags)
         };
+        let guest_tf = state.regs.rflags & flags::TF;
+        if stepping {
+            state.regs.rflags |= flags::TF;
+        }
         let enter = base + offset(&raw const lg_switcher_enter);
         // SAFETY: The region is mapped at `base` in this address space (`Vcpu::run` checks that it
         // is the slot's), the state page is filled in, IRQs are off and the MSRs are the guest's:
@@ -712,11 +757,16 @@ impl Switcher {
 
         let state = self.state();
         state.invlpg = 0;
+        if stepping {
+            // The guest may have cleared it, and that stays; what is set is ours.
+            state.regs.rflags &= !flags::TF | guest_tf;
+        }
         if state.regs.vector == 1 {
             state.dr6 = cpu::take_dr6();
         }
         let nmi = core::mem::take(&mut state.nmi) != 0 || state.regs.vector == 2;
         let mce = core::mem::take(&mut state.mce) != 0 || state.regs.vector == 18;
+        self.guest_stepping = guest_tf != 0;
         if nmi {
             self.replay(2);
         }

@@ -22,6 +22,7 @@ plain!(
     lguest_memory,
     lguest_vcpu,
     lguest_notifyfd,
+    lguest_debug,
     lguest_run,
     lguest_stats
 );
@@ -51,5 +52,10 @@ impl lguest_run {
     pub(crate) fn death(&mut self) -> &mut lguest_run__bindgen_ty_1__bindgen_ty_5 {
         // SAFETY: As above.
         unsafe { &mut self.__bindgen_anon_1.death }
+    }
+
+    pub(crate) fn debug(&mut self) -> &mut lguest_run__bindgen_ty_1__bindgen_ty_6 {
+        // SAFETY: As above.
+        unsafe { &mut self.__bindgen_anon_1.debug }
     }
 }

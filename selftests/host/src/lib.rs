@@ -168,6 +168,16 @@ impl Device {
         self.ioctl(abi::LGUEST_IOCTL_IRQ_LINE, line)
     }
 
+    /// What a debugger asks for.
+    pub fn set_debug(&self, vcpu: u32, flags: u32, reserved: [u64; 2]) -> io::Result<i32> {
+        let mut debug = abi::lguest_debug {
+            vcpu,
+            flags,
+            reserved,
+        };
+        self.ioctl_on(abi::LGUEST_IOCTL_SET_DEBUG, &mut debug)
+    }
+
     /// The counters.
     pub fn stats(&self) -> io::Result<abi::lguest_stats> {
         let mut stats = abi::lguest_stats::default();
@@ -252,7 +262,8 @@ impl Vm {
         }))
     }
 
-    fn text_at(&self, gpa: u64) -> String {
+    /// The text at GPA `gpa` up to a NUL.
+    pub fn text_at(&self, gpa: u64) -> String {
         match self.ram.size().checked_sub(gpa) {
             Some(left) if gpa != 0 => text_of(&self.ram.read(gpa, left.min(1024) as usize)),
             _ => String::new(),

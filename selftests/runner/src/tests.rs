@@ -13,7 +13,7 @@ use std::time::Duration;
 const HERE: &str = "/usr/lib/lg";
 
 /// Bare guests which test one mechanism each: they exit with 0, or panic and say what is wrong.
-const BARE: [&str; 18] = [
+const BARE: [&str; 19] = [
     "registers",
     "segments",
     "fpu",
@@ -32,6 +32,7 @@ const BARE: [&str; 18] = [
     "emulated",
     "clock",
     "mmio",
+    "debugged",
 ];
 
 /// How a crime must end.

@@ -11,13 +11,14 @@ fn expect(what: &str, result: io::Result<i32>, errno: i32) {
     assert_eq!(found, Some(errno), "{what}");
 }
 
-const STRUCTURES: [u64; 6] = [
+const STRUCTURES: [u64; 7] = [
     abi::LGUEST_IOCTL_GET_INFO,
     abi::LGUEST_IOCTL_ADD_MEMORY,
     abi::LGUEST_IOCTL_CREATE_VCPU,
     abi::LGUEST_IOCTL_RUN,
     abi::LGUEST_IOCTL_SET_NOTIFYFD,
     abi::LGUEST_IOCTL_GET_STATS,
+    abi::LGUEST_IOCTL_SET_DEBUG,
 ];
 /// Addresses where this process has nothing, and where it may have nothing.
 const BAD_ADDRESSES: [u64; 6] = [
@@ -81,7 +82,7 @@ fn unknown() -> Result<()> {
             );
         }
     }
-    for number in 7..256 {
+    for number in 8..256 {
         expect(
             "an unknown number",
             device.ioctl((u64::from(abi::LGUEST_IOC) << 8) | number, 0),

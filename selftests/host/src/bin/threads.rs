@@ -2,6 +2,7 @@
 //! Several threads on one VM: two of them in RUN, one that closes the device, raises lines or takes signals while another
 //! runs; two VMs in one process.
 
+use lguest_abi::LGUEST_DEBUG_STEP;
 use lguest_host_tests::{Device, End, Result, Vm};
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -27,7 +28,7 @@ fn raw_errno(result: std::io::Result<impl Sized>) -> Option<i32> {
     result.err().and_then(|error| error.raw_os_error())
 }
 
-/// The second thread in RUN gets EBUSY, and so does one that wants the counters.
+/// The second thread in RUN gets EBUSY, and so does one that wants the counters or to debug.
 fn two_in_run() -> Result<()> {
     let vm = Vm::load(
         Path::new(SPINNER),
@@ -47,6 +48,11 @@ fn two_in_run() -> Result<()> {
                 raw_errno(vm.device.stats()),
                 Some(libc::EBUSY),
                 "GET_STATS beside a RUN"
+            );
+            assert_eq!(
+                raw_errno(vm.device.set_debug(0, LGUEST_DEBUG_STEP, [0; 2])),
+                Some(libc::EBUSY),
+                "SET_DEBUG beside a RUN"
             );
         }
         interrupt(&first);
