@@ -15,6 +15,8 @@ Statuses that are not CMD's:
 
 import argparse
 import fcntl
+import glob
+import lzma
 import os
 import re
 import select
@@ -40,6 +42,11 @@ BUILD = "/lg/build"
 CMDLINE = "console=ttyS0,115200 panic=-1 printk.devkmsg=on"
 # What of build/ goes into the test machine: the module, the launcher, its default guest, the tests.
 PAYLOAD = ["lg.ko", "lg", "vmlinux", "initramfs.cpio", "guests", "selftests"]
+
+# Programs of other people that the tests use: what a Guest's network is made and tried with.
+PROGRAMS = ["passt", "passt.avx2", "iperf3", "curl"]
+# Modules of the Host kernel's that are not built in, for who loads them.
+MODULES = ["drivers/net/tun"]
 
 # A line of the Host's log that makes a run fail. Lines about user processes ("traps: …") do not.
 COMPLAINT = re.compile(
@@ -83,8 +90,11 @@ class Initramfs:
     def _padded(self, data):
         self.file.write(data + b"\0" * (-len(data) % 4))
 
+    def data(self, name, data, mode=0o644):
+        self._entry(name, stat.S_IFREG | mode, data)
+
     def text(self, name, text, mode=0o644):
-        self._entry(name, stat.S_IFREG | mode, text.encode())
+        self.data(name, text.encode(), mode)
 
     def link(self, name, target):
         self._entry(name, stat.S_IFLNK | 0o777, target.encode())
@@ -133,12 +143,22 @@ def pack(path, options, interactive, channel):
     archive.node("dev/console", 5, 1)
     archive.copy("/usr/bin/busybox", "usr/bin/busybox")
     archive.copy("/lg/scripts/vm-init", "init")
-    archive.text("etc/passwd", "root::0:0:root:/root:/bin/sh\nuser::1000:1000:user:/tmp:/bin/sh\n")
-    archive.text("etc/group", "root:x:0:\nlguest:x:100:user\nuser:x:1000:\n")
+    archive.text(
+        "etc/passwd",
+        "root::0:0:root:/root:/bin/sh\nuser::1000:1000:user:/tmp:/bin/sh\n"
+        "nobody:x:65534:65534:nobody:/:/bin/false\n",
+    )
+    archive.text("etc/group", "root:x:0:\nlguest:x:100:user\nuser:x:1000:\nnogroup:x:65534:\n")
     archive.text("etc/hosts", "127.0.0.1 localhost host\n")
     for name in PAYLOAD:
         if os.path.exists(f"{BUILD}/{name}"):
             archive.copy(f"{BUILD}/{name}", f"usr/lib/lg/{name}")
+    for name in PROGRAMS:
+        archive.copy(f"/usr/bin/{name}", f"usr/bin/{name}")
+    for name in MODULES:
+        [path] = glob.glob(f"{CACHE}/packages/usr/lib/modules/*/kernel/{name}.ko.xz")
+        with lzma.open(path) as module:
+            archive.data(f"usr/lib/modules/{os.path.basename(name)}.ko", module.read())
     for file in options.add:
         archive.copy(callers(file), f"usr/lib/lg/{os.path.basename(file.rstrip('/'))}")
     archive.link("usr/bin/lg", "../lib/lg/lg")

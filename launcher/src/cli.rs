@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::net;
+
 /// Run Linux and bare guests without VT-x or SVM.
 #[derive(Debug, Parser)]
 #[command(name = "lg", version)]
@@ -50,6 +52,16 @@ pub struct Run {
     /// Initial RAM disk [default for Linux: /usr/lib/lg/initramfs.cpio]
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
+
+    /// Connect the guest: user[,forward=PORT:GUESTPORT[/udp]] or tap=INTERFACE, and [,mac=ADDRESS]
+    ///
+    /// user: by passt, without any rights. The guest has a configured eth0, and reaches what the
+    /// user reaches; the loopback interface here is 10.0.2.2 there. Each forward= lets a port of the
+    /// loopback interface here be one of the guest's.
+    ///
+    /// tap: by an interface that exists and is the user's; addresses are up to both sides.
+    #[arg(long, value_name = "NETWORK", value_parser = net::Options::parse)]
+    pub net: Option<net::Options>,
 
     /// Add to the kernel's command line
     #[arg(

@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::image::ImageError;
+use crate::net;
 
 /// An error of the Launcher. `Display` is the what.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,8 @@ pub enum Error {
         call: &'static str,
         source: io::Error,
     },
+    #[error(transparent)]
+    Network(#[from] net::Error),
     #[error("cannot write the guest's output")]
     Output(#[source] io::Error),
     #[error("cannot set up {what}")]
@@ -94,6 +97,7 @@ impl Error {
             Self::ModuleAbi { theirs, ours } => {
                 format!("it speaks version {theirs} of the ABI, this lg version {ours}")
             }
+            Self::Network(source) => source.why(),
             Self::Read { source, .. }
             | Self::Memory { source, .. }
             | Self::OpenDevice(source)
@@ -130,6 +134,7 @@ impl Error {
             }
             Self::OpenDevice(_) => "load the module again: sudo rmmod lg, sudo modprobe lg",
             Self::ModuleAbi { .. } => "build and install the module and lg from the same source",
+            Self::Network(source) => return source.fix(),
             Self::Module { .. } => "sudo dmesg may tell more",
             Self::Output(_) => "see where standard output goes",
             Self::Setup { .. } => "close other programs: a limit of the system was reached",

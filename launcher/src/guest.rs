@@ -135,6 +135,9 @@ fn arguments(options: &Run, image: &Image, streams: &Streams) -> Vec<String> {
             words.push("quiet".into());
         }
     }
+    if let Some(net) = options.net.as_ref().filter(|_| image.linux) {
+        words.extend(net.argument());
+    }
     if !options.append.is_empty() {
         words.push(options.append.clone());
     }
@@ -186,6 +189,11 @@ mod tests {
             "console=hvc0 quiet debug"
         );
         assert_eq!(line(&["-v", "--", "true"], &PIPED), "console=hvc0");
+        assert_eq!(line(&["--net", "tap=tap0"], &TYPED), "console=hvc0");
+        assert_eq!(
+            line(&["--net", "user", "--append", "quiet"], &TYPED),
+            "console=hvc0 ip=10.0.2.15::10.0.2.2:255.255.255.0:lguest:eth0:off:10.0.2.3 quiet"
+        );
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! Read in this order: [`cli`] what the user asks for · [`guest`] (with [`image`], `bzimage` and
 //! `unpack`) what is to run · [`machine`] how a machine is put together and ends · [`boot`] (with
 //! [`page_tables`] and [`cpio`]) how the Guest gets into [`memory`] · [`vm`] the module · [`vcpu`]
-//! the run loop, with [`insn`] for loads and stores to devices · [`devices`] and [`virtio`] ·
+//! the run loop, with [`insn`] for loads and stores to devices · [`devices`] and [`virtio`], with
+//! [`mod@net`] at the end of the network's cable ·
 //! [`streams`], [`terminal`] and [`keys`] · [`end`] and [`error`] what the user is told.
 
 #![deny(unsafe_code)]
@@ -22,6 +23,7 @@ pub mod insn;
 pub mod keys;
 pub mod machine;
 pub mod memory;
+pub mod net;
 pub mod page_tables;
 pub mod sandbox;
 pub mod stats;

@@ -19,6 +19,7 @@ use crate::end::End;
 use crate::error::Error;
 use crate::guest::Guest;
 use crate::memory::{self, Memory};
+use crate::net;
 use crate::sandbox;
 use crate::stats;
 use crate::streams::{output, Keyboard, Streams};
@@ -27,6 +28,7 @@ use crate::vcpu::RunningVcpu;
 use crate::virtio::bytes::{Input, Output};
 use crate::virtio::console::{self, Console, WindowSize};
 use crate::virtio::mmio::Mmio;
+use crate::virtio::net::Net;
 use crate::virtio::ports::{self, Ports};
 use crate::virtio::{Device, Interrupt};
 use crate::vm::{Vcpu, Vm};
@@ -82,12 +84,13 @@ fn prepare(options: &Run) -> Result<Machine, Error> {
             guest.image.entry
         ));
     }
+    let net = options.net.as_ref().map(network).transpose()?;
     let size = options.memory;
     let memory = memory::create(size).map_err(|source| Error::Memory { size, source })?;
 
     let (ends, end) = mpsc::channel();
     let vm = Arc::new(Vm::new(memory.clone())?);
-    let (devices, keyboard, window) = make_devices(&vm, &memory, &guest.streams, &ends)?;
+    let (devices, keyboard, window) = make_devices(&vm, &memory, &guest.streams, &ends, net)?;
     devices.connect(&vm)?;
     let command_line = guest.command_line(&devices);
     if options.verbose {
@@ -132,12 +135,20 @@ fn raise(vm: &Arc<Vm>) -> impl Fn(u32) + Clone + Send + Sync + 'static {
     }
 }
 
-/// Makes the devices: the console, and ports for the streams that are no terminals.
+/// Makes the network that `options` ask for.
+fn network(options: &net::Options) -> Result<Net, Error> {
+    let mac = options.mac().map_err(setup("an address"))?;
+    let on_cut = |error: &io::Error| say(&format!("the guest has no network any more: {error}"));
+    Ok(Net::new(mac, options.open()?, on_cut))
+}
+
+/// Makes the devices: the console, ports for the streams that are no terminals, and the network.
 fn make_devices(
     vm: &Arc<Vm>,
     memory: &Memory,
     streams: &Streams,
     ends: &Sender<End>,
+    net: Option<Net>,
 ) -> Result<(Devices, Keyboard, Option<Window>), Error> {
     let input = Arc::<Input>::default();
     // What is not typed is not for the console.
@@ -173,6 +184,9 @@ fn make_devices(
             // It is the first.
             kick = kick_of(&ports, ports::receive_queue(0));
         }
+    }
+    if let Some(net) = net {
+        add(Box::new(net))?;
     }
     Ok((devices, Keyboard { input, kick }, window))
 }

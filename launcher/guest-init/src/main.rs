@@ -8,6 +8,7 @@
 //! `lguest-exit=STATUS`.
 
 mod machine;
+mod network;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -63,6 +64,7 @@ fn main() {
 
 fn run() -> Result<i32, Failure> {
     mount_all()?;
+    network::complete()?;
     sethostname("lguest").doing("set the host name")?;
 
     let environment = environment()?;

@@ -78,19 +78,24 @@ impl Driver {
             |_, _| {},
         )
         .unwrap();
-        assert!(mmio.negotiate(features));
-        let rings: Vec<_> = (0..count).map(|index| Ring { index, offered: 0 }).collect();
-        for ring in &rings {
-            let parts = [ring.descriptors(), ring.available(), ring.used()];
-            mmio.set_up(ring.index as u32, SIZE, parts);
-        }
-        mmio.driver_ok();
-        Self {
+        let driver = Self {
             memory,
             interrupt,
             mmio,
-            rings,
+            rings: (0..count).map(|index| Ring { index, offered: 0 }).collect(),
+        };
+        driver.restart(features);
+        driver
+    }
+
+    /// Sets up the device, which is reset, with these features and the queues as they are.
+    pub(super) fn restart(&self, features: u64) {
+        assert!(self.mmio.negotiate(features));
+        for ring in &self.rings {
+            let parts = [ring.descriptors(), ring.available(), ring.used()];
+            self.mmio.set_up(ring.index as u32, SIZE, parts);
         }
+        self.mmio.driver_ok();
     }
 
     /// Gives the device a buffer to fill.
@@ -112,6 +117,11 @@ impl Driver {
 
     /// What the device has filled buffers with so far.
     pub(super) fn filled(&self, queue: usize) -> Vec<Vec<u8>> {
+        self.filled_since(queue, 0)
+    }
+
+    /// What it has filled buffers with since it had used `before`.
+    pub(super) fn filled_since(&self, queue: usize, before: u16) -> Vec<Vec<u8>> {
         let bytes = |[head, length]: [u32; 2]| {
             let mut bytes = vec![0; length as usize];
             let gpa = self.rings[queue].buffer(head as u16);
@@ -120,7 +130,8 @@ impl Driver {
                 .unwrap();
             bytes
         };
-        self.used(queue).into_iter().map(bytes).collect()
+        let used = self.used_since(queue, before);
+        used.into_iter().map(bytes).collect()
     }
 
     pub(super) fn descriptor(
@@ -156,13 +167,23 @@ impl Driver {
 
     /// The used ring: heads and lengths.
     pub(super) fn used(&self, queue: usize) -> Vec<[u32; 2]> {
+        self.used_since(queue, 0)
+    }
+
+    /// The used ring from index `before` on.
+    pub(super) fn used_since(&self, queue: usize, before: u16) -> Vec<[u32; 2]> {
         let at = self.rings[queue].used();
-        let count: u16 = self.memory.read_obj(GuestAddress(at + 2)).unwrap();
         let entry = |n| {
-            self.memory
-                .read_obj(GuestAddress(at + 4 + 8 * u64::from(n)))
+            let place = GuestAddress(at + 4 + 8 * u64::from(n % SIZE));
+            self.memory.read_obj(place).unwrap()
         };
-        (0..count).map(|n| entry(n).unwrap()).collect()
+        (before..self.used_index(queue)).map(entry).collect()
+    }
+
+    /// The index of the used ring.
+    pub(super) fn used_index(&self, queue: usize) -> u16 {
+        let at = self.rings[queue].used();
+        self.memory.read_obj(GuestAddress(at + 2)).unwrap()
     }
 
     pub(super) fn interrupted(&self) -> bool {

@@ -2,7 +2,7 @@
 //! The MMIO transport, version 2: a page of registers (section 4.2 of the specification).
 
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{fence, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtio_bindings::virtio_config::{
@@ -10,8 +10,11 @@ use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_NEEDS_RESET as NEEDS_RESET, VIRTIO_F_VERSION_1,
 };
 use virtio_bindings::virtio_mmio::*;
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use virtio_bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT,
+};
 use virtio_queue::{Queue, QueueT};
+use vm_memory::{Address, Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use super::{Device, Fault, Interrupt, Source};
@@ -296,14 +299,17 @@ impl State {
             return 0;
         }
         let queue = &mut self.queues[index];
+        let before = queue.next_used();
         let result = self
             .device
             .serve(index, queue, &self.memory)
             .and_then(|served| {
-                // Asking has a side effect: only when something was used.
-                let interrupt = served.used && queue.needs_notification(&self.memory)?;
+                let interrupt = served.used && wants_interrupt(queue, &self.memory, before)?;
                 Ok((interrupt, served.then))
             });
+        if self.device.config_changed() {
+            self.interrupt.config_changed();
+        }
         match result {
             Ok((interrupt, then)) => {
                 if interrupt {
@@ -343,6 +349,30 @@ impl State {
     fn queue(&self) -> Option<&Queue> {
         self.queues.get(self.queue_sel as usize)
     }
+}
+
+/// Does the driver want to hear of the buffers that were used since the used ring's index was
+/// `before`? (Sections 2.7.7 and 2.7.10 of the specification. [`QueueT::needs_notification`] knows only
+/// of buffers that were used one by one.)
+fn wants_interrupt(queue: &Queue, memory: &Memory, before: u16) -> Result<bool, Fault> {
+    const NO_INTERRUPT: u16 = VRING_AVAIL_F_NO_INTERRUPT as u16;
+    // What the driver reads must be there before what it wants is looked at.
+    fence(Ordering::SeqCst);
+    let ring = GuestAddress(queue.avail_ring());
+    // Behind flags, index and ring.
+    let used_event = ring.unchecked_add(4 + 2 * u64::from(queue.size()));
+    let place = match queue.event_idx_enabled() {
+        true => used_event,
+        false => ring,
+    };
+    let wish: u16 = memory
+        .load(place, Ordering::Relaxed)
+        .map_err(virtio_queue::Error::GuestMemory)?;
+    let count = queue.next_used().wrapping_sub(before);
+    Ok(match queue.event_idx_enabled() {
+        true => wish.wrapping_sub(before) < count,
+        false => wish & NO_INTERRUPT == 0,
+    })
 }
 
 /// A register is loaded and stored as a whole; `None` for anything else.

@@ -10,6 +10,7 @@ pub mod console;
 #[cfg(test)]
 mod driver;
 pub mod mmio;
+pub mod net;
 pub mod ports;
 
 use std::os::fd::RawFd;
@@ -30,6 +31,8 @@ pub enum Fault {
     Ring(#[from] virtio_queue::Error),
     #[error("a buffer is too small, or outside RAM: {0}")]
     Buffer(#[source] std::io::Error),
+    #[error("a frame of {0} bytes is too long")]
+    LongFrame(usize),
     #[error("more than {0} answers wait for buffers")]
     Flood(usize),
 }
@@ -81,6 +84,10 @@ pub trait Device: Send {
     /// device lives; for a changing set of descriptors it is an epoll of the device's own.
     fn source(&self) -> Option<Source> {
         None
+    }
+    /// Has the configuration space changed since the last call? Asked after each [`Device::serve`].
+    fn config_changed(&mut self) -> bool {
+        false
     }
     /// There may be something to do for queue `index`, which is set up: the driver said so, or our
     /// side of the device.
