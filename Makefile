@@ -2,7 +2,7 @@
 #
 # The front door. Everything here may be said again at any time: finished work is not done twice.
 
-.PHONY: help all setup module launcher guests kernel rootfs run check check-all bench lint fmt modules clean
+.PHONY: help all setup module launcher guests kernel rootfs run check check-all bench lint fmt modules install clean
 
 help:
 	@echo 'make run        build what is missing and boot Linux as a guest of lg, down to a shell'
@@ -11,6 +11,7 @@ help:
 	@echo 'make bench      the same kernel directly and as a guest, side by side'
 	@echo 'make modules KDIR=/lib/modules/$$(uname -r)/build'
 	@echo '                lg.ko for your own kernel'
+	@echo 'make install    lg, its guest and that module, for everybody in group lguest'
 	@echo
 	@echo 'Parts: setup module launcher guests kernel rootfs; lint, fmt; clean.'
 
@@ -69,6 +70,10 @@ modules:
 	scripts/probe-kernel '$(KDIR)'
 	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' MO='$(CURDIR)/build/own' modules
 	@echo 'built build/own/lg.ko'
+
+# Only what is built already: who installs need not be who builds.
+install:
+	scripts/install
 
 # The cache directory stays: see scripts/setup.
 clean:

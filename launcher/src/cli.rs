@@ -23,6 +23,39 @@ pub struct Cli {
 pub enum Command {
     /// Run a guest
     Run(Run),
+    /// Check whether this machine has what lg needs
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Explain an error or an exit status
+    Explain {
+        /// A code such as LG0010, or 124, 125 or 255; without, all are listed
+        subject: Option<String>,
+        /// Print the explanations of all, in Markdown
+        #[arg(long, conflicts_with = "subject")]
+        all: bool,
+    },
+    /// Give a kernel tree's .config what a guest needs
+    Config {
+        /// The tree; the .config is in $KBUILD_OUTPUT, if that is set
+        #[arg(default_value = ".")]
+        tree: PathBuf,
+        /// Change nothing; exit with 1 if something is not as it should be
+        #[arg(long)]
+        check: bool,
+    },
+    /// Print a completion script
+    Completions {
+        /// The shell that it is for
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory
+    Man {
+        /// The directory
+        directory: PathBuf,
+    },
 }
 
 const AFTER_HELP: &str = "\
@@ -140,8 +173,10 @@ mod tests {
     use super::*;
 
     fn run(arguments: &[&str]) -> Result<Run, clap::Error> {
-        let Command::Run(run) = Cli::try_parse_from(["lg", "run"].iter().chain(arguments))?.command;
-        Ok(run)
+        match Cli::try_parse_from(["lg", "run"].iter().chain(arguments))?.command {
+            Command::Run(run) => Ok(run),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

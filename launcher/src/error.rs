@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::codes::Code;
 use crate::image::ImageError;
 use crate::net;
 
@@ -55,6 +56,32 @@ pub enum Error {
 }
 
 impl Error {
+    /// The code by which `lg explain` knows it.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NoKernel { .. } => Code::NoKernel,
+            Self::NoInitrd(_) => Code::NoInitrd,
+            Self::Read { .. } => Code::Read,
+            Self::Image { source, .. } => source.code(),
+            Self::CommandForBareGuest(_) => Code::CommandForBareGuest,
+            Self::CommandLine { .. } => Code::CommandLine,
+            Self::TooLittleMemory { .. } => Code::TooLittleMemory,
+            Self::TooMuchMemory(_) => Code::TooMuchMemory,
+            Self::InitrdTooLarge { .. } => Code::InitrdTooLarge,
+            Self::Memory { .. } => Code::Memory,
+            Self::NoDevice => Code::NoDevice,
+            Self::OpenDevice(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+                Code::DevicePermission
+            }
+            Self::OpenDevice(_) => Code::OpenDevice,
+            Self::ModuleAbi { .. } => Code::ModuleAbi,
+            Self::Module { .. } => Code::Module,
+            Self::Output(_) => Code::Output,
+            Self::Setup { .. } => Code::Setup,
+            Self::Network(source) => source.code(),
+        }
+    }
+
     /// Why it went wrong.
     pub fn why(&self) -> String {
         match self {
@@ -151,7 +178,8 @@ impl fmt::Display for Report<'_> {
         let Self(error) = self;
         write!(
             f,
-            "error: {error}\n     why: {}\n     fix: {}",
+            "error[{}]: {error}\n     why: {}\n     fix: {}",
+            error.code(),
             error.why(),
             error.fix()
         )

@@ -15,7 +15,8 @@ use crate::streams::Streams;
 
 /// Where an installed lg finds its guest.
 const INSTALLED_KERNEL: &str = "/usr/lib/lg/vmlinux";
-const INSTALLED_INITRD: &str = "/usr/lib/lg/initramfs.cpio";
+/// Where an installed lg finds its guest's initial root.
+pub const INSTALLED_INITRD: &str = "/usr/lib/lg/initramfs.cpio";
 
 /// A Guest that can be loaded.
 pub struct Guest {
@@ -75,7 +76,7 @@ fn refused(path: &Path, source: ImageError) -> Error {
 }
 
 /// The kernel that was named, or the first of the usual ones.
-fn find_kernel(named: Option<&Path>) -> Result<PathBuf, Error> {
+pub fn find_kernel(named: Option<&Path>) -> Result<PathBuf, Error> {
     if let Some(named) = named {
         return Ok(named.into());
     }
@@ -162,8 +163,10 @@ mod tests {
 
     fn options(arguments: &[&str]) -> Run {
         let arguments = ["lg", "run"].iter().chain(arguments);
-        let Command::Run(run) = Cli::try_parse_from(arguments).unwrap().command;
-        run
+        match Cli::try_parse_from(arguments).unwrap().command {
+            Command::Run(run) => run,
+            other => panic!("{other:?}"),
+        }
     }
 
     const TYPED: Streams = Streams {

@@ -16,6 +16,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::LittleEndian;
 
 use crate::bzimage::BzImage;
+use crate::codes::Code;
 use crate::unpack::{self, Format, UnpackError};
 
 /// Why a file is not a kernel that lg can run.
@@ -48,6 +49,21 @@ pub enum ImageError {
 }
 
 impl ImageError {
+    /// The code by which `lg explain` knows it.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NotAKernel => Code::NotAKernel,
+            Self::Malformed(_) => Code::DamagedKernel,
+            Self::ForeignMachine(_) => Code::ForeignKernel,
+            Self::Not64Bit => Code::Kernel32Bit,
+            Self::OldBzImage(_) => Code::OldBzImage,
+            Self::Unpack(_) => Code::Unpack,
+            Self::NoNote { .. } => Code::NoNote,
+            Self::Abi(_) => Code::GuestAbi,
+            Self::Features(_) => Code::GuestFeatures,
+        }
+    }
+
     /// What the user can do about it.
     pub fn fix(&self) -> &'static str {
         match self {
@@ -59,7 +75,7 @@ impl ImageError {
             Self::OldBzImage(_) => "name the vmlinux of the same kernel tree instead",
             Self::Unpack(error) => error.fix(),
             Self::NoNote { linux: true } => {
-                "apply guest-kernel-patch to the kernel, set CONFIG_LGUEST_GUEST=y, build it again"
+                "apply guest-kernel-patch to its tree, run `lg config` there, and build it again"
             }
             Self::NoNote { linux: false } => {
                 "build it on the lguest-guest crate, which adds the note"

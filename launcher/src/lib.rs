@@ -13,6 +13,8 @@
 pub mod boot;
 mod bzimage;
 pub mod cli;
+pub mod codes;
+pub mod commands;
 pub mod cpio;
 pub mod devices;
 pub mod end;

@@ -26,6 +26,7 @@ use seccompiler::{
 };
 use vmm_sys_util::signal::register_signal_handler;
 
+use crate::codes::Code;
 use crate::end::LAUNCHER_ERROR;
 
 /// The Landlock version whose rights are given up. On an older kernel, fewer are.
@@ -57,6 +58,14 @@ pub fn enter(grants: &[Grant]) -> io::Result<Sandbox> {
     let landlock = confine_files(grants)?;
     confine_calls()?;
     Ok(Sandbox { landlock })
+}
+
+/// Can this kernel confine files at all?
+pub fn has_landlock() -> bool {
+    /// Asks for the newest version that the kernel knows.
+    const VERSION: u64 = 1;
+    // SAFETY: with this flag the call takes no memory, and only returns a number.
+    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, VERSION) > 0 }
 }
 
 fn confine_files(grants: &[Grant]) -> io::Result<bool> {
@@ -275,8 +284,9 @@ extern "C" fn on_forbidden_call(_: i32, info: *mut siginfo_t, _: *mut c_void) {
     // Nothing may be allocated here: another thread may be at it.
     let _ = write!(
         left,
-        "\r\nlg: error: system call {call} was stopped\r\n     why: it is none of those that lg \
-         needs while a guest runs\r\n     fix: trust this guest no further, and report it\r\n"
+        "\r\nlg: error[{}]: system call {call} was stopped\r\n     why: it is none of those that lg \
+         needs while a guest runs\r\n     fix: trust this guest no further, and report it\r\n",
+        Code::Sandbox
     );
     let length = 256 - left.len();
     let _ = io::stderr().write_all(&text[..length]);

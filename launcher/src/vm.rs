@@ -22,7 +22,8 @@ use crate::boot::Entry;
 use crate::error::Error;
 use crate::memory::Memory;
 
-const DEVICE: &str = "/dev/lguest";
+/// The module's device.
+pub const DEVICE: &str = "/dev/lguest";
 
 /// A VM. It ends when the last clone of its [`Arc`] is gone, or with the process.
 pub struct Vm {
@@ -34,24 +35,7 @@ pub struct Vm {
 impl Vm {
     /// Makes a VM whose RAM is `memory`.
     pub fn new(memory: Memory) -> Result<Self, Error> {
-        let device = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(DEVICE)
-            .map_err(|error| match error.kind() {
-                ErrorKind::NotFound => Error::NoDevice,
-                _ => Error::OpenDevice(error),
-            })?;
-        let mut info = lguest_info::default();
-        // SAFETY: GET_INFO writes a struct lguest_info.
-        let result = unsafe { ioctl_with_mut_ref(&device, LGUEST_IOCTL_GET_INFO, &mut info) };
-        check(result, "LGUEST_GET_INFO")?;
-        if info.abi_version != LGUEST_ABI_VERSION {
-            return Err(Error::ModuleAbi {
-                theirs: info.abi_version,
-                ours: LGUEST_ABI_VERSION,
-            });
-        }
+        let (device, _) = open()?;
         for region in memory.iter() {
             let region = lguest_memory {
                 gpa: region.start_addr().0,
@@ -104,6 +88,34 @@ impl Vm {
         check(result, "LGUEST_GET_STATS")?;
         Ok(stats)
     }
+}
+
+/// Asks the module what it is.
+pub fn probe() -> Result<lguest_info, Error> {
+    open().map(|(_, info)| info)
+}
+
+/// Opens the device, which makes a VM, and checks that the module behind it speaks our language.
+fn open() -> Result<(File, lguest_info), Error> {
+    let device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(DEVICE)
+        .map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Error::NoDevice,
+            _ => Error::OpenDevice(error),
+        })?;
+    let mut info = lguest_info::default();
+    // SAFETY: GET_INFO writes a struct lguest_info.
+    let result = unsafe { ioctl_with_mut_ref(&device, LGUEST_IOCTL_GET_INFO, &mut info) };
+    check(result, "LGUEST_GET_INFO")?;
+    if info.abi_version != LGUEST_ABI_VERSION {
+        return Err(Error::ModuleAbi {
+            theirs: info.abi_version,
+            ours: LGUEST_ABI_VERSION,
+        });
+    }
+    Ok((device, info))
 }
 
 /// Turns what ioctl(2) returned into a result.

@@ -38,7 +38,7 @@ impl Scratch {
             panic!("not three lines: {text}")
         };
         assert!(
-            first.starts_with("lg: error: ") && first.contains(what),
+            first.starts_with("lg: error[LG0") && first.contains(what),
             "{text}"
         );
         assert!(

@@ -15,6 +15,8 @@ use std::os::fd::RawFd;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
+use crate::codes::Code;
+
 /// `struct virtio_net_hdr_v1`, the header before each frame (section 5.1.6 of the specification).
 pub type Header = [u8; HEADER_SIZE];
 /// Size of a [`Header`], in bytes.
@@ -289,6 +291,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// The code by which `lg explain` knows it.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NoPasst => Code::NoPasst,
+            Self::Passt(_) => Code::Passt,
+            Self::NoInterface(_) => Code::NoInterface,
+            Self::OpenTun(_) => Code::OpenTun,
+            Self::Tap { .. } => Code::Tap,
+        }
+    }
+
     /// Why it went wrong.
     pub fn why(&self) -> String {
         match self {

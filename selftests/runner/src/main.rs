@@ -9,6 +9,7 @@ mod host;
 mod kernel_log;
 mod terminal;
 mod tests;
+mod tools;
 
 use kernel_log::KernelLog;
 use std::io::{self, Write};

@@ -5,7 +5,7 @@
 
 use crate::command::{self, End};
 use crate::kernel_log::complaint_in;
-use crate::{host, terminal, Outcome, Test};
+use crate::{host, terminal, tools, Outcome, Test};
 use std::fs;
 use std::time::Duration;
 
@@ -208,7 +208,11 @@ pub(crate) fn all() -> Vec<Test> {
             },
         );
     }
-    for (group, rows) in [("host", host::TESTS), ("terminal", terminal::TESTS)] {
+    for (group, rows) in [
+        ("host", host::TESTS),
+        ("terminal", terminal::TESTS),
+        ("tools", tools::TESTS),
+    ] {
         for (name, timeout, test) in rows {
             add(
                 &mut tests,

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `lg completions` and `lg man`: what `make install` puts beside lg, made from the definition of
+//! the command line, so that neither can say something else.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use clap::{Command, CommandFactory};
+use clap_complete::Shell;
+
+use crate::cli::Cli;
+
+/// The completion script for `shell`.
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "lg", &mut script);
+    script
+}
+
+/// Writes the manual pages, lg.1 and one for each subcommand, into `directory`.
+pub fn man(directory: &Path) -> io::Result<()> {
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    page(&command, "lg", directory)?;
+    for subcommand in command.get_subcommands() {
+        let name = format!("lg-{}", subcommand.get_name());
+        page(subcommand, &name, directory)?;
+    }
+    Ok(())
+}
+
+fn page(command: &Command, name: &str, directory: &Path) -> io::Result<()> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone())
+        .title(name.to_uppercase())
+        .render(&mut page)?;
+    fs::write(directory.join(format!("{name}.1")), page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shell_has_a_script() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = String::from_utf8(completions(shell)).unwrap();
+            assert!(script.contains("timeout"), "{shell}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_a_page() {
+        let directory = std::env::temp_dir().join(format!("lg-man-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        man(&directory).unwrap();
+        for command in Cli::command().get_subcommands() {
+            let path = directory.join(format!("lg-{}.1", command.get_name()));
+            let text = fs::read_to_string(path).unwrap();
+            assert!(text.contains(".SH NAME"), "{text}");
+        }
+        let run = fs::read_to_string(directory.join("lg-run.1")).unwrap();
+        assert!(
+            run.contains("timeout") && run.contains("Ctrl\\-a x"),
+            "{run}"
+        );
+        fs::remove_dir_all(directory).unwrap();
+    }
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `lg config`: does a kernel tree's configuration have what a guest needs, and if not, puts it there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// What the default guest is configured with.
+const WANTED: &str = include_str!("../../../guest-kernel-patch/lguest.config");
+/// Where the guest's patches put their code.
+const PATCHED: &str = "arch/x86/lguest";
+
+/// Options by name; those that are not set have the value `n`.
+type Options<'a> = BTreeMap<&'a str, &'a str>;
+
+/// An option that is not as it should be.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Difference {
+    name: &'static str,
+    wanted: &'static str,
+    found: String,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            name,
+            wanted,
+            found,
+        } = self;
+        write!(f, "{name}: {found}, should be {wanted}")
+    }
+}
+
+/// What was found, and done.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The configuration.
+    pub path: PathBuf,
+    /// What was not as it should be.
+    pub differences: Vec<Difference>,
+    /// Does the tree have the guest's patches?
+    pub patched: bool,
+}
+
+/// Compares the configuration of `tree` with what a guest needs; unless `only_check`, makes it so and
+/// keeps the old one as `.config.old`. `output` is where the tree is built, if not in itself
+/// (`$KBUILD_OUTPUT`).
+///
+/// # Errors
+///
+/// What could not be done, why, and how to go on, in one message.
+pub fn run(tree: &Path, output: Option<&Path>, only_check: bool) -> Result<Outcome, String> {
+    if !tree.join("Kconfig").exists() {
+        return Err(format!(
+            "{} is no kernel tree\n     why: there is no Kconfig in it\n     fix: name one: lg config TREE",
+            tree.display()
+        ));
+    }
+    let path = output.unwrap_or(tree).join(".config");
+    let text = fs::read_to_string(&path).map_err(|error| {
+        format!(
+            "cannot read {}\n     why: {error}\n     fix: make a configuration first, such as: make tinyconfig",
+            path.display()
+        )
+    })?;
+    let differences = compare(&text);
+    if !only_check && !differences.is_empty() {
+        replace(&path, &merge(&text)).map_err(|error| {
+            format!(
+                "cannot write {}\n     why: {error}\n     fix: see who may write there, and whether the disk is full",
+                path.display()
+            )
+        })?;
+    }
+    let patched = tree.join(PATCHED).exists();
+    Ok(Outcome {
+        path,
+        differences,
+        patched,
+    })
+}
+
+/// The lines of `text`, each with all that is in it: what is not ours stays as it is.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split_terminator('\n')
+}
+
+/// Name and value of an option, if `line` is one.
+fn option(line: &str) -> Option<(&str, &str)> {
+    match line.strip_prefix("# ") {
+        Some(comment) => comment.strip_suffix(" is not set").map(|name| (name, "n")),
+        None => line.split_once('='),
+    }
+    .filter(|(name, _)| name.starts_with("CONFIG_"))
+}
+
+fn options(text: &str) -> Options<'_> {
+    lines(text).filter_map(option).collect()
+}
+
+fn compare(text: &str) -> Vec<Difference> {
+    let found = options(text);
+    options(WANTED)
+        .into_iter()
+        .filter_map(|(name, wanted)| {
+            // What a configuration does not name is not set.
+            let found = found.get(name).copied().unwrap_or("n");
+            (found != wanted).then(|| Difference {
+                name,
+                wanted,
+                found: found.into(),
+            })
+        })
+        .collect()
+}
+
+/// `text` with the wanted options, each where it was, or else at the end.
+fn merge(text: &str) -> String {
+    let mut missing = options(WANTED);
+    let mut merged = String::new();
+    for line in lines(text) {
+        match option(line) {
+            Some((name, _)) if options(WANTED).contains_key(name) => {
+                // A second line for the same option would win.
+                if let Some(value) = missing.remove(name) {
+                    merged += &line_of(name, value);
+                }
+            }
+            _ => {
+                merged += line;
+                merged.push('\n');
+            }
+        }
+    }
+    for (name, value) in missing {
+        merged += &line_of(name, value);
+    }
+    merged
+}
+
+fn line_of(name: &str, value: &str) -> String {
+    match value {
+        "n" => format!("# {name} is not set\n"),
+        value => format!("{name}={value}\n"),
+    }
+}
+
+/// Makes `text` the content of `path`, which is at each moment the old file or the new one.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    fs::copy(path, path.with_extension("old"))?;
+    let new = path.with_extension("new");
+    let mut file = fs::File::create(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct Tree(PathBuf);
+
+    impl Tree {
+        fn new(name: &str, config: Option<&str>) -> Self {
+            let path = std::env::temp_dir().join(format!("lg-tree-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("Kconfig"), "").unwrap();
+            if let Some(config) = config {
+                fs::write(path.join(".config"), config).unwrap();
+            }
+            Self(path)
+        }
+    }
+
+    impl Drop for Tree {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn the_fragment_is_what_it_wants() {
+        assert!(options(WANTED).len() > 50);
+        assert_eq!(compare(WANTED), []);
+        assert_eq!(options(WANTED)["CONFIG_LGUEST_GUEST"], "y");
+    }
+
+    #[test]
+    fn check_changes_nothing_and_merge_does() {
+        let old = "# a comment\nCONFIG_SMP=y\nCONFIG_MINE=m\nCONFIG_64BIT=y\n";
+        let tree = Tree::new("merge", Some(old));
+        let config = tree.0.join(".config");
+        let outcome = run(&tree.0, None, true).unwrap();
+        let smp = &outcome.differences.iter().find(|d| d.name == "CONFIG_SMP");
+        assert_eq!(smp.unwrap().to_string(), "CONFIG_SMP: y, should be n");
+        assert!(!outcome.patched);
+        assert_eq!(fs::read_to_string(&config).unwrap(), old);
+
+        fs::create_dir_all(tree.0.join(PATCHED)).unwrap();
+        assert!(run(&tree.0, None, false).unwrap().patched);
+        let new = fs::read_to_string(&config).unwrap();
+        let head = "# a comment\n# CONFIG_SMP is not set\nCONFIG_MINE=m\nCONFIG_64BIT=y\n";
+        assert!(new.starts_with(head), "{new}");
+        assert_eq!(fs::read_to_string(tree.0.join(".config.old")).unwrap(), old);
+        assert_eq!(run(&tree.0, None, true).unwrap().differences, []);
+    }
+
+    #[test]
+    fn no_tree_and_no_configuration() {
+        let nowhere = std::env::temp_dir().join("lg-no-such-tree");
+        assert!(run(&nowhere, None, true)
+            .unwrap_err()
+            .contains("no kernel tree"));
+        let tree = Tree::new("bare", None);
+        assert!(run(&tree.0, None, true)
+            .unwrap_err()
+            .contains("make tinyconfig"));
+        let elsewhere = Tree::new("output", Some(WANTED));
+        assert_eq!(
+            run(&tree.0, Some(&elsewhere.0), true).unwrap().differences,
+            []
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn merging_is_enough_and_once_is_enough(
+            lines in prop::collection::vec(
+                prop_oneof![
+                    ".*",
+                    prop::sample::select(WANTED.lines().collect::<Vec<_>>()).prop_map(str::to_owned),
+                    "CONFIG_(SMP|PCI|64BIT|MINE)=[ymn]",
+                ],
+                0..20,
+            ),
+        ) {
+            let merged = merge(&lines.join("\n"));
+            prop_assert_eq!(compare(&merged), []);
+            prop_assert_eq!(merge(&merged), merged);
+        }
+    }
+}

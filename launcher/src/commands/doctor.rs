@@ -1,0 +1,472 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `lg doctor`: one line for each thing that lg needs or would like, and what to do where it is
+//! missing.
+//!
+//! [`Facts::gather`] looks, [`examine`] judges: the judgements are tested with facts of machines that
+//! nobody has at hand.
+
+use std::env;
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+
+use nix::sys::resource::{getrlimit, Resource};
+use nix::sys::utsname::uname;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::guest;
+use crate::sandbox;
+use crate::vm;
+
+/// How good it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// Something will be missing, but guests run.
+    Warn,
+    /// No guest runs.
+    Fail,
+}
+
+/// One line.
+#[derive(Debug, Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// How it is.
+    pub verdict: Verdict,
+    /// What was seen.
+    pub seen: String,
+    /// What to do, if not all is well.
+    pub fix: Option<String>,
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = match self.verdict {
+            Verdict::Ok => "ok  ",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "FAIL",
+        };
+        write!(f, "{mark}  {:<12} {}", self.name, self.seen)?;
+        match &self.fix {
+            Some(fix) => write!(f, "\n      fix: {fix}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What there is to know about this machine.
+#[derive(Default)]
+pub struct Facts {
+    /// The CPU's flags, as /proc/cpuinfo names them.
+    cpu: Vec<String>,
+    /// `uname -r`
+    release: String,
+    /// A hypervisor that the kernel is a paravirtual guest of, from /sys/hypervisor.
+    hypervisor: Option<String>,
+    /// The kernel's configuration, if it can be read.
+    config: Option<String>,
+    /// /sys/kernel/security/lockdown
+    lockdown: Option<String>,
+    /// Is the module loaded?
+    module: bool,
+    /// What came of opening the device: the number of paging levels, or the error.
+    device: Option<Result<u32, Error>>,
+    /// Mode, owner and group of the device's node.
+    node: Option<(u32, u32, u32)>,
+    /// The kernels that would be taken, or the paths that were tried.
+    kernel: Option<Result<PathBuf, Vec<PathBuf>>>,
+    initrd: bool,
+    /// Limit of open files.
+    files: u64,
+    io_uring: bool,
+    landlock: bool,
+    passt: Option<PathBuf>,
+}
+
+impl Facts {
+    /// Looks at this machine.
+    pub fn gather() -> Self {
+        let read = |path: &str| fs::read_to_string(path).ok();
+        let release = uname()
+            .map(|name| name.release().to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let cpuinfo = read("/proc/cpuinfo").unwrap_or_default();
+        let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
+        let words = flags.and_then(|line| line.split_once(':'));
+        let config = read(&format!("/boot/config-{release}"))
+            .or_else(|| read(&format!("/lib/modules/{release}/build/.config")));
+        Self {
+            cpu: words
+                .map(|(_, words)| words.split_whitespace().map(str::to_owned).collect())
+                .unwrap_or_default(),
+            hypervisor: read("/sys/hypervisor/type"),
+            config,
+            lockdown: read("/sys/kernel/security/lockdown"),
+            module: fs::exists("/sys/module/lg").unwrap_or(false),
+            device: Some(vm::probe().map(|info| info.paging_levels)),
+            node: fs::metadata(vm::DEVICE)
+                .ok()
+                .map(|node| (node.permissions().mode() & 0o777, node.uid(), node.gid())),
+            kernel: Some(match guest::find_kernel(None) {
+                Ok(path) => Ok(path),
+                Err(Error::NoKernel { tried }) => Err(tried),
+                Err(_) => Err(Vec::new()),
+            }),
+            initrd: fs::exists(guest::INSTALLED_INITRD).unwrap_or(false),
+            files: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard),
+            // Kernels that do not know the switch have it on, if they have io_uring at all.
+            io_uring: read("/proc/sys/kernel/io_uring_disabled")
+                .is_some_and(|text| text.trim() == "0"),
+            landlock: sandbox::has_landlock(),
+            passt: find_program("passt"),
+            release,
+        }
+    }
+}
+
+fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|program| {
+            fs::metadata(program).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0)
+        })
+}
+
+/// What of the CPU's flags lg.ko refuses to do without, and what each is for.
+const CPU_NEEDS: [(&str, &str); 5] = [
+    ("lm", "64-bit mode"),
+    ("nx", "pages that are not executable"),
+    ("syscall", "SYSCALL"),
+    ("fsgsbase", "RDFSBASE and its like"),
+    ("xsave", "XSAVE"),
+];
+/// Fewer open files are too few for a shared directory.
+const FILES_MIN: u64 = 4096;
+
+/// Judges.
+pub fn examine(facts: &Facts) -> Vec<Check> {
+    vec![
+        cpu(facts),
+        hypervisor(facts),
+        kernel_fit(facts),
+        module(facts),
+        device(facts),
+        guest_kernel(facts),
+        guest_root(facts),
+        open_files(facts),
+        io_uring(facts),
+        landlock(facts),
+        passt(facts),
+    ]
+}
+
+fn check(name: &'static str, verdict: Verdict, seen: impl Into<String>, fix: &str) -> Check {
+    Check {
+        name,
+        verdict,
+        seen: seen.into(),
+        fix: (verdict != Verdict::Ok).then(|| fix.into()),
+    }
+}
+
+fn ok(name: &'static str, seen: impl Into<String>) -> Check {
+    check(name, Verdict::Ok, seen, "")
+}
+
+fn cpu(facts: &Facts) -> Check {
+    let has = |flag: &str| facts.cpu.iter().any(|have| have == flag);
+    let missing: Vec<_> = CPU_NEEDS
+        .iter()
+        .filter(|(flag, _)| !has(flag))
+        .map(|(flag, what)| format!("{flag} ({what})"))
+        .collect();
+    if !missing.is_empty() {
+        let seen = format!("lacks {}", missing.join(", "));
+        return check(
+            "cpu",
+            Verdict::Fail,
+            seen,
+            "use a CPU, or a virtual CPU model, that has them",
+        );
+    }
+    if has("fred") {
+        let seen = "has FRED; when Linux uses it, lg.ko does not load";
+        return check(
+            "cpu",
+            Verdict::Warn,
+            seen,
+            "boot with fred=off, should the module refuse",
+        );
+    }
+    ok(
+        "cpu",
+        "x86-64 with all that lg needs; VT-x or SVM is not needed",
+    )
+}
+
+fn hypervisor(facts: &Facts) -> Check {
+    let guest = |flag: &str| facts.cpu.iter().any(|have| have == flag);
+    if facts.hypervisor.as_deref().map(str::trim) == Some("xen") && guest("xenpv") {
+        let fix = "use a Xen HVM or PVH domain";
+        return check(
+            "hypervisor",
+            Verdict::Fail,
+            "a Xen PV domain: Linux itself is not at CPL0",
+            fix,
+        );
+    }
+    if guest("tdx_guest") {
+        let fix = "use an ordinary VM";
+        return check("hypervisor", Verdict::Fail, "a confidential VM", fix);
+    }
+    ok("hypervisor", "nothing in the way")
+}
+
+fn kernel_fit(facts: &Facts) -> Check {
+    let release = &facts.release;
+    if let Some(lockdown) = &facts.lockdown {
+        if !lockdown.contains("[none]") && !facts.module {
+            let seen = format!("{release} is locked down: {}", lockdown.trim());
+            let fix =
+                "sign lg.ko with a key that the machine's owner has enrolled (mokutil), or turn \
+                       Secure Boot off";
+            return check("kernel", Verdict::Warn, seen, fix);
+        }
+    }
+    match &facts.config {
+        Some(config) if config.lines().any(|line| line == "CONFIG_RUST=y") => {
+            ok("kernel", format!("{release}, with Rust"))
+        }
+        Some(_) => {
+            let fix = "boot a kernel with CONFIG_RUST=y, such as Debian's newest cloud kernel";
+            check(
+                "kernel",
+                Verdict::Fail,
+                format!("{release} is built without CONFIG_RUST"),
+                fix,
+            )
+        }
+        // A module that is loaded fits.
+        None if facts.module => ok("kernel", format!("{release}, and lg.ko fits it")),
+        None => {
+            let fix = "scripts/probe-kernel tells whether lg.ko can be built for it";
+            check(
+                "kernel",
+                Verdict::Warn,
+                format!("{release}; its configuration cannot be read"),
+                fix,
+            )
+        }
+    }
+}
+
+fn module(facts: &Facts) -> Check {
+    match facts.module {
+        true => ok("module", "lg.ko is loaded"),
+        false => check(
+            "module",
+            Verdict::Fail,
+            "lg.ko is not loaded",
+            "sudo modprobe lg, or sudo insmod lg.ko",
+        ),
+    }
+}
+
+fn device(facts: &Facts) -> Check {
+    let node = match facts.node {
+        Some((mode, owner, group)) => format!("mode {mode:o}, user {owner}, group {group}"),
+        None => "no node".into(),
+    };
+    match &facts.device {
+        Some(Ok(levels)) => ok(
+            "device",
+            format!("/dev/lguest opens ({node}); {levels}-level paging"),
+        ),
+        Some(Err(error)) => {
+            let seen = format!("{error} ({node}): {}", error.why());
+            check("device", Verdict::Fail, seen, &error.fix())
+        }
+        None => check("device", Verdict::Fail, node, "load the module"),
+    }
+}
+
+fn guest_kernel(facts: &Facts) -> Check {
+    match &facts.kernel {
+        Some(Ok(path)) => ok(
+            "guest",
+            format!("{} is what runs by default", path.display()),
+        ),
+        _ => check(
+            "guest",
+            Verdict::Warn,
+            "there is no default kernel",
+            "name one, lg run KERNEL, or install one: make install",
+        ),
+    }
+}
+
+fn guest_root(facts: &Facts) -> Check {
+    match facts.initrd {
+        true => ok("initrd", guest::INSTALLED_INITRD),
+        false => check(
+            "initrd",
+            Verdict::Warn,
+            format!("{} is missing", guest::INSTALLED_INITRD),
+            "name one with --initrd, or install it: make install",
+        ),
+    }
+}
+
+fn open_files(facts: &Facts) -> Check {
+    let seen = format!("up to {}", facts.files);
+    match facts.files >= FILES_MIN {
+        true => ok("open files", seen),
+        false => check(
+            "open files",
+            Verdict::Warn,
+            seen,
+            "shared directories want more: ulimit -Hn, /etc/security/limits.conf",
+        ),
+    }
+}
+
+fn io_uring(facts: &Facts) -> Check {
+    match facts.io_uring {
+        true => ok("io_uring", "there for disks"),
+        false => check(
+            "io_uring",
+            Verdict::Warn,
+            "switched off: disks do one request at a time",
+            "sudo sysctl kernel.io_uring_disabled=0",
+        ),
+    }
+}
+
+fn landlock(facts: &Facts) -> Check {
+    match facts.landlock {
+        true => ok("landlock", "lg confines itself to the shared directories"),
+        false => check(
+            "landlock",
+            Verdict::Warn,
+            "not there: lg itself can reach all files that you can",
+            "boot a kernel with CONFIG_SECURITY_LANDLOCK, and with landlock in its list lsm=",
+        ),
+    }
+}
+
+fn passt(facts: &Facts) -> Check {
+    match &facts.passt {
+        Some(path) => ok("passt", path.display().to_string()),
+        None => check(
+            "passt",
+            Verdict::Warn,
+            "not found: no --net user",
+            "install it, such as: sudo apt install passt",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn healthy() -> Facts {
+        Facts {
+            cpu: "lm nx syscall fsgsbase xsave"
+                .split(' ')
+                .map(str::to_owned)
+                .collect(),
+            release: "7.3.4".into(),
+            config: Some("CONFIG_RUST=y\n".into()),
+            lockdown: Some("[none] integrity confidentiality\n".into()),
+            module: true,
+            device: Some(Ok(5)),
+            node: Some((0o660, 0, 100)),
+            kernel: Some(Ok("/usr/lib/lg/vmlinux".into())),
+            initrd: true,
+            files: 1 << 20,
+            io_uring: true,
+            landlock: true,
+            passt: Some("/usr/bin/passt".into()),
+            ..Facts::default()
+        }
+    }
+
+    /// The only check that is not ok.
+    fn only_complaint(facts: &Facts) -> Check {
+        let mut bad: Vec<_> = examine(facts)
+            .into_iter()
+            .filter(|check| check.verdict != Verdict::Ok)
+            .collect();
+        assert_eq!(bad.len(), 1, "{bad:?}");
+        let check = bad.remove(0);
+        assert!(check.fix.is_some());
+        check
+    }
+
+    #[test]
+    fn a_healthy_machine() {
+        assert!(examine(&healthy())
+            .iter()
+            .all(|check| check.verdict == Verdict::Ok && check.fix.is_none()));
+    }
+
+    #[test]
+    fn each_lack_is_one_line() {
+        use Verdict::{Fail, Warn};
+        type Spoil = fn(&mut Facts);
+        let table: [(Spoil, &str, Verdict); 12] = [
+            (|f| f.cpu.retain(|flag| flag != "fsgsbase"), "cpu", Fail),
+            (|f| f.cpu.push("fred".into()), "cpu", Warn),
+            (|f| f.cpu.push("tdx_guest".into()), "hypervisor", Fail),
+            (
+                |f| f.config = Some("# CONFIG_RUST is not set\n".into()),
+                "kernel",
+                Fail,
+            ),
+            (|f| f.device = Some(Err(Error::NoDevice)), "device", Fail),
+            (|f| f.kernel = Some(Err(Vec::new())), "guest", Warn),
+            (|f| f.initrd = false, "initrd", Warn),
+            (|f| f.files = 256, "open files", Warn),
+            (|f| f.io_uring = false, "io_uring", Warn),
+            (|f| f.landlock = false, "landlock", Warn),
+            (|f| f.passt = None, "passt", Warn),
+            (|f| f.module = false, "module", Fail),
+        ];
+        for (spoil, name, verdict) in table {
+            let mut facts = healthy();
+            spoil(&mut facts);
+            let check = only_complaint(&facts);
+            assert_eq!((check.name, check.verdict), (name, verdict));
+        }
+    }
+
+    #[test]
+    fn a_module_that_is_loaded_fits_its_kernel() {
+        let mut facts = healthy();
+        facts.config = None;
+        assert!(examine(&facts)
+            .iter()
+            .all(|check| check.verdict == Verdict::Ok));
+        facts.lockdown = Some("none [integrity] confidentiality".into());
+        assert!(examine(&facts)
+            .iter()
+            .all(|check| check.verdict == Verdict::Ok));
+    }
+
+    #[test]
+    fn lines() {
+        let check = check("module", Verdict::Fail, "gone", "load it");
+        assert_eq!(
+            check.to_string(),
+            "FAIL  module       gone\n      fix: load it"
+        );
+    }
+}

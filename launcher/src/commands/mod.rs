@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The subcommands that run no guest.
+
+pub mod completions;
+pub mod config;
+pub mod doctor;
+pub mod explain;

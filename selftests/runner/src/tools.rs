@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The subcommands that run no guest, where they look at a real Host.
+
+use crate::command::{self, End};
+use crate::Outcome;
+use std::time::Duration;
+
+/// Name, time limit in seconds, test.
+type Row = (&'static str, u64, fn(Duration) -> Outcome);
+
+/// The rows of the table.
+pub(crate) const TESTS: &[Row] = &[
+    ("doctor", 20, doctor),
+    ("doctor-as-user", 20, doctor_as_user),
+    ("doctor-without-the-group", 20, doctor_without_the_group),
+    ("doctor-without-the-module", 60, doctor_without_the_module),
+];
+
+/// Runs a shell command: its status, and all words that must be in its output.
+fn shell(script: &str, timeout: Duration, end: i32, words: &[&str]) -> Outcome {
+    let finished =
+        command::run(&["sh", "-c", script], timeout).map_err(|error| error.to_string())?;
+    finished.expect(End::Exit(end))?;
+    match words.iter().find(|word| !finished.output.contains(**word)) {
+        Some(word) => Err(finished.report(&format!("did not print {word:?} but:"))),
+        None => Ok(()),
+    }
+}
+
+/// On a machine that runs guests, the doctor has no complaint that matters.
+fn doctor(timeout: Duration) -> Outcome {
+    let words = ["ok    cpu", "ok    module", "ok    device", "ok    guest"];
+    shell("lg doctor", timeout, 0, &words)?;
+    shell(
+        "lg doctor --json",
+        timeout,
+        0,
+        &[r#""name": "device""#, r#""verdict": "ok""#],
+    )
+}
+
+/// A member of group lguest.
+fn doctor_as_user(timeout: Duration) -> Outcome {
+    shell("su user -c 'lg doctor'", timeout, 0, &["ok    device"])
+}
+
+/// An ordinary user outside of it.
+fn doctor_without_the_group(timeout: Duration) -> Outcome {
+    let script =
+        "chgrp root /dev/lguest; su user -c 'lg doctor'; s=$?; chgrp lguest /dev/lguest; exit $s";
+    shell(script, timeout, 1, &["FAIL  device", "usermod -aG lguest"])
+}
+
+fn doctor_without_the_module(timeout: Duration) -> Outcome {
+    let script = "rmmod lg && { lg doctor; s=$?; lg run guests/hello; t=$?; insmod lg.ko && \
+        chgrp lguest /dev/lguest && chmod 660 /dev/lguest && exit $s$t; }";
+    // 1 of the doctor's and 125 of the run's, as far as a status can hold them.
+    let words = ["FAIL  module", "insmod", "error[LG0019]"];
+    shell(script, timeout, 1125 % 256, &words)
+}
