@@ -29,6 +29,11 @@ impl Scratch {
 
     /// Runs lg, which must fail, and print the three lines, with these words on each.
     fn refused(&self, arguments: &[&str], what: &str, why: &str, fix: &str) {
+        self.refused_as("LG0", arguments, what, why, fix);
+    }
+
+    /// The same, with this code, or the beginning of one.
+    fn refused_as(&self, code: &str, arguments: &[&str], what: &str, why: &str, fix: &str) {
         let output = self.lg(arguments);
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(125), "{text}");
@@ -38,7 +43,7 @@ impl Scratch {
             panic!("not three lines: {text}")
         };
         assert!(
-            first.starts_with("lg: error[LG0") && first.contains(what),
+            first.starts_with(&format!("lg: error[{code}")) && first.contains(what),
             "{text}"
         );
         assert!(
@@ -91,6 +96,98 @@ fn not_a_guest() {
     // A program of this machine: an ELF file for x86-64, and not a kernel.
     let program = env!("CARGO_BIN_EXE_lg");
     scratch.refused(&["run", program], "cannot run", "fixed addresses", "again");
+}
+
+/// An executable for `machine` of `class` (1: 32 bits, 2: 64 bits) whose only segment is itself, at
+/// 16 MiB, and whose notes are `notes`.
+fn elf(class: u8, machine: u16, notes: &[u8]) -> Vec<u8> {
+    const HEADER: u64 = 64;
+    const SEGMENT: u64 = 56;
+    const BASE: u64 = 16 << 20;
+    let notes_at = HEADER + 2 * SEGMENT;
+    let length = notes_at + notes.len() as u64;
+    let segment = |kind: u32, offset: u64, size: u64| {
+        let words = [offset, BASE + offset, BASE + offset, size, size, 4];
+        let words = words.into_iter().flat_map(u64::to_le_bytes);
+        [kind, 5]
+            .into_iter()
+            .flat_map(u32::to_le_bytes)
+            .chain(words)
+    };
+    let mut file = vec![
+        0x7f, b'E', b'L', b'F', class, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ];
+    file.extend([2u16, machine].into_iter().flat_map(u16::to_le_bytes));
+    file.extend(1u32.to_le_bytes());
+    file.extend(
+        [BASE + notes_at, HEADER, 0]
+            .into_iter()
+            .flat_map(u64::to_le_bytes),
+    );
+    file.extend(0u32.to_le_bytes());
+    let sizes = [HEADER as u16, SEGMENT as u16, 2, 64, 0, 0];
+    file.extend(sizes.into_iter().flat_map(u16::to_le_bytes));
+    file.extend(segment(1, 0, length));
+    file.extend(segment(4, notes_at, notes.len() as u64));
+    file.extend(notes);
+    file
+}
+
+/// The note of a guest that speaks `version` of the ABI and needs `features`.
+fn note(version: u32, features: u32) -> Vec<u8> {
+    let mut note: Vec<u8> = [7u32, 16, 1]
+        .into_iter()
+        .flat_map(u32::to_le_bytes)
+        .collect();
+    note.extend(b"Lguest\0\0");
+    note.extend([version, features].into_iter().flat_map(u32::to_le_bytes));
+    note.extend((16u64 << 20).to_le_bytes());
+    note
+}
+
+#[test]
+fn kernels_that_cannot_run_here() {
+    const X86_64: u16 = 62;
+    const AARCH64: u16 = 183;
+    const I386: u16 = 3;
+    let scratch = Scratch::new("foreign");
+    let refused = |code, file: Vec<u8>, why, fix| {
+        fs::write(scratch.0.join("kernel"), file).unwrap();
+        scratch.refused_as(code, &["run", "kernel"], "cannot run kernel", why, fix);
+    };
+    refused(
+        "LG0006",
+        elf(2, AARCH64, &note(1, 0)),
+        "machine 183",
+        "x86-64",
+    );
+    refused(
+        "LG0007",
+        elf(1, I386, &note(1, 0)),
+        "32-bit",
+        "CONFIG_64BIT",
+    );
+    refused(
+        "LG0010",
+        elf(2, X86_64, &[]),
+        "no lguest support",
+        "lguest-guest",
+    );
+    refused(
+        "LG0011",
+        elf(2, X86_64, &note(99, 0)),
+        "version 99",
+        "install the lg",
+    );
+    refused(
+        "LG0012",
+        elf(2, X86_64, &note(1, 4)),
+        "features 0x4",
+        "install the lg",
+    );
+    let mut cut = elf(2, X86_64, &note(1, 0));
+    cut.truncate(100);
+    refused("LG0005", cut, "damaged", "again");
 }
 
 #[test]

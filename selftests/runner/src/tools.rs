@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Row] = &[
     ("doctor-as-user", 20, doctor_as_user),
     ("doctor-without-the-group", 20, doctor_without_the_group),
     ("doctor-without-the-module", 60, doctor_without_the_module),
+    ("refusals", 60, refusals),
 ];
 
 /// Runs a shell command: its status, and all words that must be in its output.
@@ -57,4 +58,31 @@ fn doctor_without_the_module(timeout: Duration) -> Outcome {
     // 1 of the doctor's and 125 of the run's, as far as a status can hold them.
     let words = ["FAIL  module", "insmod", "error[LG0019]"];
     shell(script, timeout, 1125 % 256, &words)
+}
+
+/// What is refused before there is a guest, by the real lg on a real Host. (What needs no Host is
+/// tested in `launcher/tests/refusals.rs`.)
+fn refusals(timeout: Duration) -> Outcome {
+    let too_long = format!("lg run --append {} -- true", "x".repeat(2100));
+    let table = [
+        ("lg run nowhere", "error[LG0003]"),
+        ("chmod 600 /tmp/secret; su user -c 'lg run /tmp/secret'", "error[LG0003]"),
+        ("lg run --initrd nowhere -- true", "error[LG0003]"),
+        ("lg run /usr/lib/lg/initramfs.cpio", "error[LG0004]"),
+        ("lg run guests/hello -- true", "error[LG0013]"),
+        (&too_long, "error[LG0014]"),
+        ("lg run -m 8M -- true", "error[LG0015]"),
+        ("lg run -m 128M --initrd /tmp/large -- true", "error[LG0015]"),
+        ("chgrp root /dev/lguest; su user -c 'lg run guests/hello'; s=$?; chgrp lguest /dev/lguest; exit $s", "error[LG0020]"),
+    ];
+    shell(
+        "truncate -s 200M /tmp/large; echo > /tmp/secret",
+        timeout,
+        0,
+        &[],
+    )?;
+    for (script, code) in table {
+        shell(script, timeout, 125, &[code, "why: ", "fix: "])?;
+    }
+    shell("rm /tmp/large /tmp/secret", timeout, 0, &[])
 }
