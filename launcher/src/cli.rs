@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::fs::share::Share;
 use crate::net;
 
 /// Run Linux and bare guests without VT-x or SVM.
@@ -85,6 +86,12 @@ pub struct Run {
     /// Initial RAM disk [default for Linux: /usr/lib/lg/initramfs.cpio]
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
+
+    /// Share a directory with the guest, which finds it at /mnt/TAG
+    ///
+    /// With ":ro" the guest cannot change it. Without, it may do there what you may.
+    #[arg(long = "share", value_name = "DIR:TAG[:ro]")]
+    pub shares: Vec<Share>,
 
     /// Connect the guest: user[,forward=PORT:GUESTPORT[/udp]] or tap=INTERFACE, and [,mac=ADDRESS]
     ///

@@ -181,6 +181,14 @@ codes! {
         "It belongs to another user or is in use, or it is no tap interface.",
         "ip -d tuntap",
         "Make one of your own: sudo ip tuntap add NAME mode tap user $USER, sudo ip link set NAME up.";
+    32 Share: "a directory cannot be shared",
+        "It does not exist, is no directory, or is one of the kernel's own, such as /proc, which the guest has too.",
+        "ls -ld DIR",
+        "Name a directory that exists and that you may read.";
+    33 TagTwice: "two shares have the same tag",
+        "The guest tells shares apart by their tags, and mounts each in a directory that is called like it.",
+        "The error says the tag.",
+        "Choose another for one of them.";
 }
 
 impl fmt::Display for Code {

@@ -33,6 +33,13 @@ pub enum Error {
     InitrdTooLarge { size: u64, limit: u64 },
     #[error("cannot make {} MiB of memory for the guest", size >> 20)]
     Memory { size: u64, source: io::Error },
+    #[error("cannot share {}", directory.display())]
+    Share {
+        directory: PathBuf,
+        source: io::Error,
+    },
+    #[error("two shares have the tag {0}")]
+    TagTwice(String),
     #[error("there is no /dev/lguest")]
     NoDevice,
     #[error("cannot open /dev/lguest")]
@@ -69,6 +76,8 @@ impl Error {
             Self::TooMuchMemory(_) => Code::TooMuchMemory,
             Self::InitrdTooLarge { .. } => Code::InitrdTooLarge,
             Self::Memory { .. } => Code::Memory,
+            Self::Share { .. } => Code::Share,
+            Self::TagTwice(_) => Code::TagTwice,
             Self::NoDevice => Code::NoDevice,
             Self::OpenDevice(source) if source.kind() == io::ErrorKind::PermissionDenied => {
                 Code::DevicePermission
@@ -117,6 +126,7 @@ impl Error {
                 size.div_ceil(1 << 20),
                 limit >> 20
             ),
+            Self::TagTwice(_) => "the guest tells shares apart by it".into(),
             Self::NoDevice => "the lg module is not loaded".into(),
             Self::OpenDevice(source) if source.kind() == io::ErrorKind::PermissionDenied => {
                 "you are not in the group that may use it (usually \"lguest\")".into()
@@ -126,6 +136,7 @@ impl Error {
             }
             Self::Network(source) => source.why(),
             Self::Read { source, .. }
+            | Self::Share { source, .. }
             | Self::Memory { source, .. }
             | Self::OpenDevice(source)
             | Self::Module { source, .. }
@@ -155,6 +166,8 @@ impl Error {
             Self::TooMuchMemory(_) => "give it less with -m",
             Self::InitrdTooLarge { .. } => "make it smaller",
             Self::Memory { .. } => "give it less with -m, or free some memory",
+            Self::Share { .. } => "name a directory that you may read",
+            Self::TagTwice(_) => "choose another for one of them",
             Self::NoDevice => "load it: sudo modprobe lg, or sudo insmod build/lg.ko",
             Self::OpenDevice(source) if source.kind() == io::ErrorKind::PermissionDenied => {
                 "sudo usermod -aG lguest $USER, then log in again"

@@ -108,8 +108,9 @@ fn initrd(options: &Run, image: &Image, streams: &Streams) -> Result<Vec<u8>, Er
 }
 
 /// What the Guest's init finds in /lg, in files of words which are ended by NUL: `cmd`, the
-/// command; `env`, its environment; `ports`, the names of the console's ports which are its
-/// standard input, output and error, where that is not the console itself.
+/// command; `env`, its environment; `shares`, the tags of shares, each followed by "ro" or "rw";
+/// `ports`, the names of the console's ports which are its standard input, output and error, where
+/// that is not the console itself.
 fn init_files(options: &Run, streams: &Streams) -> Vec<u8> {
     let mut archive = Archive::default().directory("lg");
     if !options.command.is_empty() {
@@ -121,6 +122,14 @@ fn init_files(options: &Run, streams: &Streams) -> Vec<u8> {
     }
     if let Some(term) = env::var_os("TERM") {
         archive = archive.file("lg/env", &[b"TERM=", term.as_bytes(), b"\0"].concat());
+    }
+    let mut shares = Vec::new();
+    for share in &options.shares {
+        let mode = if share.read_only { "ro" } else { "rw" };
+        shares.extend(format!("{}\0{mode}\0", share.tag).into_bytes());
+    }
+    if !shares.is_empty() {
+        archive = archive.file("lg/shares", &shares);
     }
     let ports = streams.names().map(|name| format!("{name}\0"));
     archive

@@ -5,7 +5,7 @@
 //! `unpack`) what is to run · [`machine`] how a machine is put together and ends · [`boot`] (with
 //! [`page_tables`] and [`cpio`]) how the Guest gets into [`memory`] · [`vm`] the module · [`vcpu`]
 //! the run loop, with [`insn`] for loads and stores to devices · [`devices`] and [`virtio`], with
-//! [`mod@net`] at the end of the network's cable ·
+//! [`fs`] and [`mod@net`] behind two of them ·
 //! [`streams`], [`terminal`] and [`keys`] · [`end`] and [`error`] what the user is told.
 
 #![deny(unsafe_code)]
@@ -19,6 +19,7 @@ pub mod cpio;
 pub mod devices;
 pub mod end;
 pub mod error;
+pub mod fs;
 pub mod guest;
 pub mod image;
 pub mod insn;

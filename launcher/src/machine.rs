@@ -17,6 +17,7 @@ use crate::cli::Run;
 use crate::devices::{self, Devices};
 use crate::end::End;
 use crate::error::Error;
+use crate::fs::share::{self, Share};
 use crate::guest::Guest;
 use crate::memory::{self, Memory};
 use crate::net;
@@ -27,6 +28,7 @@ use crate::terminal::{self, say, Raw};
 use crate::vcpu::RunningVcpu;
 use crate::virtio::bytes::{Input, Output};
 use crate::virtio::console::{self, Console, WindowSize};
+use crate::virtio::fs::Fs;
 use crate::virtio::mmio::Mmio;
 use crate::virtio::net::Net;
 use crate::virtio::ports::{self, Ports};
@@ -85,12 +87,14 @@ fn prepare(options: &Run) -> Result<Machine, Error> {
         ));
     }
     let net = options.net.as_ref().map(network).transpose()?;
+    let shares = share::open_all(&options.shares)?;
     let size = options.memory;
     let memory = memory::create(size).map_err(|source| Error::Memory { size, source })?;
 
     let (ends, end) = mpsc::channel();
     let vm = Arc::new(Vm::new(memory.clone())?);
-    let (devices, keyboard, window) = make_devices(&vm, &memory, &guest.streams, &ends, net)?;
+    let (devices, keyboard, window) =
+        make_devices(&vm, &memory, &guest.streams, &ends, shares, net)?;
     devices.connect(&vm)?;
     let command_line = guest.command_line(&devices);
     if options.verbose {
@@ -142,12 +146,14 @@ fn network(options: &net::Options) -> Result<Net, Error> {
     Ok(Net::new(mac, options.open()?, on_cut))
 }
 
-/// Makes the devices: the console, ports for the streams that are no terminals, and the network.
+/// Makes the devices: the console, ports for the streams that are no terminals, shares, and the
+/// network.
 fn make_devices(
     vm: &Arc<Vm>,
     memory: &Memory,
     streams: &Streams,
     ends: &Sender<End>,
+    shares: Vec<Fs>,
     net: Option<Net>,
 ) -> Result<(Devices, Keyboard, Option<Window>), Error> {
     let input = Arc::<Input>::default();
@@ -185,6 +191,9 @@ fn make_devices(
             kick = kick_of(&ports, ports::receive_queue(0));
         }
     }
+    for share in shares {
+        add(Box::new(share))?;
+    }
     if let Some(net) = net {
         add(Box::new(net))?;
     }
@@ -212,7 +221,8 @@ impl Machine {
             .thread_block()
             .map_err(|error| setup("signals")(error.into()))?;
         let terminal = Raw::enter().map_err(setup("the terminal"))?;
-        let sandbox = sandbox::enter(&[]).map_err(setup("the sandbox"))?;
+        let grants: Vec<_> = options.shares.iter().map(Share::grant).collect();
+        let sandbox = sandbox::enter(&grants).map_err(setup("the sandbox"))?;
         if options.verbose && !sandbox.landlock {
             say("this kernel has no Landlock: lg itself can still reach the files that you can");
         }

@@ -3,8 +3,8 @@
 //! with its status.
 //!
 //! The Launcher says what to run by files in /lg, see `launcher/src/guest.rs`: `cmd`, the
-//! command, its words ended by NUL (absent: a shell), and `env`, likewise, additions to the
-//! environment. The same image boots directly in QEMU, where the last line on the console is
+//! command, its words ended by NUL (absent: a shell); `env`, likewise, additions to the
+//! environment; `shares`, what to mount below /mnt. The same image boots directly in QEMU, where the last line on the console is
 //! `lguest-exit=STATUS`.
 
 mod machine;
@@ -64,6 +64,7 @@ fn main() {
 
 fn run() -> Result<i32, Failure> {
     mount_all()?;
+    mount_shares()?;
     network::complete()?;
     sethostname("lguest").doing("set the host name")?;
 
@@ -121,6 +122,22 @@ fn mount_all() -> Result<(), Failure> {
         fs::create_dir_all(target).doing(format!("make {target}"))?;
         mount(Some(kind), target, Some(kind), MsFlags::empty(), options)
             .doing(format!("mount {target}"))?;
+    }
+    Ok(())
+}
+
+/// Mounts what the Launcher shares.
+fn mount_shares() -> Result<(), Failure> {
+    for share in words("/lg/shares")?.chunks(2) {
+        let tag = share[0].as_os_str();
+        let flags = match share.get(1) {
+            Some(mode) if mode == "ro" => MsFlags::MS_RDONLY,
+            _ => MsFlags::empty(),
+        };
+        let target = Path::new("/mnt").join(tag);
+        fs::create_dir_all(&target).doing(format!("make {}", target.display()))?;
+        mount(Some(tag), &target, Some("virtiofs"), flags, None::<&str>)
+            .doing(format!("mount {}", target.display()))?;
     }
     Ok(())
 }

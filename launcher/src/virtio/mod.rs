@@ -9,6 +9,7 @@ pub mod bytes;
 pub mod console;
 #[cfg(test)]
 mod driver;
+pub mod fs;
 pub mod mmio;
 pub mod net;
 pub mod ports;

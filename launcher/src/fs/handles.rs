@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the Guest has open.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+
+use rustix::fs::{FileType, OFlags, RawDir, SeekFrom};
+use rustix::io::Errno;
+
+/// A read of a directory asks the Host for at most so many bytes of it at a time.
+const DIRECTORY_READ_MAX: usize = 1 << 16;
+/// One entry of a directory always fits.
+const DIRECTORY_READ_MIN: usize = 512;
+
+/// An open regular file.
+pub struct OpenFile {
+    /// The file.
+    pub file: File,
+    appends: bool,
+}
+
+impl OpenFile {
+    /// The next write goes to the end of the file, or to where it says.
+    ///
+    /// The file is not simply opened for appending: what the Guest has changed through a mapping is
+    /// written back by any handle of the file that it finds, and belongs where it says.
+    pub fn set_appending(&mut self, appends: bool) -> io::Result<()> {
+        if self.appends != appends {
+            let flags = rustix::fs::fcntl_getfl(&self.file)? - OFlags::APPEND;
+            let append = if appends {
+                OFlags::APPEND
+            } else {
+                OFlags::empty()
+            };
+            rustix::fs::fcntl_setfl(&self.file, flags | append)?;
+            self.appends = appends;
+        }
+        Ok(())
+    }
+}
+
+/// An entry of a directory, as the Host has it.
+pub struct HostEntry<'a> {
+    /// The name.
+    pub name: &'a CStr,
+    /// The inode number.
+    pub number: u64,
+    /// Where the next one is.
+    pub next: u64,
+    /// The type, as far as the directory tells.
+    pub file_type: FileType,
+}
+
+/// An open directory.
+pub struct OpenDirectory {
+    /// The directory; none for one that is shown empty.
+    pub file: Option<File>,
+    at: u64,
+}
+
+impl OpenDirectory {
+    /// Gives the entries from `offset` on to `take`, until that wants no more. About `size` bytes
+    /// of them are asked for.
+    ///
+    /// Offsets are the Host's file system's own: they stay good while names come and go.
+    pub fn read(
+        &mut self,
+        offset: u64,
+        size: usize,
+        mut take: impl FnMut(HostEntry<'_>) -> io::Result<bool>,
+    ) -> io::Result<()> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        if offset != self.at {
+            rustix::fs::seek(file, SeekFrom::Start(offset))?;
+            self.at = offset;
+        }
+        let size = size.clamp(DIRECTORY_READ_MIN, DIRECTORY_READ_MAX);
+        let mut buffer = vec![MaybeUninit::uninit(); size];
+        let mut entries = RawDir::new(file, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let next = entry.next_entry_cookie();
+            let taken = take(HostEntry {
+                name: entry.file_name(),
+                number: entry.ino(),
+                next,
+                file_type: entry.file_type(),
+            });
+            if !taken? {
+                // The Host has read on; where it stands is not known.
+                self.at = u64::MAX;
+                return Ok(());
+            }
+            self.at = next;
+        }
+        Ok(())
+    }
+}
+
+/// Something open.
+pub enum Handle {
+    /// A regular file.
+    File(OpenFile),
+    /// A directory.
+    Directory(OpenDirectory),
+}
+
+/// All that a Guest has open on a share, by the numbers that it was given. None is used twice.
+pub struct Handles {
+    handles: HashMap<u64, Handle>,
+    next: u64,
+    max: usize,
+}
+
+impl Handles {
+    /// Room for at most `max`.
+    pub fn new(max: usize) -> Self {
+        Self {
+            handles: HashMap::new(),
+            next: 1,
+            max,
+        }
+    }
+
+    /// Fails if there is no room for one more: before a file is opened, or made.
+    pub fn check_room(&self) -> io::Result<()> {
+        match self.handles.len() < self.max {
+            true => Ok(()),
+            false => Err(Errno::NFILE.into()),
+        }
+    }
+
+    /// Adds an open file.
+    pub fn add_file(&mut self, file: File) -> u64 {
+        self.add(Handle::File(OpenFile {
+            file,
+            appends: false,
+        }))
+    }
+
+    /// Adds an open directory.
+    pub fn add_directory(&mut self, file: Option<File>) -> u64 {
+        self.add(Handle::Directory(OpenDirectory { file, at: 0 }))
+    }
+
+    fn add(&mut self, handle: Handle) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.handles.insert(number, handle);
+        number
+    }
+
+    /// The open file of this number.
+    pub fn file(&mut self, number: u64) -> io::Result<&mut OpenFile> {
+        match self.handles.get_mut(&number) {
+            Some(Handle::File(file)) => Ok(file),
+            _ => Err(Errno::BADF.into()),
+        }
+    }
+
+    /// The open directory of this number.
+    pub fn directory(&mut self, number: u64) -> io::Result<&mut OpenDirectory> {
+        match self.handles.get_mut(&number) {
+            Some(Handle::Directory(directory)) => Ok(directory),
+            _ => Err(Errno::BADF.into()),
+        }
+    }
+
+    /// Closes one.
+    pub fn close(&mut self, number: u64) -> io::Result<()> {
+        match self.handles.remove(&number) {
+            Some(_) => Ok(()),
+            None => Err(Errno::BADF.into()),
+        }
+    }
+
+    /// Closes all.
+    pub fn clear(&mut self) {
+        self.handles.clear();
+    }
+}

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The Host's files, by descriptor and name.
+//!
+//! A name is one component, never "." or "..", and no call follows a symbolic link: whatever the
+//! Guest asks for, and whatever somebody on the Host renames meanwhile, a step leads from a
+//! directory to something in that directory.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use fuse_backend_rs::abi::fuse_abi::Attr;
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, RawMode, ResolveFlags, Statx, StatxFlags, Timestamps,
+};
+use rustix::io::Errno;
+
+const EMPTY: &CStr = c"";
+/// NAME_MAX of Linux.
+const NAME_MAX: usize = 255;
+
+/// Which file it is. No other file is the same at the same time, and what takes its number after
+/// its end was born later, where the file system notes that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The device that the file system is on.
+    pub device: u64,
+    /// The mount it is reached by.
+    pub mount: u64,
+    inode: u64,
+    born: (i64, u32),
+}
+
+/// Which file it is, and what is known of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Which file it is.
+    pub identity: Identity,
+    /// What is known of it; the inode number is the Host's.
+    pub attributes: Attr,
+}
+
+impl Found {
+    /// The type of the file.
+    pub fn file_type(&self) -> FileType {
+        FileType::from_raw_mode(self.attributes.mode)
+    }
+}
+
+/// Is this the name of something in a directory?
+pub fn check_name(name: &CStr) -> io::Result<()> {
+    let bytes = name.to_bytes();
+    match bytes {
+        b"" | b"." | b".." => Err(Errno::INVAL.into()),
+        _ if bytes.contains(&b'/') => Err(Errno::INVAL.into()),
+        _ if bytes.len() > NAME_MAX => Err(Errno::NAMETOOLONG.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Opens the directory that is to be shared, by a path of the user's.
+pub fn open_root(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(path, flags, Mode::empty())?;
+    if is_kernels_own(root.as_fd())? {
+        return Err(io::Error::other(
+            "it is the kernel's own: the guest has one of its own",
+        ));
+    }
+    Ok(root)
+}
+
+/// A descriptor for `name` in `directory` which allows neither reading nor writing: nothing is
+/// asked of the file, which may be of any type.
+pub fn find(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    open_beneath(directory, name, flags, Mode::empty())
+}
+
+/// Makes a regular file, which must not be there, and opens it.
+pub fn create(
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    flags: OFlags,
+    mode: u32,
+) -> io::Result<File> {
+    let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    open_beneath(directory, name, flags, Mode::from_raw_mode(mode)).map(File::from)
+}
+
+fn open_beneath(
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    flags: OFlags,
+    mode: Mode,
+) -> io::Result<OwnedFd> {
+    check_name(name)?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    Ok(rustix::fs::openat2(directory, name, flags, mode, resolve)?)
+}
+
+/// Opens what `found` stands for, which must be a regular file or a directory: to open anything
+/// else has side effects.
+pub fn open(found: BorrowedFd<'_>, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let (links, name) = by_link(found)?;
+    Ok(File::from(rustix::fs::openat(
+        links,
+        name,
+        flags,
+        Mode::empty(),
+    )?))
+}
+
+/// What is known of what `found` stands for.
+pub fn stat(found: BorrowedFd<'_>) -> io::Result<Found> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+    Ok(found_by(&rustix::fs::statx(found, EMPTY, flags, FIELDS)?))
+}
+
+/// What is known of `name` in `directory`.
+pub fn stat_at(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<Found> {
+    check_name(name)?;
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    Ok(found_by(&rustix::fs::statx(
+        directory, name, flags, FIELDS,
+    )?))
+}
+
+const FIELDS: StatxFlags = StatxFlags::BASIC_STATS
+    .union(StatxFlags::BTIME)
+    .union(StatxFlags::MNT_ID);
+
+fn found_by(stat: &Statx) -> Found {
+    let device = |major, minor| rustix::fs::makedev(major, minor);
+    Found {
+        identity: Identity {
+            device: device(stat.stx_dev_major, stat.stx_dev_minor),
+            mount: stat.stx_mnt_id,
+            inode: stat.stx_ino,
+            born: (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec),
+        },
+        attributes: Attr {
+            ino: stat.stx_ino,
+            size: stat.stx_size,
+            blocks: stat.stx_blocks,
+            atime: stat.stx_atime.tv_sec as u64,
+            mtime: stat.stx_mtime.tv_sec as u64,
+            ctime: stat.stx_ctime.tv_sec as u64,
+            atimensec: stat.stx_atime.tv_nsec,
+            mtimensec: stat.stx_mtime.tv_nsec,
+            ctimensec: stat.stx_ctime.tv_nsec,
+            mode: stat.stx_mode.into(),
+            nlink: stat.stx_nlink,
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
+            rdev: device(stat.stx_rdev_major, stat.stx_rdev_minor) as u32,
+            blksize: stat.stx_blksize,
+            flags: 0,
+        },
+    }
+}
+
+/// Is this on one of the file systems through which a kernel shows itself? The Guest's kernel has
+/// them too, and the Host's show, and let one change, much more than files: `/proc/PID/mem`.
+pub fn is_kernels_own(found: BorrowedFd<'_>) -> io::Result<bool> {
+    /// From `linux:include/uapi/linux/magic.h`.
+    const OWN: [u64; 16] = [
+        0x0000_9fa0, // proc
+        0x6265_6572, // sysfs
+        0x6462_6720, // debugfs
+        0x7472_6163, // tracefs
+        0x7363_6673, // securityfs
+        0x6265_6570, // configfs
+        0xcafe_4a11, // bpf
+        0x6c6f_6f70, // binder
+        0x0027_e0eb, // cgroup
+        0x6367_7270, // cgroup2
+        0x0000_1cd1, // devpts
+        0x4249_4e4d, // binfmt_misc
+        0xde5e_81e4, // efivarfs
+        0xf97c_ff8c, // selinux
+        0x4341_5d53, // smack
+        0x6165_676c, // pstore
+    ];
+    let magic = rustix::fs::fstatfs(found)?.f_type as u64;
+    Ok(OWN.contains(&(magic & 0xffff_ffff)))
+}
+
+/// The content of the symbolic link.
+pub fn read_link(found: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    Ok(rustix::fs::readlinkat(found, EMPTY, Vec::new())?.into_bytes())
+}
+
+/// Makes a directory.
+pub fn make_directory(directory: BorrowedFd<'_>, name: &CStr, mode: u32) -> io::Result<()> {
+    check_name(name)?;
+    Ok(rustix::fs::mkdirat(
+        directory,
+        name,
+        Mode::from_raw_mode(mode),
+    )?)
+}
+
+/// Makes a regular file, FIFO or socket. No device: it would be one of the Host's.
+pub fn make_node(directory: BorrowedFd<'_>, name: &CStr, mode: u32) -> io::Result<()> {
+    check_name(name)?;
+    let file_type = FileType::from_raw_mode(mode as RawMode);
+    match file_type {
+        FileType::RegularFile | FileType::Fifo | FileType::Socket => {}
+        _ => return Err(Errno::PERM.into()),
+    }
+    let mode = Mode::from_raw_mode(mode);
+    Ok(rustix::fs::mknodat(directory, name, file_type, mode, 0)?)
+}
+
+/// Makes a symbolic link with any content: nobody here follows it.
+pub fn make_symlink(directory: BorrowedFd<'_>, name: &CStr, content: &CStr) -> io::Result<()> {
+    check_name(name)?;
+    Ok(rustix::fs::symlinkat(content, directory, name)?)
+}
+
+/// Makes another name for `found`.
+pub fn make_link(found: BorrowedFd<'_>, directory: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    check_name(name)?;
+    let (links, link) = by_link(found)?;
+    let flags = AtFlags::SYMLINK_FOLLOW;
+    Ok(rustix::fs::linkat(links, link, directory, name, flags)?)
+}
+
+/// Removes a name, which is that of a directory or not.
+pub fn remove(directory: BorrowedFd<'_>, name: &CStr, is_directory: bool) -> io::Result<()> {
+    check_name(name)?;
+    let flags = match is_directory {
+        true => AtFlags::REMOVEDIR,
+        false => AtFlags::empty(),
+    };
+    Ok(rustix::fs::unlinkat(directory, name, flags)?)
+}
+
+/// Moves a name.
+pub fn rename(
+    from: (BorrowedFd<'_>, &CStr),
+    to: (BorrowedFd<'_>, &CStr),
+    flags: rustix::fs::RenameFlags,
+) -> io::Result<()> {
+    check_name(from.1)?;
+    check_name(to.1)?;
+    Ok(rustix::fs::renameat_with(
+        from.0, from.1, to.0, to.1, flags,
+    )?)
+}
+
+/// Changes the permissions.
+pub fn set_mode(found: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    let (links, name) = by_link(found)?;
+    let mode = Mode::from_raw_mode(mode & 0o7777);
+    Ok(rustix::fs::chmodat(links, name, mode, AtFlags::empty())?)
+}
+
+/// Changes owner and group, where they are given.
+pub fn set_owner(found: BorrowedFd<'_>, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
+    let user = user.map(rustix::fs::Uid::from_raw);
+    let group = group.map(rustix::fs::Gid::from_raw);
+    Ok(rustix::fs::chownat(
+        found,
+        EMPTY,
+        user,
+        group,
+        AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW,
+    )?)
+}
+
+/// Changes the times.
+pub fn set_times(found: BorrowedFd<'_>, times: &Timestamps) -> io::Result<()> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+    Ok(rustix::fs::utimensat(found, EMPTY, times, flags)?)
+}
+
+/// A path for the calls on extended attributes, which take no descriptor of this kind.
+pub fn path_of(found: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", found.as_raw_fd())
+}
+
+/// The link by which `found` can be given to calls that take a directory and a name.
+///
+/// It leads to the very file that the descriptor stands for, through no directory and no other
+/// link; and if that is a symbolic link, no further.
+fn by_link(found: BorrowedFd<'_>) -> io::Result<(BorrowedFd<'static>, String)> {
+    static LINKS: OnceLock<OwnedFd> = OnceLock::new();
+    let links = match LINKS.get() {
+        Some(links) => links,
+        None => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let links = rustix::fs::open("/proc/self/fd", flags, Mode::empty())?;
+            LINKS.get_or_init(|| links)
+        }
+    };
+    Ok((links.as_fd(), found.as_raw_fd().to_string()))
+}
+
+/// Makes ready what the calls here need and what is not reachable later.
+pub fn prepare(root: BorrowedFd<'_>) -> io::Result<()> {
+    by_link(root).map(drop)
+}

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A file server: directories of the Host, served to a Guest that is not trusted.
+//!
+//! The Guest speaks FUSE, which fuse-backend-rs decodes; [`crate::virtio::fs`] is the device it
+//! comes through. [`share`] is what the user asks for · [`server`] answers the requests · [`inodes`]
+//! knows which file a number of the Guest's stands for · [`handles`] has what is open · [`host`] is
+//! the system calls: each takes a descriptor and at most one name, so there is no path that could
+//! lead out of the directory.
+
+pub mod handles;
+pub mod host;
+pub mod inodes;
+pub mod server;
+pub mod share;
+mod statvfs;

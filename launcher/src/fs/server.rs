@@ -1,0 +1,766 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Answers FUSE requests: what each of them does with the Host's files.
+//!
+//! fuse-backend-rs has decoded a request, and every number in it is the Guest's word. The methods
+//! are those of its trait [`FileSystem`]; where one is missing, the Guest hears ENOSYS and does
+//! without.
+//!
+//! The Guest's kernel checks permissions (a virtio-fs driver always does); the Host's kernel checks
+//! what the user who started lg may do. A read-only share refuses here whatever would change it.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fuse_backend_rs::abi::fuse_abi::{
+    stat64, statvfs64, Attr, CreateIn, FOPEN_IN_KILL_SUIDGID, WRITE_KILL_PRIV,
+};
+use fuse_backend_rs::api::filesystem::{
+    Context, DirEntry, Entry, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
+    SetattrValid, ZeroCopyReader, ZeroCopyWriter,
+};
+use nix::unistd::{geteuid, setfsgid, setfsuid, Gid, Uid};
+use rustix::fs::{
+    FallocateFlags, FileType, OFlags, RenameFlags, SeekFrom, Timespec, Timestamps, XattrFlags,
+    UTIME_NOW, UTIME_OMIT,
+};
+use rustix::io::Errno;
+
+use super::handles::Handles;
+use super::host;
+use super::inodes::Inodes;
+
+/// How long the Guest may rely on names and attributes without asking again.
+///
+/// Long enough that walking a path again and again asks once, short enough that nobody who edits
+/// on the Host and builds in the Guest can tell.
+const VALID: Duration = Duration::from_millis(100);
+/// Extended attributes are at most so large (XATTR_SIZE_MAX, XATTR_LIST_MAX of Linux).
+const XATTR_MAX: usize = 1 << 16;
+const DT_UNKNOWN: u32 = 0;
+
+/// How much a share may have open at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Descriptors for files that the Guest knows.
+    pub inodes: usize,
+    /// Files and directories that the Guest has open.
+    pub handles: usize,
+}
+
+/// A directory, served.
+pub struct FileServer {
+    state: Mutex<State>,
+    read_only: bool,
+    /// We may act for any user: files get the owners that the Guest means.
+    privileged: bool,
+}
+
+struct State {
+    inodes: Inodes,
+    handles: Handles,
+}
+
+impl FileServer {
+    /// Serves `root`, a descriptor as [`host::open_root`] gives it.
+    pub fn new(root: OwnedFd, read_only: bool, limits: Limits) -> io::Result<Self> {
+        host::prepare(root.as_fd())?;
+        Ok(Self {
+            state: Mutex::new(State {
+                inodes: Inodes::new(root, limits.inodes)?,
+                handles: Handles::new(limits.handles),
+            }),
+            read_only,
+            privileged: geteuid().is_root(),
+        })
+    }
+
+    /// The Guest's driver starts anew: it knows nothing, and has nothing open.
+    pub fn reset(&self) {
+        let mut state = self.state();
+        state.handles.clear();
+        state.inodes.clear();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        match self.read_only {
+            true => Err(Errno::ROFS.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Makes something as `name` in `parent`, owned by the caller in the Guest if we can do that,
+    /// and looks it up.
+    fn make(
+        &self,
+        context: &Context,
+        parent: u64,
+        name: &CStr,
+        make: impl FnOnce(&OwnedFd) -> io::Result<()>,
+    ) -> io::Result<Entry> {
+        self.check_writable()?;
+        let mut state = self.state();
+        let directory = state.inodes.directory(parent)?;
+        {
+            let _caller = self.act_for(context);
+            make(&directory)?;
+        }
+        state.entry(parent, name)
+    }
+
+    /// Until the guard goes, this thread makes files that belong to the caller in the Guest.
+    fn act_for(&self, context: &Context) -> Option<ActFor> {
+        let Context { uid, gid, .. } = *context;
+        (self.privileged && (uid, gid) != (0, 0)).then(|| ActFor::new(uid, gid))
+    }
+
+    /// The content of `found` changes: nobody runs it with another's rights any more. For anybody
+    /// but root, the Host's kernel sees to it.
+    fn drop_set_id_bits(&self, found: impl AsFd) -> io::Result<()> {
+        if !self.privileged {
+            return Ok(());
+        }
+        const SET_USER: u32 = 0o4000;
+        const SET_GROUP: u32 = 0o2000;
+        const GROUP_RUNS: u32 = 0o010;
+        let mode = host::stat(found.as_fd())?.attributes.mode;
+        let mut new = mode & !SET_USER;
+        if mode & GROUP_RUNS != 0 {
+            new &= !SET_GROUP;
+        }
+        match new == mode {
+            true => Ok(()),
+            false => host::set_mode(found.as_fd(), new),
+        }
+    }
+
+    /// Opens inode `number` with the flags that make a difference here.
+    fn open_file(&self, state: &mut State, number: u64, flags: u32) -> io::Result<u64> {
+        let flags = open_flags(flags);
+        if flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC) {
+            self.check_writable()?;
+        }
+        match state.inodes.file_type(number)? {
+            FileType::RegularFile => {}
+            FileType::Directory => return Err(Errno::ISDIR.into()),
+            // The Guest's kernel has FIFOs, sockets and devices of its own.
+            _ => return Err(Errno::NXIO.into()),
+        }
+        state.handles.check_room()?;
+        let found = state.inodes.descriptor(number)?;
+        Ok(state.handles.add_file(host::open(found.as_fd(), flags)?))
+    }
+
+    fn set_size(
+        &self,
+        state: &mut State,
+        number: u64,
+        handle: Option<u64>,
+        size: u64,
+    ) -> io::Result<()> {
+        if let Some(handle) = handle {
+            return Ok(rustix::fs::ftruncate(
+                &state.handles.file(handle)?.file,
+                size,
+            )?);
+        }
+        if state.inodes.file_type(number)? != FileType::RegularFile {
+            return Err(Errno::INVAL.into());
+        }
+        let found = state.inodes.descriptor(number)?;
+        let file = host::open(found.as_fd(), OFlags::WRONLY)?;
+        Ok(rustix::fs::ftruncate(&file, size)?)
+    }
+}
+
+/// Of the flags of an `open`, those that we pass on. What the Guest's kernel does by itself is left
+/// out, and so is O_DIRECT: the Guest's buffers are not aligned for the Host's disks.
+fn open_flags(flags: u32) -> OFlags {
+    let passed = OFlags::RWMODE | OFlags::TRUNC | OFlags::SYNC | OFlags::DSYNC;
+    OFlags::from_bits_retain(flags) & passed
+}
+
+/// This thread makes files that belong to somebody else.
+struct ActFor {
+    user: Uid,
+    group: Gid,
+}
+
+impl ActFor {
+    fn new(user: u32, group: u32) -> Self {
+        // The group first: afterwards we may no longer.
+        let group = setfsgid(Gid::from_raw(group));
+        let user = setfsuid(Uid::from_raw(user));
+        Self { user, group }
+    }
+}
+
+impl Drop for ActFor {
+    fn drop(&mut self) {
+        setfsuid(self.user);
+        setfsgid(self.group);
+    }
+}
+
+impl State {
+    fn entry(&mut self, parent: u64, name: &CStr) -> io::Result<Entry> {
+        let (number, attributes) = self.inodes.look_up(parent, name)?;
+        Ok(entry(number, attributes))
+    }
+
+    fn attributes(&mut self, number: u64, handle: Option<u64>) -> io::Result<Attr> {
+        let open = handle.and_then(|handle| self.handles.file(handle).ok());
+        let found = match open {
+            // It may have no name any more.
+            Some(open) => host::stat(open.file.as_fd())?,
+            None => host::stat(self.inodes.descriptor(number)?.as_fd())?,
+        };
+        Ok(self.inodes.tell(number, found.attributes))
+    }
+
+    fn read_directory(
+        &mut self,
+        inode: u64,
+        handle: u64,
+        (offset, size): (u64, usize),
+        mut add: impl FnMut(&mut Inodes, DirEntry<'_>) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let Self { inodes, handles } = self;
+        handles.directory(handle)?.read(offset, size, |entry| {
+            let shown = DirEntry {
+                ino: inodes.shown_number(inode, entry.number)?,
+                offset: entry.next,
+                type_: directory_type(entry.file_type),
+                name: entry.name.to_bytes(),
+            };
+            Ok(add(inodes, shown)? != 0)
+        })
+    }
+}
+
+/// `DT_*` of a file type: the bits above the permissions.
+fn directory_type(file_type: FileType) -> u32 {
+    match file_type {
+        FileType::Unknown => DT_UNKNOWN,
+        known => known.as_raw_mode() >> 12,
+    }
+}
+
+fn entry(number: u64, attributes: Attr) -> Entry {
+    Entry {
+        inode: number,
+        attr: attributes.into(),
+        attr_timeout: VALID,
+        entry_timeout: VALID,
+        ..Entry::default()
+    }
+}
+
+impl FileSystem for FileServer {
+    type Inode = u64;
+    type Handle = u64;
+
+    fn init(&self, _: FsOptions) -> io::Result<FsOptions> {
+        self.reset();
+        Ok(FsOptions::ASYNC_READ
+            | FsOptions::ATOMIC_O_TRUNC
+            | FsOptions::AUTO_INVAL_DATA
+            | FsOptions::BIG_WRITES
+            | FsOptions::DO_READDIRPLUS
+            | FsOptions::READDIRPLUS_AUTO
+            | FsOptions::PARALLEL_DIROPS
+            | FsOptions::HANDLE_KILLPRIV_V2
+            | FsOptions::MAX_PAGES
+            | FsOptions::CACHE_SYMLINKS
+            | FsOptions::INIT_EXT)
+    }
+
+    fn destroy(&self) {
+        self.reset();
+    }
+
+    fn lookup(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
+        self.state().entry(parent, name)
+    }
+
+    fn forget(&self, _: &Context, inode: u64, count: u64) {
+        self.state().inodes.forget(inode, count);
+    }
+
+    fn getattr(
+        &self,
+        _: &Context,
+        inode: u64,
+        handle: Option<u64>,
+    ) -> io::Result<(stat64, Duration)> {
+        let attributes = self.state().attributes(inode, handle)?;
+        Ok((attributes.into(), VALID))
+    }
+
+    fn setattr(
+        &self,
+        _: &Context,
+        inode: u64,
+        new: stat64,
+        handle: Option<u64>,
+        valid: SetattrValid,
+    ) -> io::Result<(stat64, Duration)> {
+        self.check_writable()?;
+        let mut state = self.state();
+        let found = state.inodes.descriptor(inode)?;
+        if valid.contains(SetattrValid::SIZE) {
+            self.set_size(&mut state, inode, handle, new.st_size as u64)?;
+        }
+        if valid.intersects(SetattrValid::UID | SetattrValid::GID) {
+            let user = valid.contains(SetattrValid::UID).then_some(new.st_uid);
+            let group = valid.contains(SetattrValid::GID).then_some(new.st_gid);
+            host::set_owner(found.as_fd(), user, group)?;
+        }
+        if valid.contains(SetattrValid::MODE) {
+            host::set_mode(found.as_fd(), new.st_mode)?;
+        } else if valid.contains(SetattrValid::KILL_SUIDGID) {
+            self.drop_set_id_bits(&found)?;
+        }
+        if let Some(times) = times(&new, valid) {
+            host::set_times(found.as_fd(), &times)?;
+        }
+        let attributes = state.attributes(inode, handle)?;
+        Ok((attributes.into(), VALID))
+    }
+
+    fn readlink(&self, _: &Context, inode: u64) -> io::Result<Vec<u8>> {
+        let mut state = self.state();
+        match state.inodes.file_type(inode)? {
+            FileType::Symlink => host::read_link(state.inodes.descriptor(inode)?.as_fd()),
+            _ => Err(Errno::INVAL.into()),
+        }
+    }
+
+    fn symlink(
+        &self,
+        context: &Context,
+        content: &CStr,
+        parent: u64,
+        name: &CStr,
+    ) -> io::Result<Entry> {
+        self.make(context, parent, name, |directory| {
+            host::make_symlink(directory.as_fd(), name, content)
+        })
+    }
+
+    fn mknod(
+        &self,
+        context: &Context,
+        parent: u64,
+        name: &CStr,
+        mode: u32,
+        _: u32,
+        _: u32,
+    ) -> io::Result<Entry> {
+        self.make(context, parent, name, |directory| {
+            host::make_node(directory.as_fd(), name, mode)
+        })
+    }
+
+    fn mkdir(
+        &self,
+        context: &Context,
+        parent: u64,
+        name: &CStr,
+        mode: u32,
+        _: u32,
+    ) -> io::Result<Entry> {
+        self.make(context, parent, name, |directory| {
+            host::make_directory(directory.as_fd(), name, mode)
+        })
+    }
+
+    fn unlink(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.remove(parent, name, false)
+    }
+
+    fn rmdir(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.remove(parent, name, true)
+    }
+
+    fn rename(
+        &self,
+        _: &Context,
+        old_parent: u64,
+        old_name: &CStr,
+        new_parent: u64,
+        new_name: &CStr,
+        flags: u32,
+    ) -> io::Result<()> {
+        self.check_writable()?;
+        let flags = RenameFlags::from_bits_retain(flags);
+        if !(RenameFlags::NOREPLACE | RenameFlags::EXCHANGE).contains(flags) {
+            return Err(Errno::INVAL.into());
+        }
+        let inodes = &mut self.state().inodes;
+        let from = inodes.directory(old_parent)?;
+        let to = inodes.directory(new_parent)?;
+        let moved = inodes.removing(old_parent, old_name);
+        let replaced = inodes.removing(new_parent, new_name);
+        host::rename((from.as_fd(), old_name), (to.as_fd(), new_name), flags)?;
+        for (number, parent, name) in [
+            (moved, old_parent, old_name),
+            (replaced, new_parent, new_name),
+        ] {
+            if let Some(number) = number {
+                inodes.removed(number, parent, name);
+            }
+        }
+        inodes.moved_to(new_parent, new_name);
+        if flags.contains(RenameFlags::EXCHANGE) {
+            inodes.moved_to(old_parent, old_name);
+        }
+        Ok(())
+    }
+
+    fn link(&self, _: &Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry> {
+        self.check_writable()?;
+        let mut state = self.state();
+        let found = state.inodes.descriptor(inode)?;
+        let directory = state.inodes.directory(parent)?;
+        host::make_link(found.as_fd(), directory.as_fd(), name)?;
+        state.entry(parent, name)
+    }
+
+    fn open(
+        &self,
+        _: &Context,
+        inode: u64,
+        flags: u32,
+        fuse_flags: u32,
+    ) -> io::Result<(Option<u64>, OpenOptions, Option<u32>)> {
+        let mut state = self.state();
+        let handle = self.open_file(&mut state, inode, flags)?;
+        let State { inodes, handles } = &mut *state;
+        let file = &handles.file(handle)?.file;
+        if fuse_flags & FOPEN_IN_KILL_SUIDGID != 0 {
+            self.drop_set_id_bits(file)?;
+        }
+        let now = host::stat(file.as_fd())?.attributes;
+        // What the Guest has cached is good unless the file was changed by somebody else.
+        let options = match inodes.is_unchanged(inode, &now) {
+            true => OpenOptions::KEEP_CACHE,
+            false => OpenOptions::empty(),
+        };
+        Ok((Some(handle), options, None))
+    }
+
+    fn create(
+        &self,
+        context: &Context,
+        parent: u64,
+        name: &CStr,
+        arguments: CreateIn,
+    ) -> io::Result<(Entry, Option<u64>, OpenOptions, Option<u32>)> {
+        self.check_writable()?;
+        let mut state = self.state();
+        state.handles.check_room()?;
+        let directory = state.inodes.directory(parent)?;
+        let flags = arguments.flags;
+        let created = {
+            let _caller = self.act_for(context);
+            host::create(
+                directory.as_fd(),
+                name,
+                open_flags(flags),
+                arguments.mode & 0o7777,
+            )
+        };
+        let exclusive = OFlags::from_bits_retain(flags).contains(OFlags::EXCL);
+        let (entry, handle) = match created {
+            Ok(file) => (state.entry(parent, name)?, state.handles.add_file(file)),
+            // Somebody on the Host was faster. It may be of any type.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !exclusive => {
+                let entry = state.entry(parent, name)?;
+                match self.open_file(&mut state, entry.inode, flags) {
+                    Ok(handle) => (entry, handle),
+                    Err(error) => {
+                        state.inodes.forget(entry.inode, 1);
+                        return Err(error);
+                    }
+                }
+            }
+            Err(error) => return Err(error),
+        };
+        Ok((entry, Some(handle), OpenOptions::empty(), None))
+    }
+
+    fn read(
+        &self,
+        _: &Context,
+        _: u64,
+        handle: u64,
+        writer: &mut dyn ZeroCopyWriter,
+        size: u32,
+        offset: u64,
+        _: Option<u64>,
+        _: u32,
+    ) -> io::Result<usize> {
+        let mut state = self.state();
+        let size = writer.available_bytes().min(size as usize);
+        writer.write_from(&mut state.handles.file(handle)?.file, size, offset)
+    }
+
+    fn write(
+        &self,
+        _: &Context,
+        _: u64,
+        handle: u64,
+        reader: &mut dyn ZeroCopyReader,
+        size: u32,
+        offset: u64,
+        _: Option<u64>,
+        delayed_write: bool,
+        flags: u32,
+        fuse_flags: u32,
+    ) -> io::Result<usize> {
+        self.check_writable()?;
+        let mut state = self.state();
+        let open = state.handles.file(handle)?;
+        let appends = OFlags::from_bits_retain(flags).contains(OFlags::APPEND) && !delayed_write;
+        open.set_appending(appends)?;
+        if fuse_flags & WRITE_KILL_PRIV != 0 {
+            self.drop_set_id_bits(&open.file)?;
+        }
+        reader.read_to(&mut open.file, size as usize, offset)
+    }
+
+    fn fsync(&self, _: &Context, _: u64, data_only: bool, handle: u64) -> io::Result<()> {
+        let mut state = self.state();
+        let file = &state.handles.file(handle)?.file;
+        match data_only {
+            true => file.sync_data(),
+            false => file.sync_all(),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _: &Context,
+        _: u64,
+        handle: u64,
+        mode: u32,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
+        self.check_writable()?;
+        let mut state = self.state();
+        let file = &state.handles.file(handle)?.file;
+        let mode = FallocateFlags::from_bits_retain(mode);
+        Ok(rustix::fs::fallocate(file, mode, offset, length)?)
+    }
+
+    fn release(
+        &self,
+        _: &Context,
+        _: u64,
+        _: u32,
+        handle: u64,
+        _: bool,
+        _: bool,
+        _: Option<u64>,
+    ) -> io::Result<()> {
+        self.state().handles.close(handle)
+    }
+
+    fn statfs(&self, _: &Context, inode: u64) -> io::Result<statvfs64> {
+        let found = self.state().inodes.descriptor(inode)?;
+        super::statvfs::of(found.as_fd())
+    }
+
+    fn setxattr(
+        &self,
+        _: &Context,
+        inode: u64,
+        name: &CStr,
+        value: &[u8],
+        flags: u32,
+    ) -> io::Result<()> {
+        self.check_writable()?;
+        let found = self.state().inodes.descriptor(inode)?;
+        let flags = XattrFlags::from_bits_retain(flags);
+        Ok(rustix::fs::setxattr(
+            host::path_of(found.as_fd()),
+            name,
+            value,
+            flags,
+        )?)
+    }
+
+    fn getxattr(
+        &self,
+        _: &Context,
+        inode: u64,
+        name: &CStr,
+        size: u32,
+    ) -> io::Result<GetxattrReply> {
+        let found = self.state().inodes.descriptor(inode)?;
+        let path = host::path_of(found.as_fd());
+        if size == 0 {
+            let length = rustix::fs::getxattr_query(path, name)?;
+            return Ok(GetxattrReply::Count(length as u32));
+        }
+        let mut value = vec![0; (size as usize).min(XATTR_MAX)];
+        let length = rustix::fs::getxattr(path, name, &mut value[..])?;
+        value.truncate(length);
+        Ok(GetxattrReply::Value(value))
+    }
+
+    fn listxattr(&self, _: &Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
+        let found = self.state().inodes.descriptor(inode)?;
+        let path = host::path_of(found.as_fd());
+        if size == 0 {
+            let length = rustix::fs::listxattr_query(path)?;
+            return Ok(ListxattrReply::Count(length as u32));
+        }
+        let mut names = vec![0; (size as usize).min(XATTR_MAX)];
+        let length = rustix::fs::listxattr(path, &mut names[..])?;
+        names.truncate(length);
+        Ok(ListxattrReply::Names(names))
+    }
+
+    fn removexattr(&self, _: &Context, inode: u64, name: &CStr) -> io::Result<()> {
+        self.check_writable()?;
+        let found = self.state().inodes.descriptor(inode)?;
+        Ok(rustix::fs::removexattr(host::path_of(found.as_fd()), name)?)
+    }
+
+    fn opendir(&self, _: &Context, inode: u64, _: u32) -> io::Result<(Option<u64>, OpenOptions)> {
+        let mut state = self.state();
+        state.handles.check_room()?;
+        let file = match state.inodes.is_closed(inode)? {
+            true => None,
+            false => {
+                let found = state.inodes.directory(inode)?;
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+                Some(host::open(found.as_fd(), flags)?)
+            }
+        };
+        let handle = state.handles.add_directory(file);
+        Ok((Some(handle), OpenOptions::empty()))
+    }
+
+    fn readdir(
+        &self,
+        _: &Context,
+        inode: u64,
+        handle: u64,
+        size: u32,
+        offset: u64,
+        add_entry: &mut dyn FnMut(DirEntry<'_>) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let part = (offset, size as usize);
+        let mut state = self.state();
+        state.read_directory(inode, handle, part, |_, shown| add_entry(shown))
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Context,
+        inode: u64,
+        handle: u64,
+        size: u32,
+        offset: u64,
+        add_entry: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        /// Attributes make an entry about so much longer than it is on the Host.
+        const LONGER: usize = 5;
+        let part = (offset, size as usize / LONGER);
+        let mut state = self.state();
+        state.read_directory(inode, handle, part, |inodes, shown| {
+            let own = matches!(shown.name, b"." | b"..");
+            // Nobody can say anything of a file that is gone: number 0 says that.
+            let mut entry = Entry::default();
+            if !own {
+                // The name is from a directory: it has no NUL inside.
+                let name = std::ffi::CString::new(shown.name)?;
+                if let Ok((number, attributes)) = inodes.look_up_entry(inode, &name) {
+                    entry = self::entry(number, attributes);
+                }
+            }
+            let added = add_entry(shown, entry);
+            if !matches!(added, Ok(size) if size != 0) && entry.inode != 0 {
+                inodes.forget(entry.inode, 1);
+            }
+            added
+        })
+    }
+
+    fn fsyncdir(&self, _: &Context, _: u64, _: bool, handle: u64) -> io::Result<()> {
+        let mut state = self.state();
+        match &state.handles.directory(handle)?.file {
+            Some(file) => file.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    fn releasedir(&self, _: &Context, _: u64, _: u32, handle: u64) -> io::Result<()> {
+        self.state().handles.close(handle)
+    }
+
+    fn lseek(&self, _: &Context, _: u64, handle: u64, offset: u64, whence: u32) -> io::Result<u64> {
+        const SEEK_DATA: u32 = 3;
+        const SEEK_HOLE: u32 = 4;
+        let seek = match whence {
+            SEEK_DATA => SeekFrom::Data(offset),
+            SEEK_HOLE => SeekFrom::Hole(offset),
+            // The Guest's kernel does these.
+            _ => return Err(Errno::INVAL.into()),
+        };
+        let mut state = self.state();
+        Ok(rustix::fs::seek(&state.handles.file(handle)?.file, seek)?)
+    }
+}
+
+impl FileServer {
+    fn remove(&self, parent: u64, name: &CStr, is_directory: bool) -> io::Result<()> {
+        self.check_writable()?;
+        let inodes = &mut self.state().inodes;
+        let directory = inodes.directory(parent)?;
+        let number = inodes.removing(parent, name);
+        host::remove(directory.as_fd(), name, is_directory)?;
+        if let Some(number) = number {
+            inodes.removed(number, parent, name);
+        }
+        Ok(())
+    }
+}
+
+/// The times that are to be set.
+fn times(new: &stat64, valid: SetattrValid) -> Option<Timestamps> {
+    let time = |given, now, seconds, nanoseconds| Timespec {
+        tv_sec: seconds,
+        tv_nsec: match (valid.contains(given), valid.contains(now)) {
+            (_, true) => UTIME_NOW,
+            (true, _) => nanoseconds,
+            _ => UTIME_OMIT,
+        },
+    };
+    let given = SetattrValid::ATIME | SetattrValid::MTIME;
+    let now = SetattrValid::ATIME_NOW | SetattrValid::MTIME_NOW;
+    valid.intersects(given | now).then(|| Timestamps {
+        last_access: time(
+            SetattrValid::ATIME,
+            SetattrValid::ATIME_NOW,
+            new.st_atime,
+            new.st_atime_nsec,
+        ),
+        last_modification: time(
+            SetattrValid::MTIME,
+            SetattrValid::MTIME_NOW,
+            new.st_mtime,
+            new.st_mtime_nsec,
+        ),
+    })
+}
