@@ -32,6 +32,7 @@ use crate::virtio::fs::Fs;
 use crate::virtio::mmio::Mmio;
 use crate::virtio::net::Net;
 use crate::virtio::ports::{self, Ports};
+use crate::virtio::rng::Rng;
 use crate::virtio::{Device, Interrupt};
 use crate::vm::{Vcpu, Vm};
 
@@ -197,6 +198,7 @@ fn make_devices(
     if let Some(net) = net {
         add(Box::new(net))?;
     }
+    add(Box::new(Rng))?;
     Ok((devices, Keyboard { input, kick }, window))
 }
 

@@ -13,6 +13,7 @@ pub mod fs;
 pub mod mmio;
 pub mod net;
 pub mod ports;
+pub mod rng;
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -34,6 +35,8 @@ pub enum Fault {
     Buffer(#[source] std::io::Error),
     #[error("a frame of {0} bytes is too long")]
     LongFrame(usize),
+    #[error("the host cannot: {0}")]
+    Host(#[source] std::io::Error),
     #[error("more than {0} answers wait for buffers")]
     Flood(usize),
 }
