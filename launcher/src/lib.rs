@@ -20,6 +20,8 @@ pub mod devices;
 pub mod end;
 pub mod error;
 pub mod fs;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod guest;
 pub mod image;
 pub mod insn;

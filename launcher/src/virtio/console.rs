@@ -109,8 +109,8 @@ mod tests {
     use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_DESC_F_NEXT};
     use vm_memory::{Bytes, GuestAddress};
 
-    use super::super::driver::{show, Driver, Shown, SIZE};
-    use super::super::mmio::tests::Registers;
+    use super::super::driver::{show, Driver, Registers, Shown, SIZE};
+
     use super::*;
 
     struct Bench {

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A driver, for the tests of devices: RAM, virtqueues in it, and what a driver does with both.
+//! A driver, for the tests of devices and for fuzzers: RAM, virtqueues in it, and what a driver
+//! does with both.
 
 use std::sync::{Arc, Mutex};
 
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK as DRIVER_OK,
+    VIRTIO_CONFIG_S_FEATURES_OK as FEATURES_OK,
+};
 use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::VRING_DESC_F_WRITE;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::bytes::Output;
-use super::mmio::tests::Registers;
 use super::mmio::Mmio;
 use super::{Device, Interrupt};
 use crate::memory::Memory;
@@ -16,6 +20,67 @@ use crate::memory::Memory;
 pub(super) const WRITE: u16 = VRING_DESC_F_WRITE as u16;
 pub(super) const SIZE: u16 = 64;
 const VERSION_1: u64 = 1 << 32;
+const ACKNOWLEDGE: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE;
+const DRIVER: u32 = VIRTIO_CONFIG_S_DRIVER;
+
+/// Register access for tests, by a driver.
+pub(super) trait Registers {
+    fn get(&self, offset: u32) -> u32;
+    fn put(&self, offset: u32, value: u32);
+    /// From reset to FEATURES_OK, with these features, which include VERSION_1.
+    fn negotiate(&self, features: u64) -> bool;
+    /// Sets up a queue with its rings where the mock driver has them.
+    fn set_up(&self, index: u32, size: u16, rings: [u64; 3]);
+    fn driver_ok(&self);
+}
+
+impl Registers for Mmio {
+    fn get(&self, offset: u32) -> u32 {
+        let mut data = [0; 4];
+        self.load(offset.into(), &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn put(&self, offset: u32, value: u32) {
+        self.store(offset.into(), &value.to_le_bytes());
+    }
+
+    fn negotiate(&self, features: u64) -> bool {
+        self.put(VIRTIO_MMIO_STATUS, 0);
+        self.put(VIRTIO_MMIO_STATUS, ACKNOWLEDGE | DRIVER);
+        for (half, value) in [features as u32, (features >> 32) as u32]
+            .into_iter()
+            .enumerate()
+        {
+            self.put(VIRTIO_MMIO_DRIVER_FEATURES_SEL, half as u32);
+            self.put(VIRTIO_MMIO_DRIVER_FEATURES, value);
+        }
+        self.put(VIRTIO_MMIO_STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK);
+        self.get(VIRTIO_MMIO_STATUS) & FEATURES_OK != 0
+    }
+
+    fn set_up(&self, index: u32, size: u16, rings: [u64; 3]) {
+        self.put(VIRTIO_MMIO_QUEUE_SEL, index);
+        self.put(VIRTIO_MMIO_QUEUE_NUM, size.into());
+        let registers = [
+            VIRTIO_MMIO_QUEUE_DESC_LOW,
+            VIRTIO_MMIO_QUEUE_AVAIL_LOW,
+            VIRTIO_MMIO_QUEUE_USED_LOW,
+        ];
+        for (register, address) in registers.into_iter().zip(rings) {
+            self.put(register, address as u32);
+            self.put(register + 4, (address >> 32) as u32);
+        }
+        self.put(VIRTIO_MMIO_QUEUE_READY, 1);
+    }
+
+    fn driver_ok(&self) {
+        self.put(
+            VIRTIO_MMIO_STATUS,
+            ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK,
+        );
+    }
+}
 
 /// A queue of the driver's, all parts of it in a stretch of RAM of its own.
 #[derive(Clone, Copy)]
@@ -62,6 +127,7 @@ pub(super) struct Driver {
     pub(super) interrupt: Arc<Interrupt>,
     pub(super) mmio: Mmio,
     pub(super) rings: Vec<Ring>,
+    features: u64,
 }
 
 impl Driver {
@@ -78,14 +144,28 @@ impl Driver {
             |_, _| {},
         )
         .unwrap();
+        let rings = (0..count).map(|index| Ring { index, offered: 0 }).collect();
         let driver = Self {
             memory,
             interrupt,
             mmio,
-            rings: (0..count).map(|index| Ring { index, offered: 0 }).collect(),
+            rings,
+            features,
         };
         driver.restart(features);
         driver
+    }
+
+    /// From whatever state to a device that runs, with empty rings.
+    pub(super) fn bring_up(&mut self) {
+        self.mmio.put(VIRTIO_MMIO_STATUS, 0);
+        for ring in &mut self.rings {
+            ring.offered = 0;
+            for part in [ring.available(), ring.used()] {
+                self.memory.write_obj(0u32, GuestAddress(part)).unwrap();
+            }
+        }
+        self.restart(self.features);
     }
 
     /// Sets up the device, which is reset, with these features and the queues as they are.

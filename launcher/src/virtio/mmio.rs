@@ -382,13 +382,14 @@ fn register(offset: u64, size: usize) -> Option<u32> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use std::sync::atomic::AtomicU32;
 
     use proptest::prelude::*;
     use virtio_queue::QueueOwnedT;
     use vm_memory::GuestAddress;
 
+    use super::super::driver::Registers;
     use super::super::Served;
     use super::*;
 
@@ -396,8 +397,6 @@ pub(crate) mod tests {
     const RAM: u64 = 1 << 20;
     /// The one that the device has of its own.
     const FEATURE: u64 = 1 << 5;
-    const ACKNOWLEDGE: u32 = 1;
-    const DRIVER: u32 = 2;
 
     /// Uses every buffer at once, without a look at it.
     struct Sink;
@@ -438,65 +437,6 @@ pub(crate) mod tests {
                 used = true;
             }
             Ok(Served { used, then: 0 })
-        }
-    }
-
-    /// Register access for tests, by a driver.
-    pub(crate) trait Registers {
-        fn get(&self, offset: u32) -> u32;
-        fn put(&self, offset: u32, value: u32);
-        /// From reset to FEATURES_OK, with these features, which include VERSION_1.
-        fn negotiate(&self, features: u64) -> bool;
-        /// Sets up a queue with its rings where the mock driver has them.
-        fn set_up(&self, index: u32, size: u16, rings: [u64; 3]);
-        fn driver_ok(&self);
-    }
-
-    impl Registers for Mmio {
-        fn get(&self, offset: u32) -> u32 {
-            let mut data = [0; 4];
-            self.load(offset.into(), &mut data);
-            u32::from_le_bytes(data)
-        }
-
-        fn put(&self, offset: u32, value: u32) {
-            self.store(offset.into(), &value.to_le_bytes());
-        }
-
-        fn negotiate(&self, features: u64) -> bool {
-            self.put(VIRTIO_MMIO_STATUS, 0);
-            self.put(VIRTIO_MMIO_STATUS, ACKNOWLEDGE | DRIVER);
-            for (half, value) in [features as u32, (features >> 32) as u32]
-                .into_iter()
-                .enumerate()
-            {
-                self.put(VIRTIO_MMIO_DRIVER_FEATURES_SEL, half as u32);
-                self.put(VIRTIO_MMIO_DRIVER_FEATURES, value);
-            }
-            self.put(VIRTIO_MMIO_STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK);
-            self.get(VIRTIO_MMIO_STATUS) & FEATURES_OK != 0
-        }
-
-        fn set_up(&self, index: u32, size: u16, rings: [u64; 3]) {
-            self.put(VIRTIO_MMIO_QUEUE_SEL, index);
-            self.put(VIRTIO_MMIO_QUEUE_NUM, size.into());
-            let registers = [
-                VIRTIO_MMIO_QUEUE_DESC_LOW,
-                VIRTIO_MMIO_QUEUE_AVAIL_LOW,
-                VIRTIO_MMIO_QUEUE_USED_LOW,
-            ];
-            for (register, address) in registers.into_iter().zip(rings) {
-                self.put(register, address as u32);
-                self.put(register + 4, (address >> 32) as u32);
-            }
-            self.put(VIRTIO_MMIO_QUEUE_READY, 1);
-        }
-
-        fn driver_ok(&self) {
-            self.put(
-                VIRTIO_MMIO_STATUS,
-                ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK,
-            );
         }
     }
 

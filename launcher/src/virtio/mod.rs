@@ -7,9 +7,11 @@
 
 pub mod bytes;
 pub mod console;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod driver;
 pub mod fs;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod mmio;
 pub mod net;
 pub mod ports;

@@ -321,8 +321,8 @@ mod tests {
     use virtio_bindings::virtio_mmio::*;
     use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_DESC_F_NEXT};
 
+    use super::super::driver::Registers;
     use super::super::driver::{Driver, SIZE, WRITE};
-    use super::super::mmio::tests::Registers;
     use super::*;
     use crate::net::{Header, PLAIN};
 
