@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::fs::share::Share;
+use crate::gdb::Place;
 use crate::net;
 
 /// Run Linux and bare guests without VT-x or SVM.
@@ -115,6 +116,10 @@ pub struct Run {
     /// End the guest after this time, with suffix ms, s, m or h (none: seconds)
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub timeout: Option<Duration>,
+
+    /// Wait for gdb at a UNIX socket or a TCP port of localhost, and let it drive the guest
+    #[arg(long, value_name = "SOCKET|PORT", value_parser = Place::parse)]
+    pub gdb: Option<Place>,
 
     /// Print the Host's event counters at the end
     #[arg(long)]
@@ -242,6 +247,15 @@ mod tests {
         for bad in ["", "s", "-1s", "1d", "1e999", "inf", "nan", "9µ"] {
             assert!(parse_time(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn places_for_gdb() {
+        let gdb = |place| run(&["--gdb", place]).unwrap().gdb.unwrap();
+        assert_eq!(gdb("1234"), Place::Port(1234));
+        assert_eq!(gdb("./1234"), Place::Socket("./1234".into()));
+        assert_eq!(gdb("/tmp/gdb"), Place::Socket("/tmp/gdb".into()));
+        assert_eq!(gdb("99999"), Place::Socket("99999".into()));
     }
 
     proptest! {

@@ -189,6 +189,11 @@ codes! {
         "The guest tells shares apart by their tags, and mounts each in a directory that is called like it.",
         "The error says the tag.",
         "Choose another for one of them.";
+    34 Gdb: "lg cannot wait for gdb",
+        "The socket of --gdb cannot be made, or the port is in use. lg never replaces a file, not even a socket that \
+         an earlier lg has left behind.",
+        "ls -l SOCKET, or: ss -ltn",
+        "Remove the file, or name another socket or port.";
 }
 
 impl fmt::Display for Code {

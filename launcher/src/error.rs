@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::codes::Code;
+use crate::gdb::Place;
 use crate::image::ImageError;
 use crate::net;
 
@@ -53,6 +54,8 @@ pub enum Error {
     },
     #[error(transparent)]
     Network(#[from] net::Error),
+    #[error("cannot wait for gdb at {place}")]
+    Gdb { place: Place, source: io::Error },
     #[error("cannot write the guest's output")]
     Output(#[source] io::Error),
     #[error("cannot set up {what}")]
@@ -88,6 +91,7 @@ impl Error {
             Self::Output(_) => Code::Output,
             Self::Setup { .. } => Code::Setup,
             Self::Network(source) => source.code(),
+            Self::Gdb { .. } => Code::Gdb,
         }
     }
 
@@ -140,6 +144,7 @@ impl Error {
             | Self::Memory { source, .. }
             | Self::OpenDevice(source)
             | Self::Module { source, .. }
+            | Self::Gdb { source, .. }
             | Self::Output(source)
             | Self::Setup { source, .. } => source.to_string(),
         }
@@ -176,6 +181,13 @@ impl Error {
             Self::ModuleAbi { .. } => "build and install the module and lg from the same source",
             Self::Network(source) => return source.fix(),
             Self::Module { .. } => "sudo dmesg may tell more",
+            Self::Gdb {
+                place: Place::Socket(path),
+                source,
+            } if source.kind() == io::ErrorKind::AddrInUse => {
+                return format!("remove it: rm {}", path.display())
+            }
+            Self::Gdb { .. } => "name another socket or port",
             Self::Output(_) => "see where standard output goes",
             Self::Setup { .. } => "close other programs: a limit of the system was reached",
         }

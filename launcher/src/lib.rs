@@ -4,8 +4,8 @@
 //! Read in this order: [`cli`] what the user asks for · [`guest`] (with [`image`], `bzimage` and
 //! `unpack`) what is to run · [`machine`] how a machine is put together and ends · [`boot`] (with
 //! [`page_tables`] and [`cpio`]) how the Guest gets into [`memory`] · [`vm`] the module · [`vcpu`]
-//! the run loop, with [`insn`] for loads and stores to devices · [`devices`] and [`virtio`], with
-//! [`fs`] and [`mod@net`] behind two of them ·
+//! the run loop, with [`insn`] for loads and stores to devices, and [`gdb`] · [`devices`] and
+//! [`virtio`], with [`fs`] and [`mod@net`] behind two of them ·
 //! [`streams`], [`terminal`] and [`keys`] · [`end`] and [`error`] what the user is told.
 
 #![deny(unsafe_code)]
@@ -22,6 +22,7 @@ pub mod error;
 pub mod fs;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod gdb;
 pub mod guest;
 pub mod image;
 pub mod insn;

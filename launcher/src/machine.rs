@@ -18,6 +18,7 @@ use crate::devices::{self, Devices};
 use crate::end::End;
 use crate::error::Error;
 use crate::fs::share::{self, Share};
+use crate::gdb::Gdb;
 use crate::guest::Guest;
 use crate::memory::{self, Memory};
 use crate::net;
@@ -25,8 +26,8 @@ use crate::sandbox;
 use crate::stats;
 use crate::streams::{output, Keyboard, Streams};
 use crate::terminal::{self, say, Raw};
-use crate::vcpu::RunningVcpu;
-use crate::virtio::bytes::{Input, Output};
+use crate::vcpu::{Executor, RunningVcpu};
+use crate::virtio::bytes::Input;
 use crate::virtio::console::{self, Console, WindowSize};
 use crate::virtio::fs::Fs;
 use crate::virtio::mmio::Mmio;
@@ -57,10 +58,9 @@ pub fn run(options: &Run) -> End {
 struct Machine {
     ends: Sender<End>,
     end: Receiver<End>,
-    early: Output,
     vm: Arc<Vm>,
-    vcpu: Vcpu,
-    memory: Memory,
+    executor: Executor,
+    gdb: Option<Gdb>,
     devices: Devices,
     keyboard: Keyboard,
     window: Option<Window>,
@@ -113,13 +113,18 @@ fn prepare(options: &Run) -> Result<Machine, Error> {
         true => guest.streams.console(&ends),
         false => output(io::stdout(), &ends),
     };
+    let gdb = options.gdb.as_ref().map(Gdb::wait).transpose()?;
     Ok(Machine {
         ends,
         end,
-        early,
         vm,
-        vcpu,
-        memory,
+        executor: Executor {
+            vcpu,
+            devices: devices.clone(),
+            memory,
+            early,
+        },
+        gdb,
         devices,
         keyboard,
         window,
@@ -208,10 +213,9 @@ impl Machine {
         let Self {
             ends,
             end,
-            early,
             vm,
-            vcpu,
-            memory,
+            executor,
+            gdb,
             devices,
             keyboard,
             window,
@@ -248,8 +252,7 @@ impl Machine {
             })
             .map_err(&threads)?;
         }
-        let vcpu =
-            RunningVcpu::start(vcpu, devices.clone(), memory, early, ends).map_err(&threads)?;
+        let vcpu = RunningVcpu::start(executor, gdb, ends).map_err(&threads)?;
 
         let end = match options.timeout {
             Some(timeout) => end.recv_timeout(timeout),

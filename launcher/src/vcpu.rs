@@ -20,6 +20,7 @@ use vmm_sys_util::signal::{register_signal_handler, Killable};
 use crate::devices::Devices;
 use crate::end::End;
 use crate::error::Error;
+use crate::gdb::Gdb;
 use crate::insn::{self, Target};
 use crate::memory::Memory;
 use crate::terminal::{lines_for_terminal, printable};
@@ -33,7 +34,7 @@ const MESSAGE_MAX: usize = 1024;
 /// Offset of the register whose GPA hypercall NOTIFY names.
 const NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 /// Takes a vCPU's thread out of the Guest.
-const STOP_SIGNAL: Signal = Signal::SIGUSR1;
+pub const STOP_SIGNAL: Signal = Signal::SIGUSR1;
 
 /// A vCPU in a thread of its own.
 pub struct RunningVcpu {
@@ -42,15 +43,8 @@ pub struct RunningVcpu {
 }
 
 impl RunningVcpu {
-    /// Runs `vcpu` until the Guest ends, and reports that to `ends`. Loads and stores go to
-    /// `devices`; `memory` is the Guest's RAM; `early` takes what it prints without a device.
-    pub fn start(
-        mut vcpu: Vcpu,
-        devices: Devices,
-        memory: Memory,
-        mut early: Output,
-        ends: Sender<End>,
-    ) -> io::Result<Self> {
+    /// Runs the vCPU until the Guest ends, or as `gdb` wants it, and reports the end to `ends`.
+    pub fn start(mut executor: Executor, gdb: Option<Gdb>, ends: Sender<End>) -> io::Result<Self> {
         extern "C" fn nothing(_: i32, _: *mut siginfo_t, _: *mut c_void) {}
         register_signal_handler(STOP_SIGNAL as i32, nothing)?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -58,13 +52,17 @@ impl RunningVcpu {
         let thread = thread::Builder::new()
             .name("vcpu 0".into())
             .spawn(move || {
-                while !stopped.load(Ordering::SeqCst) {
-                    match step(&mut vcpu, &devices, &memory, &mut early) {
-                        Ok(None) => {}
-                        // When nobody listens any more, another end was first.
-                        Ok(Some(end)) => return drop(ends.send(end)),
-                        Err(error) => return drop(ends.send(End::Failed(error))),
-                    }
+                let debugged = match gdb {
+                    Some(gdb) => gdb.serve(&mut executor, &stopped),
+                    None => Ok(None),
+                };
+                let end = match debugged {
+                    Ok(None) => executor.run(&stopped),
+                    debugged => debugged,
+                };
+                if let Some(end) = end.unwrap_or_else(|error| Some(End::Failed(error))) {
+                    // When nobody listens any more, another end was first.
+                    let _ = ends.send(end);
                 }
             })?;
         Ok(Self { thread, stop })
@@ -87,48 +85,88 @@ impl RunningVcpu {
     }
 }
 
-/// Runs `vcpu` up to its next exit, and does what that asks for.
-fn step(
-    vcpu: &mut Vcpu,
-    devices: &Devices,
-    memory: &Memory,
-    early: &mut Output,
-) -> Result<Option<End>, Error> {
-    match vcpu.run()? {
-        Exit::Mmio { gpa, insn } => {
-            let mut regs = vcpu.regs();
-            if let Err(unknown) = insn::emulate(&insn, &mut regs, &mut Bus::find(devices, gpa)) {
-                let reason = format!("access to GPA {gpa:#x}, which is not RAM: {unknown}");
-                return Ok(Some(End::Death {
+/// A vCPU, and all that the Guest in it reaches.
+pub struct Executor {
+    /// The vCPU.
+    pub vcpu: Vcpu,
+    /// Where its loads and stores go which are not to RAM.
+    pub devices: Devices,
+    /// RAM.
+    pub memory: Memory,
+    /// Takes what the Guest prints without a device.
+    pub early: Output,
+}
+
+/// What came of one turn of the Guest's.
+pub enum Step {
+    /// What it came out for is done, and it can go on.
+    Done,
+    /// A debug exit, which only a debugger asks for.
+    Debug {
+        /// As in `struct lguest_run`.
+        vector: u32,
+    },
+    /// It is over.
+    End(End),
+}
+
+impl Executor {
+    /// Runs the Guest to its end, or until `stopped` says that nobody wants it any more.
+    fn run(&mut self, stopped: &AtomicBool) -> Result<Option<End>, Error> {
+        while !stopped.load(Ordering::SeqCst) {
+            if let Step::End(end) = self.step()? {
+                return Ok(Some(end));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Runs the vCPU up to its next exit, and does what that asks for.
+    pub fn step(&mut self) -> Result<Step, Error> {
+        let Self {
+            vcpu,
+            devices,
+            memory,
+            early,
+        } = self;
+        match vcpu.run()? {
+            Exit::Mmio { gpa, insn } => {
+                let mut regs = vcpu.regs();
+                if let Err(unknown) = insn::emulate(&insn, &mut regs, &mut Bus::find(devices, gpa))
+                {
+                    let reason = format!("access to GPA {gpa:#x}, which is not RAM: {unknown}");
+                    return Ok(Step::End(End::Death {
+                        reason,
+                        regs: Box::new(regs),
+                    }));
+                }
+                vcpu.set_regs(regs);
+            }
+            // The queue has no eventfd.
+            Exit::Notify { gpa, queue } => {
+                if let Some((device, NOTIFY)) = devices.at(gpa) {
+                    device.notify(queue);
+                }
+            }
+            Exit::Console { gpa, len } => {
+                let mut text = vec![0; len.min(LGUEST_CONSOLE_MAX.into()) as usize];
+                if memory.read_slice(&mut text, GuestAddress(gpa)).is_ok() {
+                    early(&lines_for_terminal(&text));
+                }
+            }
+            Exit::Shutdown { kind, arg } => return Ok(Step::End(shutdown(kind, arg, memory))),
+            Exit::Interrupted => {}
+            Exit::Death { reason } => {
+                let reason = printable(reason.as_bytes());
+                return Ok(Step::End(End::Death {
                     reason,
-                    regs: Box::new(regs),
+                    regs: Box::new(vcpu.regs()),
                 }));
             }
-            vcpu.set_regs(regs);
+            Exit::Debug { vector } => return Ok(Step::Debug { vector }),
         }
-        // The queue has no eventfd.
-        Exit::Notify { gpa, queue } => {
-            if let Some((device, NOTIFY)) = devices.at(gpa) {
-                device.notify(queue);
-            }
-        }
-        Exit::Console { gpa, len } => {
-            let mut text = vec![0; len.min(LGUEST_CONSOLE_MAX.into()) as usize];
-            if memory.read_slice(&mut text, GuestAddress(gpa)).is_ok() {
-                early(&lines_for_terminal(&text));
-            }
-        }
-        Exit::Shutdown { kind, arg } => return Ok(Some(shutdown(kind, arg, memory))),
-        Exit::Interrupted => {}
-        Exit::Death { reason } => {
-            let reason = printable(reason.as_bytes());
-            return Ok(Some(End::Death {
-                reason,
-                regs: Box::new(vcpu.regs()),
-            }));
-        }
+        Ok(Step::Done)
     }
-    Ok(None)
 }
 
 fn shutdown(kind: u64, arg: u64, memory: &Memory) -> End {

@@ -24,6 +24,8 @@ use crate::memory::Memory;
 
 /// The module's device.
 pub const DEVICE: &str = "/dev/lguest";
+/// IF, and the bit that is always set.
+const RFLAGS_AT_ENTRY: u64 = 0x202;
 
 /// A VM. It ends when the last clone of its [`Arc`] is gone, or with the process.
 pub struct Vm {
@@ -152,6 +154,9 @@ pub enum Exit {
     Death {
         reason: String,
     },
+    Debug {
+        vector: u32,
+    },
     /// A signal came.
     Interrupted,
 }
@@ -175,10 +180,16 @@ impl Vcpu {
         // SAFETY: CREATE_VCPU reads a struct lguest_vcpu.
         let result = unsafe { ioctl_with_ref(&vm.device, LGUEST_IOCTL_CREATE_VCPU, &vcpu) };
         check(result, "LGUEST_CREATE_VCPU")?;
-        Ok(Self {
-            vm,
-            run: Box::default(),
-        })
+        let mut run = Box::<lguest_run>::default();
+        // For a debugger, which looks before the first RUN.
+        run.regs = lguest_regs {
+            rip: entry.rip,
+            rsi: entry.rsi,
+            cr3: entry.cr3,
+            rflags: RFLAGS_AT_ENTRY,
+            ..Default::default()
+        };
+        Ok(Self { vm, run })
     }
 
     /// Runs until there is something for the Launcher to do.
@@ -203,13 +214,14 @@ impl Vcpu {
         // SAFETY: all members of the union are integers and arrays of them, for which any bytes are
         // valid; `run` was all 0 before the module wrote to it. Which member the module has filled
         // in is what `exit` says.
-        let (mmio, notify, console, shutdown, death) = unsafe {
+        let (mmio, notify, console, shutdown, death, debug) = unsafe {
             (
                 reasons.mmio,
                 reasons.notify,
                 reasons.console,
                 reasons.shutdown,
                 reasons.death,
+                reasons.debug,
             )
         };
         Ok(match self.run.exit {
@@ -243,6 +255,9 @@ impl Vcpu {
                     reason: String::from_utf8_lossy(&reason).into_owned(),
                 }
             }
+            LGUEST_EXIT_DEBUG => Exit::Debug {
+                vector: debug.vector,
+            },
             exit => {
                 let source = io::Error::other(format!("unknown exit {exit}"));
                 return Err(Error::Module {
@@ -251,6 +266,17 @@ impl Vcpu {
                 });
             }
         })
+    }
+
+    /// What LGUEST_EXIT_DEBUG is wanted for: `LGUEST_DEBUG_*`.
+    pub fn set_debug(&mut self, flags: u32) -> Result<(), Error> {
+        let debug = lguest_debug {
+            flags,
+            ..Default::default()
+        };
+        // SAFETY: SET_DEBUG reads a struct lguest_debug.
+        let result = unsafe { ioctl_with_ref(&self.vm.device, LGUEST_IOCTL_SET_DEBUG, &debug) };
+        check(result, "LGUEST_SET_DEBUG")
     }
 
     /// The registers at the last exit.

@@ -15,6 +15,7 @@ fn main() {
         .args([
             "--use-core",
             "--with-derive-default",
+            "--with-derive-partialeq",
             "--default-enum-style=consts",
         ])
         .args(["--allowlist-item=(LGUEST|LHCALL|lguest)_.*|boot_params|setup_header"])

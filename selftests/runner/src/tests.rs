@@ -5,7 +5,7 @@
 
 use crate::command::{self, End};
 use crate::kernel_log::complaint_in;
-use crate::{host, terminal, tools, Outcome, Test};
+use crate::{gdb, host, terminal, tools, Outcome, Test};
 use std::fs;
 use std::time::Duration;
 
@@ -209,6 +209,7 @@ pub(crate) fn all() -> Vec<Test> {
         );
     }
     for (group, rows) in [
+        ("gdb", gdb::TESTS),
         ("host", host::TESTS),
         ("terminal", terminal::TESTS),
         ("tools", tools::TESTS),
