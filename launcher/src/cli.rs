@@ -5,11 +5,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use crate::fs::share::Share;
 use crate::gdb::Place;
 use crate::net;
+use crate::vsock;
 
 /// Run Linux and bare guests without VT-x or SVM.
 #[derive(Debug, Parser)]
@@ -24,7 +26,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a guest
-    Run(Run),
+    Run(Box<Run>),
     /// Check whether this machine has what lg needs
     Doctor {
         /// Print JSON
@@ -104,6 +106,14 @@ pub struct Run {
     #[arg(long, value_name = "NETWORK", value_parser = net::Options::parse)]
     pub net: Option<net::Options>,
 
+    /// Connect sockets of the guest's (AF_VSOCK) to UNIX sockets; the guest's CID is 3 unless named
+    ///
+    /// Who connects to PATH and writes "CONNECT PORT" and a newline reads "OK ..." and speaks with
+    /// whoever listens on that port in the guest. Who connects to port PORT of CID 2 in the guest
+    /// speaks with whoever listens on PATH_PORT here.
+    #[arg(long, value_name = "PATH[,cid=N]", value_parser = vsock_parser())]
+    pub vsock: Option<vsock::Spec>,
+
     /// Add to the kernel's command line
     #[arg(
         long,
@@ -132,6 +142,10 @@ pub struct Run {
     /// Run this in the guest instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+fn vsock_parser() -> impl TypedValueParser<Value = vsock::Spec> {
+    OsStringValueParser::new().try_map(vsock::Spec::parse)
 }
 
 /// RAM is mapped in large pages.
@@ -186,7 +200,7 @@ mod tests {
 
     fn run(arguments: &[&str]) -> Result<Run, clap::Error> {
         match Cli::try_parse_from(["lg", "run"].iter().chain(arguments))?.command {
-            Command::Run(run) => Ok(run),
+            Command::Run(run) => Ok(*run),
             other => panic!("{other:?}"),
         }
     }

@@ -194,6 +194,11 @@ codes! {
          an earlier lg has left behind.",
         "ls -l SOCKET, or: ss -ltn",
         "Remove the file, or name another socket or port.";
+    35 Vsock: "the socket of --vsock cannot be made",
+        "Something is at its path already: another guest's socket, one that is left from a lg that was killed, or a \
+         file; or there can be no file.",
+        "ls -l PATH; ss -xlp",
+        "Name another path, or remove what is left: rm PATH.";
 }
 
 impl fmt::Display for Code {

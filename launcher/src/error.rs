@@ -9,6 +9,7 @@ use crate::codes::Code;
 use crate::gdb::Place;
 use crate::image::ImageError;
 use crate::net;
+use crate::vsock::VsockError;
 
 /// An error of the Launcher. `Display` is the what.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,8 @@ pub enum Error {
     Gdb { place: Place, source: io::Error },
     #[error("cannot write the guest's output")]
     Output(#[source] io::Error),
+    #[error("there can be no vsock")]
+    Vsock(#[source] VsockError),
     #[error("cannot set up {what}")]
     Setup {
         what: &'static str,
@@ -81,6 +84,7 @@ impl Error {
             Self::Memory { .. } => Code::Memory,
             Self::Share { .. } => Code::Share,
             Self::TagTwice(_) => Code::TagTwice,
+            Self::Vsock(_) => Code::Vsock,
             Self::NoDevice => Code::NoDevice,
             Self::OpenDevice(source) if source.kind() == io::ErrorKind::PermissionDenied => {
                 Code::DevicePermission
@@ -130,6 +134,7 @@ impl Error {
                 size.div_ceil(1 << 20),
                 limit >> 20
             ),
+            Self::Vsock(source) => source.to_string(),
             Self::TagTwice(_) => "the guest tells shares apart by it".into(),
             Self::NoDevice => "the lg module is not loaded".into(),
             Self::OpenDevice(source) if source.kind() == io::ErrorKind::PermissionDenied => {
@@ -172,6 +177,7 @@ impl Error {
             Self::InitrdTooLarge { .. } => "make it smaller",
             Self::Memory { .. } => "give it less with -m, or free some memory",
             Self::Share { .. } => "name a directory that you may read",
+            Self::Vsock(source) => return source.fix(),
             Self::TagTwice(_) => "choose another for one of them",
             Self::NoDevice => "load it: sudo modprobe lg, or sudo insmod build/lg.ko",
             Self::OpenDevice(source) if source.kind() == io::ErrorKind::PermissionDenied => {

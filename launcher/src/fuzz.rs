@@ -5,6 +5,10 @@
 //! `fuzz/fuzz_targets` feed it with what libFuzzer thinks of; a test here feeds it with what is in
 //! `fuzz/corpus`, so that whatever was found once stays fixed.
 
+use std::fs;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
 use lguest_abi::lguest_regs;
@@ -16,6 +20,8 @@ use crate::virtio::console::Console;
 use crate::virtio::fuzz::drive;
 use crate::virtio::ports::{Ports, Stream};
 use crate::virtio::rng::Rng;
+use crate::virtio::vsock::Vsock;
+use crate::vsock::{Hub, Spec};
 
 /// The name of a target's program and corpus, and what takes the bytes.
 type Row = (&'static str, fn(&[u8]));
@@ -27,6 +33,7 @@ pub const TARGETS: &[Row] = &[
     ("insn", insn),
     ("ports", ports),
     ("rng", rng),
+    ("vsock", vsock),
 ];
 
 /// A driver of the console, while somebody types.
@@ -56,6 +63,51 @@ pub fn ports(bytes: &[u8]) {
 /// A driver of the entropy device.
 pub fn rng(bytes: &[u8]) {
     drive(Rng, bytes, |_| {});
+}
+
+/// A driver of the socket device, CID 3. Our side connects, listens for its port 5, reads, writes
+/// and closes.
+pub fn vsock(bytes: &[u8]) {
+    let path = std::env::temp_dir().join(format!("lg-fuzz-{}", std::process::id()));
+    let port = path.with_file_name(format!("lg-fuzz-{}_5", std::process::id()));
+    let listen = |path| {
+        let _ = fs::remove_file(path);
+        let listener = UnixListener::bind(path).expect("bind");
+        listener.set_nonblocking(true).expect("set_nonblocking");
+        listener
+    };
+    let (listener, peers) = (listen(&path), listen(&port));
+    let spec = Spec { path, cid: 3 };
+    let hub = Hub::new(listener, &spec).expect("there are descriptors");
+    let mut sockets: Vec<UnixStream> = Vec::new();
+    drive(Vsock::new(hub), bytes, |choices| {
+        let deed = choices.byte() % 6;
+        let one = choices.byte();
+        let index = usize::from(one) % sockets.len().max(1);
+        match (deed, sockets.get_mut(index)) {
+            (0, _) => {
+                let mut socket = UnixStream::connect(&spec.path).expect("connect");
+                let _ = writeln!(socket, "CONNECT {one}");
+                socket.set_nonblocking(true).expect("set_nonblocking");
+                sockets.push(socket);
+            }
+            (1, _) => sockets.extend(peers.accept().map(|(socket, _)| socket)),
+            (2, Some(socket)) => {
+                let _ = socket.set_nonblocking(true);
+                let _ = socket.read(&mut [0; 256]);
+            }
+            (3, Some(socket)) => {
+                let _ = socket.set_nonblocking(true);
+                let _ = socket.write(&[one; 100]);
+            }
+            (4, Some(socket)) => drop(socket.shutdown(Shutdown::Write)),
+            (5, Some(_)) => drop(sockets.swap_remove(index)),
+            _ => {}
+        }
+    });
+    for path in [&spec.path, &port] {
+        let _ = fs::remove_file(path);
+    }
 }
 
 /// An instruction that reaches for a device: the registers' values, then its bytes.
@@ -102,8 +154,6 @@ pub fn image(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus");

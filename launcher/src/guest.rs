@@ -173,7 +173,7 @@ mod tests {
     fn options(arguments: &[&str]) -> Run {
         let arguments = ["lg", "run"].iter().chain(arguments);
         match Cli::try_parse_from(arguments).unwrap().command {
-            Command::Run(run) => run,
+            Command::Run(run) => *run,
             other => panic!("{other:?}"),
         }
     }

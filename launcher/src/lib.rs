@@ -39,3 +39,4 @@ mod unpack;
 pub mod vcpu;
 pub mod virtio;
 pub mod vm;
+pub mod vsock;

@@ -34,8 +34,10 @@ use crate::virtio::mmio::Mmio;
 use crate::virtio::net::Net;
 use crate::virtio::ports::{self, Ports};
 use crate::virtio::rng::Rng;
+use crate::virtio::vsock::Vsock;
 use crate::virtio::{Device, Interrupt};
 use crate::vm::{Vcpu, Vm};
+use crate::vsock::{Hub, SocketFile};
 
 /// The signals that end a run, and the one that says that the window has another size.
 const FATAL: [Signal; 4] = [
@@ -64,6 +66,7 @@ struct Machine {
     devices: Devices,
     keyboard: Keyboard,
     window: Option<Window>,
+    socket_file: Option<SocketFile>,
 }
 
 /// Our end of the window's size.
@@ -89,13 +92,15 @@ fn prepare(options: &Run) -> Result<Machine, Error> {
     }
     let net = options.net.as_ref().map(network).transpose()?;
     let shares = share::open_all(&options.shares)?;
+    let vsock = options.vsock.as_ref().map(Hub::listen).transpose();
+    let (hub, socket_file) = vsock.map_err(Error::Vsock)?.unzip();
     let size = options.memory;
     let memory = memory::create(size).map_err(|source| Error::Memory { size, source })?;
 
     let (ends, end) = mpsc::channel();
     let vm = Arc::new(Vm::new(memory.clone())?);
     let (devices, keyboard, window) =
-        make_devices(&vm, &memory, &guest.streams, &ends, shares, net)?;
+        make_devices(&vm, &memory, &guest.streams, &ends, shares, net, hub)?;
     devices.connect(&vm)?;
     let command_line = guest.command_line(&devices);
     if options.verbose {
@@ -128,6 +133,7 @@ fn prepare(options: &Run) -> Result<Machine, Error> {
         devices,
         keyboard,
         window,
+        socket_file,
     })
 }
 
@@ -161,6 +167,7 @@ fn make_devices(
     ends: &Sender<End>,
     shares: Vec<Fs>,
     net: Option<Net>,
+    hub: Option<Hub>,
 ) -> Result<(Devices, Keyboard, Option<Window>), Error> {
     let input = Arc::<Input>::default();
     // What is not typed is not for the console.
@@ -203,6 +210,9 @@ fn make_devices(
     if let Some(net) = net {
         add(Box::new(net))?;
     }
+    if let Some(hub) = hub {
+        add(Box::new(Vsock::new(hub)))?;
+    }
     add(Box::new(Rng))?;
     Ok((devices, Keyboard { input, kick }, window))
 }
@@ -219,6 +229,8 @@ impl Machine {
             devices,
             keyboard,
             window,
+            // Removed when this returns.
+            socket_file: _socket_file,
         } = self;
         let threads = setup("a thread");
         // Before there are threads: they inherit it.

@@ -16,6 +16,7 @@ pub mod mmio;
 pub mod net;
 pub mod ports;
 pub mod rng;
+pub mod vsock;
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -37,6 +38,8 @@ pub enum Fault {
     Buffer(#[source] std::io::Error),
     #[error("a frame of {0} bytes is too long")]
     LongFrame(usize),
+    #[error("a packet of {0} bytes is too long")]
+    LongPacket(u32),
     #[error("the host cannot: {0}")]
     Host(#[source] std::io::Error),
     #[error("more than {0} answers wait for buffers")]

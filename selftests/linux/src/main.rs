@@ -10,6 +10,7 @@ mod processes;
 mod signals;
 mod sys;
 mod threads;
+mod vsock;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -24,6 +25,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("processes", processes::TESTS),
     ("signals", signals::TESTS),
     ("threads", threads::TESTS),
+    ("vsock", vsock::TESTS),
 ];
 
 fn main() -> ExitCode {

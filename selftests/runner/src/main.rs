@@ -11,6 +11,7 @@ mod kernel_log;
 mod terminal;
 mod tests;
 mod tools;
+mod vsock;
 
 use kernel_log::KernelLog;
 use std::io::{self, Write};

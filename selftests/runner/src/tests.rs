@@ -5,7 +5,7 @@
 
 use crate::command::{self, End};
 use crate::kernel_log::complaint_in;
-use crate::{gdb, host, terminal, tools, Outcome, Test};
+use crate::{gdb, host, terminal, tools, vsock, Outcome, Test};
 use std::fs;
 use std::time::Duration;
 
@@ -213,6 +213,7 @@ pub(crate) fn all() -> Vec<Test> {
         ("host", host::TESTS),
         ("terminal", terminal::TESTS),
         ("tools", tools::TESTS),
+        ("vsock", vsock::TESTS),
     ] {
         for (name, timeout, test) in rows {
             add(
@@ -316,7 +317,7 @@ fn linux(script: &str, timeout: Duration) -> Outcome {
 
 /// The default initial RAM disk, and behind it the programs and scripts of the tests. (Linux unpacks archives that follow
 /// one another, each at a multiple of four bytes.)
-fn initrd() -> std::io::Result<String> {
+pub(crate) fn initrd() -> std::io::Result<String> {
     const PATH: &str = "/tmp/selftests.cpio";
     if !fs::exists(PATH)? {
         let mut archive = fs::read(format!("{HERE}/initramfs.cpio"))?;
