@@ -12,6 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
 use lguest_abi::lguest_regs;
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::image::Image;
 use crate::insn::{self, Target};
@@ -68,6 +69,9 @@ pub fn rng(bytes: &[u8]) {
 /// A driver of the socket device, CID 3. Our side connects, listens for its port 5, reads, writes
 /// and closes.
 pub fn vsock(bytes: &[u8]) {
+    // As in lg, where Rust's runtime sees to it: who writes to a closed socket gets an error.
+    let blocked = SigSet::from(Signal::SIGPIPE).thread_block();
+    blocked.expect("the signal exists");
     let path = std::env::temp_dir().join(format!("lg-fuzz-{}", std::process::id()));
     let port = path.with_file_name(format!("lg-fuzz-{}_5", std::process::id()));
     let listen = |path| {
