@@ -26,6 +26,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("signals", signals::TESTS),
     ("threads", threads::TESTS),
     ("vsock", vsock::TESTS),
+    ("vsock-server", vsock::SERVER),
 ];
 
 fn main() -> ExitCode {
