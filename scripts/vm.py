@@ -48,6 +48,9 @@ PROGRAMS = ["passt", "passt.avx2", "iperf3", "curl"]
 # Modules of the Host kernel's that are not built in, for who loads them.
 MODULES = ["drivers/net/tun"]
 
+# What guests run from a share of the Host's.
+SHARED_PROGRAMS = ["/usr/bin/git", "/usr/bin/make"]
+
 # A line of the Host's log that makes a run fail. Lines about user processes ("traps: …") do not.
 COMPLAINT = re.compile(
     r"WARNING: |BUG: |\bOops\b|Kernel panic|kernel BUG at|UBSAN:|KASAN:|KFENCE:|refcount_t:"
@@ -150,6 +153,8 @@ def pack(path, options, interactive, channel):
     )
     archive.text("etc/group", "root:x:0:\nlguest:x:100:user\nuser:x:1000:\nnogroup:x:65534:\n")
     archive.text("etc/hosts", "127.0.0.1 localhost host\n")
+    for program in SHARED_PROGRAMS:
+        archive.copy(program, program.lstrip("/"))
     for name in PAYLOAD:
         if os.path.exists(f"{BUILD}/{name}"):
             archive.copy(f"{BUILD}/{name}", f"usr/lib/lg/{name}")

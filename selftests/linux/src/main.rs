@@ -5,6 +5,7 @@
 
 mod clocks;
 mod cpu;
+mod files;
 mod memory;
 mod processes;
 mod signals;
@@ -21,6 +22,7 @@ type Test = (&'static str, fn());
 const GROUPS: &[(&str, &[Test])] = &[
     ("clocks", clocks::TESTS),
     ("cpu", cpu::TESTS),
+    ("files", files::TESTS),
     ("memory", memory::TESTS),
     ("processes", processes::TESTS),
     ("signals", signals::TESTS),

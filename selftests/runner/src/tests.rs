@@ -209,6 +209,7 @@ pub(crate) fn all() -> Vec<Test> {
         );
     }
     for (group, rows) in [
+        ("fs", crate::fs::TESTS),
         ("gdb", gdb::TESTS),
         ("host", host::TESTS),
         ("terminal", terminal::TESTS),
