@@ -93,8 +93,8 @@ pub struct Run {
     /// Share a directory with the guest, which finds it at /mnt/TAG
     ///
     /// With ":ro" the guest cannot change it. Without, it may do there what you may.
-    #[arg(long = "share", value_name = "DIR:TAG[:ro]")]
-    pub shares: Vec<Share>,
+    #[arg(long, value_name = "DIR:TAG[:ro]")]
+    pub share: Vec<Share>,
 
     /// Connect the guest: user[,forward=PORT:GUESTPORT[/udp]] or tap=INTERFACE, and [,mac=ADDRESS]
     ///

@@ -13,11 +13,15 @@ use std::sync::Arc;
 
 use lguest_abi::lguest_regs;
 use nix::sys::signal::{SigSet, Signal};
+use vmm_sys_util::tempdir::TempDir;
 
+use crate::fs::host;
+use crate::fs::server::{FileServer, Limits};
 use crate::image::Image;
 use crate::insn::{self, Target};
 use crate::virtio::bytes::Input;
 use crate::virtio::console::Console;
+use crate::virtio::fs::Fs;
 use crate::virtio::fuzz::drive;
 use crate::virtio::ports::{Ports, Stream};
 use crate::virtio::rng::Rng;
@@ -30,6 +34,7 @@ type Row = (&'static str, fn(&[u8]));
 /// Every target.
 pub const TARGETS: &[Row] = &[
     ("console", console),
+    ("fs", shares),
     ("image", image),
     ("insn", insn),
     ("ports", ports),
@@ -44,6 +49,26 @@ pub fn console(bytes: &[u8]) {
     drive(device, bytes, |choices| {
         let count = choices.byte().into();
         input.offer(choices.bytes(count));
+    });
+}
+
+/// A driver of a shared directory, in which the Host makes a file, a directory and a link now and then.
+pub fn shares(bytes: &[u8]) {
+    let directory = TempDir::new().expect("a directory");
+    let root = host::open_root(directory.as_path()).expect("it is there");
+    let limits = Limits {
+        inodes: 16,
+        handles: 16,
+    };
+    let files = FileServer::new(root, false, limits).expect("it is a directory");
+    drive(Fs::new("fuzz", files), bytes, |choices| {
+        let path = directory.as_path().join(choices.byte().to_string());
+        // What is there stays.
+        let _ = match choices.byte() % 3 {
+            0 => fs::write(path, "content"),
+            1 => fs::create_dir(path),
+            _ => std::os::unix::fs::symlink("/", path),
+        };
     });
 }
 

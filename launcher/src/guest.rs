@@ -124,7 +124,7 @@ fn init_files(options: &Run, streams: &Streams) -> Vec<u8> {
         archive = archive.file("lg/env", &[b"TERM=", term.as_bytes(), b"\0"].concat());
     }
     let mut shares = Vec::new();
-    for share in &options.shares {
+    for share in &options.share {
         let mode = if share.read_only { "ro" } else { "rw" };
         shares.extend(format!("{}\0{mode}\0", share.tag).into_bytes());
     }

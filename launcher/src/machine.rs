@@ -91,7 +91,7 @@ fn prepare(options: &Run) -> Result<Machine, Error> {
         ));
     }
     let net = options.net.as_ref().map(network).transpose()?;
-    let shares = share::open_all(&options.shares)?;
+    let shares = share::open_all(&options.share)?;
     let vsock = options.vsock.as_ref().map(Hub::listen).transpose();
     let (hub, socket_file) = vsock.map_err(Error::Vsock)?.unzip();
     let size = options.memory;
@@ -239,7 +239,7 @@ impl Machine {
             .thread_block()
             .map_err(|error| setup("signals")(error.into()))?;
         let terminal = Raw::enter().map_err(setup("the terminal"))?;
-        let grants: Vec<_> = options.shares.iter().map(Share::grant).collect();
+        let grants: Vec<_> = options.share.iter().map(Share::grant).collect();
         let sandbox = sandbox::enter(&grants).map_err(setup("the sandbox"))?;
         if options.verbose && !sandbox.landlock {
             say("this kernel has no Landlock: lg itself can still reach the files that you can");
