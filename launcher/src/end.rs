@@ -52,6 +52,16 @@ impl End {
         }
     }
 
+    /// Is it one that the Guest's kernel may have words on?
+    pub fn is_failure(&self) -> bool {
+        match self {
+            Self::Panic(_) | Self::Death { .. } | Self::TimedOut | Self::Failed(_) => true,
+            // What the Guest's init ends with when it cannot run the command.
+            Self::PoweredOff(status) => *status == LAUNCHER_ERROR,
+            Self::Restart | Self::Left | Self::Signal(_) => false,
+        }
+    }
+
     /// The exit status of lg.
     pub fn status(&self) -> u8 {
         match self {

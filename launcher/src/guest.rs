@@ -42,7 +42,7 @@ impl Guest {
         }
         let streams = Streams::of(image.linux, !options.command.is_empty());
         let initrd = initrd(options, &image, &streams)?;
-        let command_line = arguments(options, &image, &streams);
+        let command_line = arguments(options, &image);
         Ok(Self {
             path,
             image,
@@ -137,12 +137,18 @@ fn init_files(options: &Run, streams: &Streams) -> Vec<u8> {
         .finish()
 }
 
-fn arguments(options: &Run, image: &Image, streams: &Streams) -> Vec<String> {
+fn arguments(options: &Run, image: &Image) -> Vec<String> {
     let mut words = Vec::new();
     if image.linux {
-        words.push("console=hvc0".into());
-        if !streams.typed && !options.verbose {
-            words.push("quiet".into());
+        // Our own init opens hvc0 by itself, and leaves the kernel's log to the hypercall. Any other
+        // expects its terminal to be /dev/console, and so shares it with the kernel.
+        if options.initrd.is_none() {
+            words.push("console=lguest0".into());
+        } else {
+            words.push("console=hvc0".into());
+            if !options.verbose {
+                words.push("quiet".into());
+            }
         }
     }
     if let Some(net) = options.net.as_ref().filter(|_| image.linux) {
@@ -194,17 +200,18 @@ mod tests {
     #[test]
     fn command_lines() {
         let linux = Image::parse(elf(&good_notes())).unwrap();
-        let line = |words, streams| arguments(&options(words), &linux, streams).join(" ");
-        assert_eq!(line(&[], &TYPED), "console=hvc0");
+        let line = |words| arguments(&options(words), &linux).join(" ");
+        assert_eq!(line(&[]), "console=lguest0");
         assert_eq!(
-            line(&["--append", "debug", "--", "true"], &PIPED),
-            "console=hvc0 quiet debug"
+            line(&["--append", "debug", "--", "true"]),
+            "console=lguest0 debug"
         );
-        assert_eq!(line(&["-v", "--", "true"], &PIPED), "console=hvc0");
-        assert_eq!(line(&["--net", "tap=tap0"], &TYPED), "console=hvc0");
+        assert_eq!(line(&["--initrd", "mine"]), "console=hvc0 quiet");
+        assert_eq!(line(&["-v", "--initrd", "mine"]), "console=hvc0");
+        assert_eq!(line(&["--net", "tap=tap0"]), "console=lguest0");
         assert_eq!(
-            line(&["--net", "user", "--append", "quiet"], &TYPED),
-            "console=hvc0 ip=10.0.2.15::10.0.2.2:255.255.255.0:lguest:eth0:off:10.0.2.3 quiet"
+            line(&["--net", "user", "--append", "quiet"]),
+            "console=lguest0 ip=10.0.2.15::10.0.2.2:255.255.255.0:lguest:eth0:off:10.0.2.3 quiet"
         );
     }
 

@@ -27,6 +27,7 @@ pub mod guest;
 pub mod image;
 pub mod insn;
 pub mod keys;
+pub mod log;
 pub mod machine;
 pub mod memory;
 pub mod net;

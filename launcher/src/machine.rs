@@ -20,12 +20,13 @@ use crate::error::Error;
 use crate::fs::share::{self, Share};
 use crate::gdb::Gdb;
 use crate::guest::Guest;
+use crate::log::KernelLog;
 use crate::memory::{self, Memory};
 use crate::net;
 use crate::sandbox;
 use crate::stats;
 use crate::streams::{output, Keyboard, Streams};
-use crate::terminal::{self, say, Raw};
+use crate::terminal::{self, lines_for_terminal, say, Raw};
 use crate::vcpu::{Executor, RunningVcpu};
 use crate::virtio::bytes::Input;
 use crate::virtio::console::{self, Console, WindowSize};
@@ -50,8 +51,16 @@ const RESIZED: Signal = Signal::SIGWINCH;
 
 /// Runs a guest as `options` say, and tells the user how it ended.
 pub fn run(options: &Run) -> End {
-    let end = prepare(options).and_then(|machine| machine.run(options));
+    let log = KernelLog::default();
+    let end = prepare(options, &log).and_then(|machine| machine.run(options));
     let end = end.unwrap_or_else(End::Failed);
+    let tail = log.tail();
+    if end.is_failure() && !options.verbose && !tail.is_empty() {
+        say(&format!(
+            "the guest's kernel said last (-v shows all, at once):\n{}",
+            tail.trim_end()
+        ));
+    }
     end.tell();
     end
 }
@@ -76,7 +85,7 @@ struct Window {
 }
 
 /// Reads and checks everything, and makes the machine.
-fn prepare(options: &Run) -> Result<Machine, Error> {
+fn prepare(options: &Run, log: &KernelLog) -> Result<Machine, Error> {
     let guest = Guest::find(options)?;
     if options.verbose {
         let kind = if guest.image.linux {
@@ -113,10 +122,13 @@ fn prepare(options: &Run) -> Result<Machine, Error> {
         },
     )?;
     let vcpu = Vcpu::new(vm.clone(), &entry)?;
-    // The first messages of a kernel; all that a bare guest says.
-    let early = match guest.image.linux {
-        true => guest.streams.console(&ends),
-        false => output(io::stdout(), &ends),
+    // A kernel's log; all that a bare guest says.
+    let printed = match guest.image.linux {
+        true => log.output(options.verbose),
+        false => {
+            let mut shown = output(io::stdout(), &ends);
+            Box::new(move |text: &[u8]| shown(&lines_for_terminal(text)))
+        }
     };
     let gdb = options.gdb.as_ref().map(Gdb::wait).transpose()?;
     Ok(Machine {
@@ -127,7 +139,7 @@ fn prepare(options: &Run) -> Result<Machine, Error> {
             vcpu,
             devices: devices.clone(),
             memory,
-            early,
+            printed,
         },
         gdb,
         devices,
@@ -188,7 +200,7 @@ fn make_devices(
     };
     let kick_of = |device: &Mmio, queue| device.kick(queue).expect("a thread serves it").clone();
 
-    let console = Console::new(typed, size.clone(), streams.console(ends));
+    let console = Console::new(typed, size.clone(), output(io::stdout(), ends));
     let console = add(Box::new(console))?;
     let mut kick = kick_of(&console, console::RECEIVE);
     let window = size.map(|size| Window {

@@ -54,16 +54,6 @@ impl Streams {
         }
     }
 
-    /// Where the console's output goes. When the command's goes elsewhere, the kernel's messages
-    /// must not get into that.
-    pub fn console(&self, ends: &Sender<End>) -> Output {
-        if self.stdout {
-            output(io::stderr(), ends)
-        } else {
-            output(io::stdout(), ends)
-        }
-    }
-
     /// The names of the ports.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         let streams = [

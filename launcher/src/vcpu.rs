@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::gdb::Gdb;
 use crate::insn::{self, Target};
 use crate::memory::Memory;
-use crate::terminal::{lines_for_terminal, printable};
+use crate::terminal::printable;
 use crate::virtio::bytes::Output;
 use crate::virtio::mmio::Mmio;
 use crate::vm::{Exit, Vcpu};
@@ -93,8 +93,8 @@ pub struct Executor {
     pub devices: Devices,
     /// RAM.
     pub memory: Memory,
-    /// Takes what the Guest prints without a device.
-    pub early: Output,
+    /// Takes what the Guest prints by hypercall.
+    pub printed: Output,
 }
 
 /// What came of one turn of the Guest's.
@@ -127,7 +127,7 @@ impl Executor {
             vcpu,
             devices,
             memory,
-            early,
+            printed,
         } = self;
         match vcpu.run()? {
             Exit::Mmio { gpa, insn } => {
@@ -151,7 +151,7 @@ impl Executor {
             Exit::Console { gpa, len } => {
                 let mut text = vec![0; len.min(LGUEST_CONSOLE_MAX.into()) as usize];
                 if memory.read_slice(&mut text, GuestAddress(gpa)).is_ok() {
-                    early(&lines_for_terminal(&text));
+                    printed(&text);
                 }
             }
             Exit::Shutdown { kind, arg } => return Ok(Step::End(shutdown(kind, arg, memory))),

@@ -56,7 +56,11 @@ impl<T, E: std::fmt::Display> Doing<T> for Result<T, E> {
 
 fn main() {
     let status = run().unwrap_or_else(|Failure(what)| {
-        eprintln!("init: {what}");
+        // Into the kernel's log, which the Launcher shows when something fails.
+        let what = format!("init: {what}\n");
+        if fs::write("/dev/kmsg", &what).is_err() {
+            eprint!("{what}");
+        }
         INIT_FAILED
     });
     machine::end(status)
@@ -175,10 +179,11 @@ fn environment() -> Result<BTreeMap<OsString, OsString>, Failure> {
     Ok(words("/lg/env")?.into_iter().map(split).collect())
 }
 
-/// Opens the terminal behind /dev/console, which itself can't be a controlling terminal.
+/// Opens the terminal behind /dev/console, which itself can't be a controlling terminal. Under lg
+/// there is none: the kernel's log goes its own way, and the virtio console is the user's alone.
 fn open_console() -> Result<File, Failure> {
     let active = fs::read_to_string("/sys/class/tty/console/active").doing("find the console")?;
-    let name = active.split_whitespace().last().unwrap_or("console");
+    let name = active.split_whitespace().last().unwrap_or("hvc0");
     open(&Path::new("/dev").join(name))
 }
 

@@ -193,9 +193,9 @@ fn spinner(options: &[&str], timeout: Duration) -> Result<Session, String> {
     Ok(session)
 }
 
-/// Keys, the size of the window, help and the shell's own status.
+/// The kernel's log for who asks, keys, the size of the window, help and the shell's own status.
 fn shell(timeout: Duration) -> Outcome {
-    let mut session = Session::start(&["lg", "run", "-m", "128M"], timeout).map_err(text)?;
+    let mut session = Session::start(&["lg", "run", "-v", "-m", "128M"], timeout).map_err(text)?;
     session.expect("Run /init as init process\r\n")?;
     session.expect(PROMPT)?;
     session.type_in("stty size\r")?;

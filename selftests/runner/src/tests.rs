@@ -301,7 +301,7 @@ fn linux(script: &str, timeout: Duration) -> Outcome {
     let initrd = initrd().map_err(text)?;
     let path = format!("/selftests/{script}");
     let argv = [
-        "lg", "run", "-m", memory, "--initrd", &initrd, "--", "sh", &path,
+        "lg", "run", "-v", "-m", memory, "--initrd", &initrd, "--", "sh", &path,
     ];
     let finished = command::run(&argv, timeout).map_err(text)?;
     finished.expect(End::Exit(status))?;
