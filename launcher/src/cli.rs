@@ -10,8 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::fs::share::Share;
 use crate::gdb::Place;
-use crate::net;
-use crate::vsock;
+use crate::{disk, net, vsock};
 
 /// Run Linux and bare guests without VT-x or SVM.
 #[derive(Debug, Parser)]
@@ -123,6 +122,13 @@ pub struct Run {
     )]
     pub append: String,
 
+    /// A disk, a raw file or block device: /dev/vda, the next /dev/vdb ...; repeatable
+    ///
+    /// With ",ro" the guest may only read it. With ",overlay" the file stays as it is, and what the
+    /// guest writes goes to a temporary file in $TMPDIR or /var/tmp, and is gone at the end.
+    #[arg(long, value_name = "FILE[,ro][,overlay]", value_parser = disk_parser())]
+    pub disk: Vec<disk::Spec>,
+
     /// End the guest after this time, with suffix ms, s, m or h (none: seconds)
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub timeout: Option<Duration>,
@@ -146,6 +152,10 @@ pub struct Run {
 
 fn vsock_parser() -> impl TypedValueParser<Value = vsock::Spec> {
     OsStringValueParser::new().try_map(vsock::Spec::parse)
+}
+
+fn disk_parser() -> impl TypedValueParser<Value = disk::Spec> {
+    OsStringValueParser::new().try_map(disk::Spec::parse)
 }
 
 /// RAM is mapped in large pages.

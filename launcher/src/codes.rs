@@ -199,6 +199,41 @@ codes! {
          file; or there can be no file.",
         "ls -l PATH; ss -xlp",
         "Name another path, or remove what is left: rm PATH.";
+    36 OpenDisk: "a disk cannot be opened",
+        "The file does not exist, or you may not read it, or reading it fails.",
+        "ls -l FILE; dmesg | tail",
+        "Name a file or a block device that you may read.";
+    37 DiskNotWritable: "a disk cannot be written",
+        "You may read the file but not write it, and the guest was to do both.",
+        "ls -l FILE; id",
+        "Let the guest only read it, --disk FILE,ro, or write to a temporary file, --disk FILE,overlay.";
+    38 NoDisk: "it is no disk",
+        "A disk is a file or a block device, not a directory or a character device.",
+        "ls -ld FILE",
+        "Name a raw image or a block device. For a directory: --share.";
+    39 DiskSize: "a disk has an impossible size",
+        "Disks consist of sectors of 512 bytes, at least one. The file is empty or ends within a sector.",
+        "ls -l FILE",
+        "Make it larger: truncate -s SIZE FILE.";
+    40 DiskFormat: "a disk image is not a raw one",
+        "The file begins like a qcow2, QED, VMDK, VDI, VHD or VHDX image. The guest would see the image's own tables \
+         instead of the disk in it.",
+        "qemu-img info FILE",
+        "Make a raw one of it: qemu-img convert -O raw FILE disk.raw.";
+    41 DiskInUse: "a disk is in use",
+        "Who writes to a disk is alone with it: no other guest has it, not even to read it, and the Host has not \
+         mounted it.",
+        "lslocks; findmnt -S FILE",
+        "Unmount it, or end the other guest; several guests can have the same disk with ,ro or ,overlay.";
+    42 DiskOverlay: "no temporary file can be made for an overlay",
+        "What the guest writes goes to a file without a name in $TMPDIR or /var/tmp. There is no such directory, or it \
+         is not on a file system that has such files (O_TMPFILE), or it is full.",
+        "df $TMPDIR /var/tmp",
+        "Name a directory on a local file system with room: export TMPDIR=DIR.";
+    43 TooManyDisks: "too many disks",
+        "A guest has at most 26, /dev/vda to /dev/vdz.",
+        "Count --disk.",
+        "Leave out some, or put several file systems on one.";
 }
 
 impl fmt::Display for Code {

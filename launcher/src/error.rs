@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::codes::Code;
+use crate::disk::DiskError;
 use crate::gdb::Place;
 use crate::image::ImageError;
 use crate::net;
@@ -33,6 +34,10 @@ pub enum Error {
     TooMuchMemory(u64),
     #[error("the initrd is too large")]
     InitrdTooLarge { size: u64, limit: u64 },
+    #[error("{} cannot be a disk", path.display())]
+    Disk { path: PathBuf, source: DiskError },
+    #[error("{count} disks are too many")]
+    TooManyDisks { count: usize, limit: usize },
     #[error("cannot make {} MiB of memory for the guest", size >> 20)]
     Memory { size: u64, source: io::Error },
     #[error("cannot share {}", directory.display())]
@@ -96,6 +101,8 @@ impl Error {
             Self::Setup { .. } => Code::Setup,
             Self::Network(source) => source.code(),
             Self::Gdb { .. } => Code::Gdb,
+            Self::Disk { source, .. } => source.code(),
+            Self::TooManyDisks { .. } => Code::TooManyDisks,
         }
     }
 
@@ -136,6 +143,8 @@ impl Error {
             ),
             Self::Vsock(source) => source.to_string(),
             Self::TagTwice(_) => "the guest tells shares apart by it".into(),
+            Self::Disk { source, .. } => source.to_string(),
+            Self::TooManyDisks { limit, .. } => format!("a guest can have {limit}"),
             Self::NoDevice => "the lg module is not loaded".into(),
             Self::OpenDevice(source) if source.kind() == io::ErrorKind::PermissionDenied => {
                 "you are not in the group that may use it (usually \"lguest\")".into()
@@ -179,6 +188,8 @@ impl Error {
             Self::Share { .. } => "name a directory that you may read",
             Self::Vsock(source) => return source.fix(),
             Self::TagTwice(_) => "choose another for one of them",
+            Self::Disk { path, source } => return source.fix(path),
+            Self::TooManyDisks { .. } => "leave out some, or put several file systems on one",
             Self::NoDevice => "load it: sudo modprobe lg, or sudo insmod build/lg.ko",
             Self::OpenDevice(source) if source.kind() == io::ErrorKind::PermissionDenied => {
                 "sudo usermod -aG lguest $USER, then log in again"

@@ -5,7 +5,7 @@
 //! `unpack`) what is to run · [`machine`] how a machine is put together and ends · [`boot`] (with
 //! [`page_tables`] and [`cpio`]) how the Guest gets into [`memory`] · [`vm`] the module · [`vcpu`]
 //! the run loop, with [`insn`] for loads and stores to devices, and [`gdb`] · [`devices`] and
-//! [`virtio`], with [`fs`] and [`mod@net`] behind two of them ·
+//! [`virtio`], with [`fs`], [`mod@net`] and [`disk`] behind three of them ·
 //! [`streams`], [`terminal`] and [`keys`] · [`end`] and [`error`] what the user is told.
 
 #![deny(unsafe_code)]
@@ -17,6 +17,7 @@ pub mod codes;
 pub mod commands;
 pub mod cpio;
 pub mod devices;
+pub mod disk;
 pub mod end;
 pub mod error;
 pub mod fs;

@@ -15,6 +15,8 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::boot::{self, BootError};
 use crate::cli::Run;
 use crate::devices::{self, Devices};
+use crate::disk::ring::Ring;
+use crate::disk::Disk;
 use crate::end::End;
 use crate::error::Error;
 use crate::fs::share::{self, Share};
@@ -28,9 +30,9 @@ use crate::stats;
 use crate::streams::{output, Keyboard, Streams};
 use crate::terminal::{self, lines_for_terminal, say, Raw};
 use crate::vcpu::{Executor, RunningVcpu};
+use crate::virtio::blk::{self, Blk};
 use crate::virtio::bytes::Input;
 use crate::virtio::console::{self, Console, WindowSize};
-use crate::virtio::fs::Fs;
 use crate::virtio::mmio::Mmio;
 use crate::virtio::net::Net;
 use crate::virtio::ports::{self, Ports};
@@ -86,6 +88,7 @@ struct Window {
 
 /// Reads and checks everything, and makes the machine.
 fn prepare(options: &Run, log: &KernelLog) -> Result<Machine, Error> {
+    let disks = disks(options)?;
     let guest = Guest::find(options)?;
     if options.verbose {
         let kind = if guest.image.linux {
@@ -103,13 +106,17 @@ fn prepare(options: &Run, log: &KernelLog) -> Result<Machine, Error> {
     let shares = share::open_all(&options.share)?;
     let vsock = options.vsock.as_ref().map(Hub::listen).transpose();
     let (hub, socket_file) = vsock.map_err(Error::Vsock)?.unzip();
+    let others = (shares.into_iter().map(boxed))
+        .chain(net.map(boxed))
+        .chain(hub.map(|hub| boxed(Vsock::new(hub))))
+        .chain(disks.into_iter().map(boxed))
+        .chain([boxed(Rng)]);
     let size = options.memory;
     let memory = memory::create(size).map_err(|source| Error::Memory { size, source })?;
 
     let (ends, end) = mpsc::channel();
     let vm = Arc::new(Vm::new(memory.clone())?);
-    let (devices, keyboard, window) =
-        make_devices(&vm, &memory, &guest.streams, &ends, shares, net, hub)?;
+    let (devices, keyboard, window) = make_devices(&vm, &memory, &guest.streams, &ends, others)?;
     devices.connect(&vm)?;
     let command_line = guest.command_line(&devices);
     if options.verbose {
@@ -163,6 +170,28 @@ fn raise(vm: &Arc<Vm>) -> impl Fn(u32) + Clone + Send + Sync + 'static {
     }
 }
 
+/// Makes the disks that `options` ask for.
+fn disks(options: &Run) -> Result<Vec<Blk>, Error> {
+    let disks = Disk::open_all(&options.disk)?;
+    let blk = |disk| {
+        let ring = disk_ring(&disk, options.verbose);
+        Blk::new(disk, ring)
+    };
+    Ok(disks.into_iter().map(blk).collect())
+}
+
+/// A ring for `disk`, where it is of use and the system lets us have one.
+fn disk_ring(disk: &Disk, verbose: bool) -> Option<Ring<blk::InFlight>> {
+    let ring = Ring::new(disk.file()?, Blk::DEPTH);
+    if let (Err(error), true) = (&ring, verbose) {
+        let path = disk.path().display();
+        say(&format!(
+            "{path} is read and written without io_uring: {error}"
+        ));
+    }
+    ring.ok()
+}
+
 /// Makes the network that `options` ask for.
 fn network(options: &net::Options) -> Result<Net, Error> {
     let mac = options.mac().map_err(setup("an address"))?;
@@ -170,16 +199,18 @@ fn network(options: &net::Options) -> Result<Net, Error> {
     Ok(Net::new(mac, options.open()?, on_cut))
 }
 
-/// Makes the devices: the console, ports for the streams that are no terminals, shares, and the
-/// network.
+fn boxed(device: impl Device + 'static) -> Box<dyn Device> {
+    Box::new(device)
+}
+
+/// Makes the console, and ports for the streams that are no terminals, and adds the `others` after
+/// them.
 fn make_devices(
     vm: &Arc<Vm>,
     memory: &Memory,
     streams: &Streams,
     ends: &Sender<End>,
-    shares: Vec<Fs>,
-    net: Option<Net>,
-    hub: Option<Hub>,
+    others: impl IntoIterator<Item = Box<dyn Device>>,
 ) -> Result<(Devices, Keyboard, Option<Window>), Error> {
     let input = Arc::<Input>::default();
     // What is not typed is not for the console.
@@ -216,16 +247,9 @@ fn make_devices(
             kick = kick_of(&ports, ports::receive_queue(0));
         }
     }
-    for share in shares {
-        add(Box::new(share))?;
+    for device in others {
+        add(device)?;
     }
-    if let Some(net) = net {
-        add(Box::new(net))?;
-    }
-    if let Some(hub) = hub {
-        add(Box::new(Vsock::new(hub)))?;
-    }
-    add(Box::new(Rng))?;
     Ok((devices, Keyboard { input, kick }, window))
 }
 

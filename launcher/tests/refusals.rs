@@ -219,3 +219,41 @@ fn command_lines_that_make_no_sense() {
     assert_eq!(help.status.code(), Some(0));
     assert!(String::from_utf8(help.stdout).unwrap().contains("Ctrl-a x"));
 }
+
+#[test]
+fn disks() {
+    let scratch = Scratch::new("disks");
+    let file = |name: &str, content: &[u8]| fs::write(scratch.0.join(name), content).unwrap();
+    file("odd", &[0; 1000]);
+    file("empty", b"");
+    file("image.qcow2", &[b"QFI\xfb".as_slice(), &[0; 508]].concat());
+    file("good", &[0; 1024]);
+    let refused = |disks: &[&str], what, why, fix| {
+        let disks = disks.iter().flat_map(|disk| ["--disk", disk]);
+        let arguments: Vec<_> = ["run"].into_iter().chain(disks).collect();
+        scratch.refused(&arguments, what, why, fix);
+    };
+    refused(
+        &["missing"],
+        "missing cannot be a disk",
+        "No such file",
+        "may read",
+    );
+    refused(
+        &["."],
+        "cannot be a disk",
+        "neither a file nor",
+        "raw image",
+    );
+    refused(&["odd"], "odd cannot", "1000 bytes", "truncate -s 1024 odd");
+    refused(&["empty,ro"], "empty cannot", "empty", "truncate");
+    refused(
+        &["image.qcow2"],
+        "image.qcow2 cannot",
+        "qcow2 image",
+        "qemu-img convert -O raw image.qcow2 ",
+    );
+    refused(&["good", "good"], "good cannot", "in use", ",overlay");
+    refused(&["good,ro", "good"], "good cannot", "in use", ",overlay");
+    refused(&["good,ro"; 27], "27 disks", "26", "leave out");
+}

@@ -5,6 +5,7 @@
 //! Guest's driver sets it up, and owns its virtqueues. The Guest is hostile: rings and buffers hold
 //! anything, and change while they are read.
 
+pub mod blk;
 pub mod bytes;
 pub mod console;
 #[cfg(any(test, fuzzing))]
@@ -45,6 +46,10 @@ pub enum Fault {
     Host(#[source] std::io::Error),
     #[error("more than {0} answers wait for buffers")]
     Flood(usize),
+    #[error("a request makes no sense: {0}")]
+    Request(&'static str),
+    #[error("the disk can no longer be worked on: {0}")]
+    Disk(#[source] std::io::Error),
 }
 
 /// What came of serving a queue.
