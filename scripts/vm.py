@@ -42,11 +42,10 @@ BUILD = "/lg/build"
 CMDLINE = "console=ttyS0,115200 panic=-1 printk.devkmsg=on"
 # What of build/ goes into the test machine: the module, the launcher, its default guest, the tests.
 PAYLOAD = ["lg.ko", "lg", "vmlinux", "initramfs.cpio", "guests", "selftests"]
-
-# Programs of other people that the tests use: what a Guest's network is made and tried with.
-PROGRAMS = ["passt", "passt.avx2", "iperf3", "curl"]
+# Programs of other people that the tests use: what a Guest's network and disks are made and tried with.
+PROGRAMS = ["bin/passt", "bin/passt.avx2", "bin/iperf3", "bin/curl", "sbin/mke2fs", "sbin/e2fsck"]
 # Modules of the Host kernel's that are not built in, for who loads them.
-MODULES = ["drivers/net/tun"]
+MODULES = ["drivers/net/tun", "drivers/block/loop"]
 
 # What guests run from a share of the Host's.
 SHARED_PROGRAMS = ["/usr/bin/git", "/usr/bin/make"]
@@ -159,7 +158,7 @@ def pack(path, options, interactive, channel):
         if os.path.exists(f"{BUILD}/{name}"):
             archive.copy(f"{BUILD}/{name}", f"usr/lib/lg/{name}")
     for name in PROGRAMS:
-        archive.copy(f"/usr/bin/{name}", f"usr/bin/{name}")
+        archive.copy(f"/usr/{name}", f"usr/{name}")
     for name in MODULES:
         [path] = glob.glob(f"{CACHE}/packages/usr/lib/modules/*/kernel/{name}.ko.xz")
         with lzma.open(path) as module:

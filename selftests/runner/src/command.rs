@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -66,6 +67,14 @@ impl Running {
     pub(crate) fn signal(&self, signal: i32) {
         // SAFETY: a child of ours that nobody has waited for yet, so its number is still its own.
         unsafe { libc::kill(self.child.id() as i32, signal) };
+    }
+
+    /// What it has printed so far.
+    pub(crate) fn output_so_far(&self) -> io::Result<String> {
+        // The position in the file is the program's.
+        let mut output = vec![0; self.output.metadata()?.len() as usize];
+        self.output.read_exact_at(&mut output, 0)?;
+        Ok(String::from_utf8_lossy(&output).into_owned())
     }
 
     /// Waits until the program ends, at most for `timeout`.

@@ -5,6 +5,7 @@
 //! the Host's log must be clean of warnings and the like, or the test has failed whatever else it did.
 
 mod command;
+mod disk;
 mod fs;
 mod gdb;
 mod host;

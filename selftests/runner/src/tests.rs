@@ -5,7 +5,7 @@
 
 use crate::command::{self, End};
 use crate::kernel_log::complaint_in;
-use crate::{gdb, host, terminal, tools, vsock, Outcome, Test};
+use crate::{disk, gdb, host, terminal, tools, vsock, Outcome, Test};
 use std::fs;
 use std::time::Duration;
 
@@ -215,6 +215,7 @@ pub(crate) fn all() -> Vec<Test> {
         ("terminal", terminal::TESTS),
         ("tools", tools::TESTS),
         ("vsock", vsock::TESTS),
+        ("disk", disk::TESTS),
     ] {
         for (name, timeout, test) in rows {
             add(
