@@ -15,10 +15,13 @@ use lguest_abi::lguest_regs;
 use nix::sys::signal::{SigSet, Signal};
 use vmm_sys_util::tempdir::TempDir;
 
+use crate::disk::ring::Ring;
+use crate::disk::{self, Access, Disk, SECTOR};
 use crate::fs::host;
 use crate::fs::server::{FileServer, Limits};
 use crate::image::Image;
 use crate::insn::{self, Target};
+use crate::virtio::blk::Blk;
 use crate::virtio::bytes::Input;
 use crate::virtio::console::Console;
 use crate::virtio::fs::Fs;
@@ -33,6 +36,7 @@ type Row = (&'static str, fn(&[u8]));
 
 /// Every target.
 pub const TARGETS: &[Row] = &[
+    ("blk", blk),
     ("console", console),
     ("fs", shares),
     ("image", image),
@@ -41,6 +45,23 @@ pub const TARGETS: &[Row] = &[
     ("rng", rng),
     ("vsock", vsock),
 ];
+
+/// A driver of a disk of 64 sectors: with a ring, without one, or an overlay.
+pub fn blk(bytes: &[u8]) {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.as_path().join("disk");
+    fs::write(&path, [b'x'; 64 * SECTOR as usize]).expect("a file");
+    let kind = bytes.first().copied().unwrap_or_default() % 3;
+    let access = if kind == 0 {
+        Access::Overlay
+    } else {
+        Access::Write
+    };
+    let disk = Disk::open(&disk::Spec { path, access }).expect("it is one");
+    let with_ring = disk.file().filter(|_| kind == 1);
+    let ring = with_ring.and_then(|file| Ring::new(file, Blk::DEPTH).ok());
+    drive(Blk::new(disk, ring), bytes, |_| {});
+}
 
 /// A driver of the console, while somebody types.
 pub fn console(bytes: &[u8]) {
