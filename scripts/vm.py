@@ -44,6 +44,8 @@ CMDLINE = "console=ttyS0,115200 panic=-1 printk.devkmsg=on"
 PAYLOAD = ["lg.ko", "lg", "vmlinux", "initramfs.cpio", "guests", "selftests"]
 # Programs of other people that the tests use: what a Guest's network and disks are made and tried with.
 PROGRAMS = ["bin/passt", "bin/passt.avx2", "bin/iperf3", "bin/curl", "sbin/mke2fs", "sbin/e2fsck"]
+# What they load when they run, and so is not found by its being needed: pthread_cancel() does.
+LIBRARIES = ["libgcc_s.so.1"]
 # Modules of the Host kernel's that are not built in, for who loads them.
 MODULES = ["drivers/net/tun", "drivers/block/loop"]
 
@@ -159,6 +161,8 @@ def pack(path, options, interactive, channel):
             archive.copy(f"{BUILD}/{name}", f"usr/lib/lg/{name}")
     for name in PROGRAMS:
         archive.copy(f"/usr/{name}", f"usr/{name}")
+    for name in LIBRARIES:
+        archive.copy(f"/usr/lib/x86_64-linux-gnu/{name}", f"usr/lib/x86_64-linux-gnu/{name}")
     for name in MODULES:
         [path] = glob.glob(f"{CACHE}/packages/usr/lib/modules/*/kernel/{name}.ko.xz")
         with lzma.open(path) as module:

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
@@ -54,7 +54,7 @@ impl Stream {
         match u32::from_be_bytes(*length) as usize {
             length @ 1..=FRAME_MAX => Ok(Some(length)),
             length => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
+                ErrorKind::InvalidData,
                 format!("it announced a frame of {length} bytes"),
             )),
         }
@@ -70,17 +70,23 @@ impl Stream {
         }
         loop {
             match self.socket.read(&mut self.ahead[self.end..]) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(0) => return Err(ended()),
                 Ok(count) => {
                     self.end += count;
                     return Ok(true);
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                // It left frames of ours unread.
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Err(ended()),
                 Err(error) => return Err(error),
             }
         }
     }
+}
+
+fn ended() -> io::Error {
+    io::Error::new(ErrorKind::UnexpectedEof, "passt has ended")
 }
 
 impl Peer for Stream {
@@ -108,7 +114,12 @@ impl Peer for Stream {
             ..
         } = self;
         readiness.write(|| {
-            *sent += socket.write(&message[*sent..])?;
+            *sent += socket
+                .write(&message[*sent..])
+                .map_err(|error| match error.kind() {
+                    ErrorKind::BrokenPipe => ended(),
+                    _ => error,
+                })?;
             let through = *sent == message.len();
             if through {
                 *sent = 0;
@@ -205,7 +216,7 @@ mod tests {
             let (mut stream, mut theirs) = pair();
             theirs.write_all(&length.to_be_bytes()).unwrap();
             let error = stream.receive().unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert_eq!(error.kind(), ErrorKind::InvalidData);
         }
     }
 
@@ -216,7 +227,7 @@ mod tests {
         assert_eq!(stream.receive().unwrap(), None);
         drop(theirs);
         let error = stream.receive().unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
         assert!(stream.send(&mut packet(&[1; 20])).is_err());
     }
 
@@ -226,7 +237,7 @@ mod tests {
         assert!(stream.send(&mut packet(&[1; PASST_MAX + 1])).unwrap());
         theirs.set_nonblocking(true).unwrap();
         let error = theirs.read(&mut [0]).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -226,7 +226,20 @@ pub(crate) fn all() -> Vec<Test> {
             );
         }
     }
-    for script in linux_scripts() {
+    for script in scripts("net") {
+        let name = script.trim_end_matches(".sh").to_owned();
+        let path = format!("{HERE}/selftests/net/{script}");
+        add(
+            &mut tests,
+            format!("net/{name}"),
+            Duration::from_secs(120),
+            move |timeout| {
+                let finished = command::run(&["sh", &path], timeout).map_err(|e| e.to_string())?;
+                finished.expect(End::Exit(0))
+            },
+        );
+    }
+    for script in scripts("linux") {
         let name = script.trim_end_matches(".sh").to_owned();
         add(
             &mut tests,
@@ -276,13 +289,13 @@ fn guest(path: &str, command_line: &str, timeout: Duration, fate: &Fate, output:
 /// The status of `lg run` when the guest's kernel has panicked.
 const PANICKED: i32 = 255;
 
-/// The scripts of selftests/linux, each of which the guest's shell runs.
-fn linux_scripts() -> Vec<String> {
-    let mut scripts: Vec<String> = fs::read_dir(format!("{HERE}/selftests/linux"))
+/// The scripts of selftests/linux, each of which the guest's shell runs, or of selftests/net, for the Host's.
+fn scripts(directory: &str) -> Vec<String> {
+    let mut scripts: Vec<String> = fs::read_dir(format!("{HERE}/selftests/{directory}"))
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.ends_with(".sh"))
+        .filter(|name| name.ends_with(".sh") && name != "lib.sh")
         .collect();
     scripts.sort();
     scripts
