@@ -41,7 +41,7 @@ CACHE = "/cache"
 BUILD = "/lg/build"
 CMDLINE = "console=ttyS0,115200 panic=-1 printk.devkmsg=on"
 # What of build/ goes into the test machine: the module, the launcher, its default guest, the tests.
-PAYLOAD = ["lg.ko", "lg", "vmlinux", "initramfs.cpio", "guests", "selftests"]
+PAYLOAD = ["lg.ko", "lg", "vmlinux", "initramfs.cpio", "busybox.cpio", "guests", "selftests"]
 # Programs of other people that the tests use: what a Guest's network and disks are made and tried with.
 PROGRAMS = ["bin/passt", "bin/passt.avx2", "bin/iperf3", "bin/curl", "sbin/mke2fs", "sbin/e2fsck"]
 # What they load when they run, and so is not found by its being needed: pthread_cancel() does.

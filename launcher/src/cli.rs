@@ -85,7 +85,18 @@ pub struct Run {
     #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
     pub memory: u64,
 
-    /// Initial RAM disk [default for Linux: /usr/lib/lg/initramfs.cpio]
+    /// The guest's root directory [default: /]
+    ///
+    /// The command runs there as you, in your current directory. What it writes stays in the guest's
+    /// memory.
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+
+    /// Let the guest write in its root directory what you may write there
+    #[arg(long)]
+    pub rw: bool,
+
+    /// Initial RAM disk, which is the root if none is named [default: /usr/lib/lg/initramfs.cpio]
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
 
@@ -203,12 +214,13 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn run(arguments: &[&str]) -> Result<Run, clap::Error> {
+    /// The options of `lg run` with these arguments.
+    pub(crate) fn run(arguments: &[&str]) -> Result<Run, clap::Error> {
         match Cli::try_parse_from(["lg", "run"].iter().chain(arguments))?.command {
             Command::Run(run) => Ok(*run),
             other => panic!("{other:?}"),

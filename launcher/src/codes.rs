@@ -234,6 +234,10 @@ codes! {
         "A guest has at most 26, /dev/vda to /dev/vdz.",
         "Count --disk.",
         "Leave out some, or put several file systems on one.";
+    44 Root: "a directory cannot be the guest's root",
+        "It does not exist, is no directory, or you may not read it.",
+        "ls -ld DIR",
+        "Name another, --root DIR, or leave that out: the root is then what yours is.";
 }
 
 impl fmt::Display for Code {

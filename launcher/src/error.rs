@@ -22,6 +22,8 @@ pub enum Error {
     NoInitrd(PathBuf),
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("{} cannot be the guest's root", path.display())]
+    Root { path: PathBuf, source: io::Error },
     #[error("lg cannot run {}", path.display())]
     Image { path: PathBuf, source: ImageError },
     #[error("{} runs no commands", .0.display())]
@@ -80,6 +82,7 @@ impl Error {
             Self::NoKernel { .. } => Code::NoKernel,
             Self::NoInitrd(_) => Code::NoInitrd,
             Self::Read { .. } => Code::Read,
+            Self::Root { .. } => Code::Root,
             Self::Image { source, .. } => source.code(),
             Self::CommandForBareGuest(_) => Code::CommandForBareGuest,
             Self::CommandLine { .. } => Code::CommandLine,
@@ -154,6 +157,7 @@ impl Error {
             }
             Self::Network(source) => source.why(),
             Self::Read { source, .. }
+            | Self::Root { source, .. }
             | Self::Share { source, .. }
             | Self::Memory { source, .. }
             | Self::OpenDevice(source)
@@ -174,6 +178,7 @@ impl Error {
                 "name one with --initrd FILE (/dev/null when the kernel has one built in)"
             }
             Self::Read { .. } => "name a file that exists and that you may read",
+            Self::Root { .. } => "name a directory that exists and that you may read",
             Self::Image { source, .. } => source.fix(),
             Self::CommandForBareGuest(_) => "leave out \"-- COMMAND\"",
             Self::CommandLine { .. } => "shorten --append",

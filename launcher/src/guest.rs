@@ -3,15 +3,17 @@
 
 use std::env;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::cli::Run;
-use crate::cpio::{self, Archive};
+use crate::cpio;
 use crate::devices::Devices;
 use crate::error::Error;
+use crate::fs::share::Share;
 use crate::image::{Image, ImageError};
+use crate::root::Root;
 use crate::streams::Streams;
+use crate::told;
 
 /// Where an installed lg finds its guest.
 const INSTALLED_KERNEL: &str = "/usr/lib/lg/vmlinux";
@@ -28,6 +30,8 @@ pub struct Guest {
     pub initrd: Vec<u8>,
     /// The kernel's command line, but for what announces the devices.
     command_line: Vec<String>,
+    /// The directories that it shares with the Host.
+    pub shares: Vec<Share>,
     /// What the command's standard streams are.
     pub streams: Streams,
 }
@@ -41,13 +45,19 @@ impl Guest {
             return Err(Error::CommandForBareGuest(path));
         }
         let streams = Streams::of(image.linux, !options.command.is_empty());
-        let initrd = initrd(options, &image, &streams)?;
+        let root = match image.linux {
+            true => Root::find(options)?,
+            false => None,
+        };
+        let initrd = initrd(options, &image, &streams, root.as_ref())?;
         let command_line = arguments(options, &image);
+        let shares = root.iter().map(Root::share);
         Ok(Self {
             path,
             image,
             initrd,
             command_line,
+            shares: shares.chain(options.share.iter().cloned()).collect(),
             streams,
         })
     }
@@ -93,7 +103,12 @@ pub fn find_kernel(named: Option<&Path>) -> Result<PathBuf, Error> {
 }
 
 /// The initrd, with what the Guest's init is to know behind it.
-fn initrd(options: &Run, image: &Image, streams: &Streams) -> Result<Vec<u8>, Error> {
+fn initrd(
+    options: &Run,
+    image: &Image,
+    streams: &Streams,
+    root: Option<&Root>,
+) -> Result<Vec<u8>, Error> {
     let mut initrd = match &options.initrd {
         Some(path) => read(path)?,
         None if !image.linux => return Ok(Vec::new()),
@@ -102,39 +117,9 @@ fn initrd(options: &Run, image: &Image, streams: &Streams) -> Result<Vec<u8>, Er
     };
     if image.linux {
         initrd.resize(initrd.len().next_multiple_of(cpio::ALIGN), 0);
-        initrd.extend(init_files(options, streams));
+        initrd.extend(told::archive(options, streams, root)?);
     }
     Ok(initrd)
-}
-
-/// What the Guest's init finds in /lg, in files of words which are ended by NUL: `cmd`, the
-/// command; `env`, its environment; `shares`, the tags of shares, each followed by "ro" or "rw";
-/// `ports`, the names of the console's ports which are its standard input, output and error, where
-/// that is not the console itself.
-fn init_files(options: &Run, streams: &Streams) -> Vec<u8> {
-    let mut archive = Archive::default().directory("lg");
-    if !options.command.is_empty() {
-        let words = options
-            .command
-            .iter()
-            .flat_map(|word| [word.as_bytes(), b"\0"]);
-        archive = archive.file("lg/cmd", &words.collect::<Vec<_>>().concat());
-    }
-    if let Some(term) = env::var_os("TERM") {
-        archive = archive.file("lg/env", &[b"TERM=", term.as_bytes(), b"\0"].concat());
-    }
-    let mut shares = Vec::new();
-    for share in &options.share {
-        let mode = if share.read_only { "ro" } else { "rw" };
-        shares.extend(format!("{}\0{mode}\0", share.tag).into_bytes());
-    }
-    if !shares.is_empty() {
-        archive = archive.file("lg/shares", &shares);
-    }
-    let ports = streams.names().map(|name| format!("{name}\0"));
-    archive
-        .file("lg/ports", ports.collect::<String>().as_bytes())
-        .finish()
 }
 
 fn arguments(options: &Run, image: &Image) -> Vec<String> {
@@ -169,20 +154,9 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::cli::{Cli, Command};
-    use crate::cpio::tests::cpio;
+    use crate::cli::tests::run;
     use crate::image::tests::{elf, good_notes};
-
-    fn options(arguments: &[&str]) -> Run {
-        let arguments = ["lg", "run"].iter().chain(arguments);
-        match Cli::try_parse_from(arguments).unwrap().command {
-            Command::Run(run) => *run,
-            other => panic!("{other:?}"),
-        }
-    }
 
     const TYPED: Streams = Streams {
         typed: true,
@@ -190,17 +164,11 @@ mod tests {
         stdout: false,
         stderr: false,
     };
-    const PIPED: Streams = Streams {
-        typed: false,
-        stdin: true,
-        stdout: true,
-        stderr: false,
-    };
 
     #[test]
     fn command_lines() {
         let linux = Image::parse(elf(&good_notes())).unwrap();
-        let line = |words| arguments(&options(words), &linux).join(" ");
+        let line = |words| arguments(&run(words).unwrap(), &linux).join(" ");
         assert_eq!(line(&[]), "console=lguest0");
         assert_eq!(
             line(&["--append", "debug", "--", "true"]),
@@ -216,27 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn the_init_is_told() {
-        let archive = init_files(&options(&["--", "sh", "-c", "exit 7"]), &PIPED);
-        let file = |name| cpio(&["-i", "--quiet", "--to-stdout", name], &archive);
-        assert_eq!(file("lg/cmd"), b"sh\0-c\0exit 7\0");
-        assert_eq!(file("lg/ports"), b"lg.stdin\0lg.stdout\0");
-        let archive = init_files(&options(&[]), &TYPED);
-        let list = String::from_utf8(cpio(&["-t", "--quiet"], &archive)).unwrap();
-        assert!(!list.contains("lg/cmd"), "{list}");
-        assert_eq!(
-            cpio(&["-i", "--quiet", "--to-stdout", "lg/ports"], &archive),
-            b""
-        );
-    }
-
-    #[test]
     fn the_init_is_told_behind_the_initrd() {
         let path = std::env::temp_dir().join(format!("lg-initrd-{}", std::process::id()));
         fs::write(&path, b"odd").unwrap();
-        let options = options(&["--initrd", path.to_str().unwrap()]);
+        let options = run(&["--initrd", path.to_str().unwrap()]).unwrap();
         let linux = Image::parse(elf(&good_notes())).unwrap();
-        let initrd = initrd(&options, &linux, &TYPED);
+        let initrd = initrd(&options, &linux, &TYPED, None);
         fs::remove_file(&path).unwrap();
         let initrd = initrd.unwrap();
         assert_eq!(initrd[..10], *b"odd\x00070701");

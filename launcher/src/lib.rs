@@ -2,7 +2,7 @@
 //! lg, the Launcher: supplies a Guest of lg.ko with a kernel, memory and devices.
 //!
 //! Read in this order: [`cli`] what the user asks for · [`guest`] (with [`image`], `bzimage` and
-//! `unpack`) what is to run · [`machine`] how a machine is put together and ends · [`boot`] (with
+//! `unpack`) what is to run, [`root`] where, and [`told`] how its init hears of it · [`machine`] how a machine is put together and ends · [`boot`] (with
 //! [`page_tables`] and [`cpio`]) how the Guest gets into [`memory`] · [`vm`] the module · [`vcpu`]
 //! the run loop, with [`insn`] for loads and stores to devices, and [`gdb`] · [`devices`] and
 //! [`virtio`], with [`fs`], [`mod@net`] and [`disk`] behind three of them ·
@@ -33,10 +33,12 @@ pub mod machine;
 pub mod memory;
 pub mod net;
 pub mod page_tables;
+pub mod root;
 pub mod sandbox;
 pub mod stats;
 pub mod streams;
 pub mod terminal;
+pub mod told;
 mod unpack;
 pub mod vcpu;
 pub mod virtio;

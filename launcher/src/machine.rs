@@ -25,7 +25,7 @@ use crate::guest::Guest;
 use crate::log::KernelLog;
 use crate::memory::{self, Memory};
 use crate::net;
-use crate::sandbox;
+use crate::sandbox::{self, Grant};
 use crate::stats;
 use crate::streams::{output, Keyboard, Streams};
 use crate::terminal::{self, lines_for_terminal, say, Raw};
@@ -78,6 +78,7 @@ struct Machine {
     keyboard: Keyboard,
     window: Option<Window>,
     socket_file: Option<SocketFile>,
+    grants: Vec<Grant>,
 }
 
 /// Our end of the window's size.
@@ -103,7 +104,7 @@ fn prepare(options: &Run, log: &KernelLog) -> Result<Machine, Error> {
         ));
     }
     let net = options.net.as_ref().map(network).transpose()?;
-    let shares = share::open_all(&options.share)?;
+    let shares = share::open_all(&guest.shares)?;
     let vsock = options.vsock.as_ref().map(Hub::listen).transpose();
     let (hub, socket_file) = vsock.map_err(Error::Vsock)?.unzip();
     let others = (shares.into_iter().map(boxed))
@@ -153,6 +154,7 @@ fn prepare(options: &Run, log: &KernelLog) -> Result<Machine, Error> {
         keyboard,
         window,
         socket_file,
+        grants: guest.shares.iter().map(Share::grant).collect(),
     })
 }
 
@@ -267,6 +269,7 @@ impl Machine {
             window,
             // Removed when this returns.
             socket_file: _socket_file,
+            grants,
         } = self;
         let threads = setup("a thread");
         // Before there are threads: they inherit it.
@@ -275,7 +278,6 @@ impl Machine {
             .thread_block()
             .map_err(|error| setup("signals")(error.into()))?;
         let terminal = Raw::enter().map_err(setup("the terminal"))?;
-        let grants: Vec<_> = options.share.iter().map(Share::grant).collect();
         let sandbox = sandbox::enter(&grants).map_err(setup("the sandbox"))?;
         if options.verbose && !sandbox.landlock {
             say("this kernel has no Landlock: lg itself can still reach the files that you can");

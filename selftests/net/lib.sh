@@ -32,7 +32,7 @@ initrd() {
 	archive=$work.cpio
 	if [ ! -e "$archive" ]; then
 		{
-			cat /usr/lib/lg/initramfs.cpio
+			cat /usr/lib/lg/busybox.cpio
 			(cd / && {
 				printf '%s\n' lib lib64 usr/lib usr/lib64 usr/bin/curl usr/bin/iperf3
 				find usr/lib64/* usr/lib/x86_64-linux-gnu

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What std and nix have no safe call for: the controlling terminal, and the end of the machine.
+//! What std and nix have no safe call for: the controlling terminal, a child with groups, and the end
+//! of the machine.
 
 use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::libc;
-use nix::unistd::setsid;
+use nix::unistd::{setgid, setgroups, setsid, setuid, Gid, Uid};
+
+use crate::config::User;
 
 nix::ioctl_write_int_bad!(
     /// Makes a terminal the controlling one of the calling session leader.
@@ -22,6 +27,20 @@ pub(crate) fn take_terminal(terminal: BorrowedFd) -> nix::Result<()> {
     // SAFETY: TIOCSCTTY takes an integer and writes no memory.
     unsafe { tiocsctty(terminal.as_raw_fd(), 0) }?;
     Ok(())
+}
+
+/// Lets `command` run as `user`. (`Command::uid` would drop the supplementary groups.)
+pub(crate) fn run_as(command: &mut Command, user: &User) {
+    let groups: Vec<_> = user.groups.iter().copied().map(Gid::from_raw).collect();
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    let become_user = move || {
+        setgroups(&groups)?;
+        setgid(gid)?;
+        Ok(setuid(uid)?)
+    };
+    // SAFETY: between fork and exec it allocates nothing, and there is no other thread whose locks a
+    // copy of this process could find held.
+    unsafe { command.pre_exec(become_user) };
 }
 
 /// Ends the machine and hands `status` to whoever started it.

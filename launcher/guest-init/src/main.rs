@@ -2,43 +2,38 @@
 //! PID 1 of lg's default guest: mounts what every program expects, runs one command, ends the guest
 //! with its status.
 //!
-//! The Launcher says what to run by files in /lg, see `launcher/src/guest.rs`: `cmd`, the
-//! command, its words ended by NUL (absent: a shell); `env`, likewise, additions to the
-//! environment; `shares`, what to mount below /mnt. The same image boots directly in QEMU, where the last line on the console is
-//! `lguest-exit=STATUS`.
+//! The Launcher says what to run, as whom and where by files in /lg, see [`config`]. In an archive
+//! without them a shell runs, as root. The same image boots directly in QEMU, where the last line
+//! on the console is `lguest-exit=STATUS`.
 
+mod config;
 mod machine;
 mod network;
+mod root;
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nix::mount::{mount, MsFlags};
+use nix::sys::stat::{umask, Mode};
 use nix::sys::termios;
 use nix::sys::wait::{wait, WaitStatus};
-use nix::unistd::{sethostname, Pid};
+use nix::unistd::{fchown, sethostname, Pid, Uid};
+
+use crate::config::Config;
 
 /// Status for a failure of init itself, as the Launcher's own.
 const INIT_FAILED: i32 = 125;
 
-const MOUNTS: [(&str, &str, Option<&str>); 7] = [
-    ("proc", "/proc", None),
-    ("sysfs", "/sys", None),
-    ("devtmpfs", "/dev", None),
-    ("devpts", "/dev/pts", Some("gid=5,mode=620")),
-    ("tmpfs", "/dev/shm", Some("mode=1777")),
-    ("tmpfs", "/tmp", Some("mode=1777")),
-    ("tmpfs", "/run", Some("mode=755")),
-];
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What could not be done, and why.
 struct Failure(String);
@@ -55,10 +50,11 @@ impl<T, E: std::fmt::Display> Doing<T> for Result<T, E> {
 }
 
 fn main() {
+    // Into the kernel's log, which the Launcher shows when something fails. The node is the archive's.
+    let log = OpenOptions::new().write(true).open("/dev/kmsg");
     let status = run().unwrap_or_else(|Failure(what)| {
-        // Into the kernel's log, which the Launcher shows when something fails.
         let what = format!("init: {what}\n");
-        if fs::write("/dev/kmsg", &what).is_err() {
+        if !log.is_ok_and(|mut log| log.write_all(what.as_bytes()).is_ok()) {
             eprint!("{what}");
         }
         INIT_FAILED
@@ -67,47 +63,59 @@ fn main() {
 }
 
 fn run() -> Result<i32, Failure> {
-    mount_all()?;
-    mount_shares()?;
+    let config = Config::read(Path::new("/lg"))?;
+    if let Some(root) = &config.root {
+        root::enter(root)?;
+    }
+    let directory = config.directory.as_deref();
+    root::furnish(config.root.as_ref(), &config.shares, directory)?;
     network::complete()?;
     sethostname("lguest").doing("set the host name")?;
 
-    let environment = environment()?;
-    let command = words("/lg/cmd")?;
     let console = open_console()?;
     // The session is PID 1's: were it the command's, the terminal would be hung up, and its output
     // lost, at the end.
     machine::take_terminal(console.as_fd()).doing("take the console")?;
+    let result = run_command(&config, &console);
+    // The end must not overtake the output.
+    termios::tcdrain(&console).doing("wait for the console")?;
+    result
+}
 
-    let mut child = match command.split_first() {
-        None => {
-            let mut shell = Command::new("/bin/sh");
-            shell.arg0("-sh");
-            shell
+/// Runs the command, and returns its status.
+fn run_command(config: &Config, console: &File) -> Result<i32, Failure> {
+    let stream = |name| stream(name, &config.ports, console);
+    let (stdin, stdout, stderr) = (
+        stream("lg.stdin")?,
+        stream("lg.stdout")?,
+        stream("lg.stderr")?,
+    );
+    let mut messages = stderr.try_clone().doing("copy a descriptor")?;
+    if let Some(user) = &config.user {
+        for file in [console, &stdin, &stdout, &stderr] {
+            fchown(file, Some(Uid::from_raw(user.uid)), None).doing("give away the terminal")?;
         }
-        Some((program, arguments)) => {
-            let mut child = Command::new(program);
-            child.args(arguments);
-            child
-        }
-    };
+    }
+    go_to(config, &mut messages);
+
+    let mut child = command(config);
     let program = Path::new(child.get_program()).display().to_string();
     child
-        .env(
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        )
+        .env("PATH", PATH)
         .env("HOME", "/root")
         .env("TERM", "linux")
-        .envs(environment)
-        .current_dir("/root")
-        .stdin(stream("lg.stdin", &console)?)
-        .stdout(stream("lg.stdout", &console)?)
-        .stderr(stream("lg.stderr", &console)?);
-    let result = match child.spawn() {
+        .envs(&config.environment)
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(stderr);
+    if let Some(user) = &config.user {
+        umask(Mode::from_bits_truncate(user.umask));
+        machine::run_as(&mut child, user);
+    }
+    match child.spawn() {
         Ok(child) => wait_for(Pid::from_raw(child.id() as i32)),
         Err(error) => {
-            eprintln!("init: cannot run {program}: {error}");
+            say(&mut messages, format_args!("cannot run {program}: {error}"));
             // What a shell says.
             Ok(if error.kind() == io::ErrorKind::NotFound {
                 127
@@ -115,68 +123,50 @@ fn run() -> Result<i32, Failure> {
                 126
             })
         }
-    };
-    // The end must not overtake the output.
-    termios::tcdrain(&console).doing("wait for the console")?;
-    result
-}
-
-fn mount_all() -> Result<(), Failure> {
-    for (kind, target, options) in MOUNTS {
-        fs::create_dir_all(target).doing(format!("make {target}"))?;
-        mount(Some(kind), target, Some(kind), MsFlags::empty(), options)
-            .doing(format!("mount {target}"))?;
     }
-    Ok(())
 }
 
-/// Mounts what the Launcher shares.
-fn mount_shares() -> Result<(), Failure> {
-    for share in words("/lg/shares")?.chunks(2) {
-        let tag = share[0].as_os_str();
-        let flags = match share.get(1) {
-            Some(mode) if mode == "ro" => MsFlags::MS_RDONLY,
-            _ => MsFlags::empty(),
-        };
-        let target = Path::new("/mnt").join(tag);
-        fs::create_dir_all(&target).doing(format!("make {}", target.display()))?;
-        mount(Some(tag), &target, Some("virtiofs"), flags, None::<&str>)
-            .doing(format!("mount {}", target.display()))?;
-    }
-    Ok(())
+/// A message for the user. That nobody hears it is no failure.
+fn say(messages: &mut File, what: fmt::Arguments<'_>) {
+    let _ = writeln!(messages, "init: {what}");
 }
 
-/// The words of a file in /lg; none if there is no such file.
-fn words(path: &str) -> Result<Vec<OsString>, Failure> {
-    match fs::read(path) {
-        Ok(bytes) => {
-            let words = bytes
-                .strip_suffix(b"\0")
-                .unwrap_or(&bytes)
-                .split(|&byte| byte == 0);
-            Ok(words
-                .map(|word| OsString::from_vec(word.to_vec()))
-                .collect())
+/// Makes the command's directory ours, which it inherits.
+fn go_to(config: &Config, messages: &mut File) {
+    let directory = config.directory.as_deref().unwrap_or(Path::new("/root"));
+    if let Err(error) = std::env::set_current_dir(directory) {
+        if config.directory.is_some() {
+            let directory = directory.display();
+            say(
+                messages,
+                format_args!("in / instead of {directory}: {error}"),
+            );
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error).doing(format!("read {path}")),
     }
 }
 
-fn environment() -> Result<BTreeMap<OsString, OsString>, Failure> {
-    let split = |word: OsString| {
-        let bytes = word.as_bytes();
-        let equals = bytes
-            .iter()
-            .position(|&byte| byte == b'=')
-            .unwrap_or(bytes.len());
-        let value = bytes.get(equals + 1..).unwrap_or_default();
-        (
-            OsStr::from_bytes(&bytes[..equals]).into(),
-            OsStr::from_bytes(value).into(),
-        )
-    };
-    Ok(words("/lg/env")?.into_iter().map(split).collect())
+/// What to run: the command, or a shell.
+fn command(config: &Config) -> Command {
+    if let Some((program, arguments)) = config.command.split_first() {
+        let mut child = Command::new(program);
+        child.args(arguments);
+        return child;
+    }
+    match config.environment.get(&OsString::from("SHELL")) {
+        Some(shell) if is_program(Path::new(shell)) => Command::new(shell),
+        _ => {
+            let mut shell = Command::new("/bin/sh");
+            if config.user.is_none() {
+                // Nobody has read the profile yet.
+                shell.arg0("-sh");
+            }
+            shell
+        }
+    }
+}
+
+fn is_program(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
 /// Opens the terminal behind /dev/console, which itself can't be a controlling terminal. Under lg
@@ -197,8 +187,8 @@ fn open(path: &Path) -> Result<File, Failure> {
 
 /// A standard stream of the command: the port of this name if the Launcher has one, otherwise the
 /// console. What is no terminal at the Launcher's end must be none here.
-fn stream(name: &str, console: &File) -> Result<File, Failure> {
-    if words("/lg/ports")?.iter().any(|word| word == name) {
+fn stream(name: &str, ports: &[OsString], console: &File) -> Result<File, Failure> {
+    if ports.iter().any(|port| port == name) {
         open(&find_port(name)?)
     } else {
         console.try_clone().doing("copy the console's descriptor")

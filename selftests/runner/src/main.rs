@@ -10,6 +10,7 @@ mod fs;
 mod gdb;
 mod host;
 mod kernel_log;
+mod root;
 mod terminal;
 mod tests;
 mod tools;

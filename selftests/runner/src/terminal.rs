@@ -10,7 +10,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 const HERE: &str = "/usr/lib/lg";
-const PROMPT: &str = "~ # ";
+const PROMPT: &str = "/usr/lib/lg # ";
 /// Ctrl-a, which begins what is for lg.
 const ESCAPE: &str = "\x01";
 const CTRL_C: &str = "\x03";

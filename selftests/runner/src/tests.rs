@@ -5,7 +5,7 @@
 
 use crate::command::{self, End};
 use crate::kernel_log::complaint_in;
-use crate::{disk, gdb, host, terminal, tools, vsock, Outcome, Test};
+use crate::{disk, gdb, host, root, terminal, tools, vsock, Outcome, Test};
 use std::fs;
 use std::time::Duration;
 
@@ -213,6 +213,7 @@ pub(crate) fn all() -> Vec<Test> {
         ("gdb", gdb::TESTS),
         ("host", host::TESTS),
         ("terminal", terminal::TESTS),
+        ("root", root::TESTS),
         ("tools", tools::TESTS),
         ("vsock", vsock::TESTS),
         ("disk", disk::TESTS),
@@ -330,12 +331,12 @@ fn linux(script: &str, timeout: Duration) -> Outcome {
     }
 }
 
-/// The default initial RAM disk, and behind it the programs and scripts of the tests. (Linux unpacks archives that follow
+/// The archive with busybox, and behind it the programs and scripts of the tests. (Linux unpacks archives that follow
 /// one another, each at a multiple of four bytes.)
 pub(crate) fn initrd() -> std::io::Result<String> {
     const PATH: &str = "/tmp/selftests.cpio";
     if !fs::exists(PATH)? {
-        let mut archive = fs::read(format!("{HERE}/initramfs.cpio"))?;
+        let mut archive = fs::read(format!("{HERE}/busybox.cpio"))?;
         archive.resize(archive.len().next_multiple_of(4), 0);
         archive.extend(fs::read(format!("{HERE}/selftests/linux.cpio"))?);
         fs::write(PATH, archive)?;

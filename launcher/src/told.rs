@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the Guest's init is told, in an archive behind the initrd.
+//!
+//! It finds these files in /lg, of words which are ended by NUL (`launcher/guest-init/src/config.rs`
+//! reads them):
+//!
+//! * `cmd`: the command. Absent: a shell.
+//! * `env`: additions to its environment, NAME=VALUE.
+//! * `ports`: the names of the console's ports which are its standard input, output and error,
+//!   where that is not the console itself.
+//! * `mounts`: shares, three words each: the tag of the virtio-fs device, where it is mounted, and
+//!   `ro`, `rw` or, for changes that stay in memory, `overlay`. What is mounted at `/` is the root.
+//! * `user`: user, group, file mode mask (octal) and supplementary groups. Absent: root.
+//! * `cwd`: the directory in which the command starts. Absent: /root.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use nix::unistd::{getgid, getgroups, getuid};
+
+use crate::cli::Run;
+use crate::cpio::Archive;
+use crate::error::Error;
+use crate::fs::share::{Share, GUEST_DIRECTORY};
+use crate::root::{self, Root};
+use crate::streams::Streams;
+
+/// What of our environment a guest's terminal needs, and what the caller finds his way by in a root
+/// that he knows.
+const TERMINAL: [&str; 1] = ["TERM"];
+const CALLER: [&str; 5] = ["HOME", "USER", "LOGNAME", "SHELL", "PATH"];
+
+/// The archive.
+///
+/// # Errors
+///
+/// The system does not say who the caller is, or where.
+pub fn archive(options: &Run, streams: &Streams, root: Option<&Root>) -> Result<Vec<u8>, Error> {
+    let mut archive = Archive::default().directory("lg");
+    if !options.command.is_empty() {
+        archive = archive.file("lg/cmd", &words(&options.command));
+    }
+    let known = if root.is_some() { &CALLER[..] } else { &[] };
+    let environment: Vec<_> = TERMINAL.iter().chain(known).filter_map(variable).collect();
+    archive = archive.file("lg/env", &words(&environment));
+    if let Some(root) = root {
+        let setup = |source| Error::Setup {
+            what: "the caller's identity",
+            source,
+        };
+        archive = archive.file("lg/user", &words(&caller().map_err(setup)?));
+        // A directory that is gone, or out of the caller's sight, has no name.
+        if let Ok(directory) = env::current_dir() {
+            archive = archive.file("lg/cwd", &words(&[root.name_of(&directory)]));
+        }
+    }
+    archive = archive.file("lg/mounts", &mounts(root, &options.share));
+    let ports: Vec<_> = streams.names().collect();
+    Ok(archive.file("lg/ports", &words(&ports)).finish())
+}
+
+/// The content of `mounts`.
+fn mounts(root: Option<&Root>, shares: &[Share]) -> Vec<u8> {
+    let mut all = Vec::new();
+    if let Some(root) = root {
+        let access = if root.write { "rw" } else { "overlay" };
+        all.extend([root::TAG, "/", access].map(String::from));
+    }
+    for Share { tag, read_only, .. } in shares {
+        let access = if *read_only { "ro" } else { "rw" };
+        all.extend([tag, &format!("{GUEST_DIRECTORY}/{tag}"), access].map(String::from));
+    }
+    words(&all)
+}
+
+fn words(words: &[impl AsRef<OsStr>]) -> Vec<u8> {
+    let words = words.iter().map(|word| word.as_ref().as_bytes());
+    words
+        .flat_map(|word| [word, b"\0"])
+        .collect::<Vec<_>>()
+        .concat()
+}
+
+fn variable(name: &&str) -> Option<OsString> {
+    let mut variable = OsString::from(format!("{name}="));
+    variable.push(env::var_os(name)?);
+    Some(variable)
+}
+
+/// The words of `user` for who calls us.
+fn caller() -> io::Result<Vec<String>> {
+    // There is a system call to change the file mode mask, and none to read it.
+    let status = fs::read_to_string("/proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    let mask = mask.ok_or_else(|| io::Error::other("/proc/self/status names no Umask"))?;
+    let word = |id: &dyn Display| id.to_string();
+    let mut words = vec![word(&getuid()), word(&getgid()), mask.trim().into()];
+    words.extend(getgroups()?.iter().map(|group| word(group)));
+    Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::tests::run;
+    use crate::cpio::tests::cpio;
+
+    const TYPED: Streams = Streams {
+        typed: true,
+        stdin: false,
+        stdout: false,
+        stderr: false,
+    };
+    const PIPED: Streams = Streams {
+        typed: false,
+        stdin: true,
+        stdout: true,
+        stderr: false,
+    };
+
+    /// The files for these options, by name.
+    fn told(
+        arguments: &[&str],
+        streams: &Streams,
+        root: Option<&Root>,
+    ) -> impl Fn(&str) -> Option<String> {
+        let archive = archive(&run(arguments).unwrap(), streams, root).unwrap();
+        let list = String::from_utf8(cpio(&["-t", "--quiet"], &archive)).unwrap();
+        move |name| {
+            let path = format!("lg/{name}");
+            list.lines().any(|line| line == path).then(|| {
+                let content = cpio(&["-i", "--quiet", "--to-stdout", &path], &archive);
+                String::from_utf8(content).unwrap()
+            })
+        }
+    }
+
+    #[test]
+    fn an_archive_is_told_what_to_run() {
+        let file = told(&["--", "sh", "-c", "exit 7"], &PIPED, None);
+        assert_eq!(file("cmd").unwrap(), "sh\0-c\0exit 7\0");
+        assert_eq!(file("ports").unwrap(), "lg.stdin\0lg.stdout\0");
+        assert_eq!((file("user"), file("cwd")), (None, None));
+        assert_eq!(file("mounts").unwrap(), "");
+        assert!(!file("env").unwrap().contains("PATH="));
+        let file = told(&[], &TYPED, None);
+        assert_eq!(file("cmd"), None);
+        assert_eq!(file("ports").unwrap(), "");
+    }
+
+    #[test]
+    fn a_root_is_told_who_and_where() {
+        let root = |write| Root {
+            directory: "/".into(),
+            write,
+        };
+        let file = told(&["--", "true"], &PIPED, Some(&root(false)));
+        assert_eq!(file("mounts").unwrap(), "lg.root\0/\0overlay\0");
+        let directory = env::current_dir().unwrap();
+        assert_eq!(file("cwd").unwrap(), format!("{}\0", directory.display()));
+        let ids = format!("{}\0{}\0", getuid(), getgid());
+        let user = file("user").unwrap();
+        assert!(user.starts_with(&ids));
+        let mask = u32::from_str_radix(user.split('\0').nth(2).unwrap(), 8);
+        assert!(mask.is_ok_and(|mask| mask <= 0o777), "{user:?}");
+        let path = format!("PATH={}\0", env::var("PATH").unwrap());
+        assert!(file("env").unwrap().contains(&path));
+        let shares = ["--share", "/a:b:ro", "--share", "/c:d"];
+        let file = told(&shares, &PIPED, Some(&root(true)));
+        let mounts = "lg.root\0/\0rw\0b\0/mnt/b\0ro\0d\0/mnt/d\0rw\0";
+        assert_eq!(file("mounts").unwrap(), mounts);
+    }
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Is a directory of the Host's a good root, and the command in it the caller's own?
+
+use crate::command::{self, End};
+use crate::Outcome;
+use std::time::Duration;
+
+/// Name, time limit in seconds, test.
+type Row = (&'static str, u64, fn(Duration) -> Outcome);
+
+/// The rows of the table. A test is a script for the Host's shell, which must end with 0.
+pub(crate) const TESTS: &[Row] = &[
+    ("caller", 60, |timeout| script(CALLER, timeout)),
+    ("overlay", 60, |timeout| script(OVERLAY, timeout)),
+    ("read-write", 60, |timeout| script(READ_WRITE, timeout)),
+    ("bare-directory", 60, |timeout| {
+        script(BARE_DIRECTORY, timeout)
+    }),
+    ("refused", 60, |timeout| script(REFUSED, timeout)),
+    ("shares", 60, |timeout| script(SHARES, timeout)),
+    ("statuses", 120, |timeout| script(STATUSES, timeout)),
+    ("pipes", 60, |timeout| script(PIPES, timeout)),
+];
+
+/// `fails_with STATUS COMMAND...`: that is the status of COMMAND.
+const HEAD: &str = r#"
+set -eux
+fails_with() {
+    expected=$1 status=0
+    shift
+    "$@" || status=$?
+    [ "$status" -eq "$expected" ]
+}
+lg() { /usr/lib/lg/lg run -m 128M "$@"; }
+"#;
+
+fn script(body: &str, timeout: Duration) -> Outcome {
+    let argv = ["sh", "-c", &format!("{HEAD}{body}")];
+    let finished = command::run(&argv, timeout).map_err(|error| error.to_string())?;
+    finished.expect(End::Exit(0))
+}
+
+/// The same script says the same on the Host and in the guest: who, where, and with what rights.
+const CALLER: &str = r#"
+rm -rf /tmp/caller
+mkdir -p /tmp/caller/here
+echo secret >/tmp/caller/here/secret
+chmod 600 /tmp/caller/here/secret
+cat >/tmp/caller/script <<'END'
+id
+pwd
+umask
+echo "$HOME $USER $LOGNAME $SHELL $PATH"
+touch /tmp/made
+stat -c '%a %u %g' /tmp/made
+rm /tmp/made
+cat secret || echo "cat: $?"
+[ -w /usr/lib/lg ] || echo 'not writable'
+stat -c '%a %u %g %n' . secret /usr/bin/busybox
+END
+cat >/tmp/caller/both <<'END'
+cd /tmp/caller/here
+umask 027
+export LOGNAME=user SHELL=/bin/sh
+sh /tmp/caller/script >/tmp/caller.host
+cp /tmp/caller/script /tmp/caller.script
+lg run -m 128M -- sh -c "$(cat /tmp/caller/script)" >/tmp/caller.guest
+END
+su user -c 'sh /tmp/caller/both'
+diff /tmp/caller.host /tmp/caller.guest
+grep -q 'uid=1000(user) gid=1000(user) groups=.*100(lguest)' /tmp/caller.guest
+grep -q '^640 1000 1000$' /tmp/caller.guest
+grep -q '^cat: 1$' /tmp/caller.guest
+rm /tmp/caller.*
+"#;
+
+/// Writes anywhere in the default root succeed, and are gone afterwards.
+const OVERLAY: &str = r#"
+tree() { find /usr /etc | sort | md5sum; md5sum /etc/passwd; }
+before=$(tree)
+cd /usr/lib/lg
+lg -- sh -exc '
+    [ "$(pwd)" = /usr/lib/lg ]
+    echo new >new
+    echo more >>/etc/passwd
+    rm /usr/bin/lg
+    mv selftests moved
+    [ -d moved/linux ] && [ ! -e selftests ]
+    mkdir -p /mnt/a/b
+    [ ! -e /tmp/on-the-host ]
+    grep -q " / overlay rw" /proc/mounts
+    for directory in /proc/1 /sys/class /dev/pts /dev/shm /dev/fd /tmp /run; do [ -d $directory ]; done
+'
+[ "$(tree)" = "$before" ]
+[ ! -e /mnt/a ]
+"#;
+
+/// What the guest writes with --rw is on the Host; it makes no directories of its own there.
+const READ_WRITE: &str = r#"
+rm -rf /tmp/rw
+mkdir -p /tmp/rw/bin /tmp/rw/work
+cp /usr/bin/busybox /tmp/rw/bin/sh
+cd /tmp/rw/work
+fails_with 125 lg --root /tmp/rw --rw -- sh -c 'true' 2>/tmp/rw.log
+grep -q 'cannot mount /proc: the root has no such directory' /tmp/rw.log
+[ "$(ls /tmp/rw)" = "$(printf 'bin\nwork')" ]
+mkdir /tmp/rw/proc /tmp/rw/sys /tmp/rw/dev /tmp/rw/tmp /tmp/rw/run
+lg --root /tmp/rw --rw -- sh -c 'pwd >here; mkdir made; echo x >/tmp/gone'
+[ "$(cat here)" = /work ]
+[ -d made ] && [ ! -e /tmp/rw/tmp/gone ]
+"#;
+
+/// A root that has nothing at all is furnished, in memory.
+const BARE_DIRECTORY: &str = r#"
+rm -rf /tmp/bare
+mkdir /tmp/bare
+cd /usr/lib/lg
+fails_with 127 lg --root /tmp/bare -- sh -c true 2>/tmp/bare.log
+grep -q 'cannot run sh: No such file' /tmp/bare.log
+grep -q 'in / instead of /usr/lib/lg: No such file' /tmp/bare.log
+fails_with 127 lg --root /tmp/bare </dev/null
+cp /usr/bin/busybox /tmp/bare/
+lg --root /tmp/bare -- /busybox sh -c '[ -d /proc/1 ] && [ -c /dev/null ] && [ -d /run ]'
+[ "$(ls /tmp/bare)" = busybox ]
+"#;
+
+/// Before anything boots.
+const REFUSED: &str = r#"
+for directory in /no/such/directory /etc/passwd; do
+    fails_with 125 lg --root $directory -- true 2>/tmp/refused.log
+    grep -q 'error\[LG0044\]' /tmp/refused.log
+    grep -q " $directory cannot be the guest's root" /tmp/refused.log
+    grep -q 'fix: ' /tmp/refused.log
+done
+"#;
+
+/// More directories, which are where they are looked for, in every kind of root.
+const SHARES: &str = r#"
+rm -rf /tmp/shares
+mkdir -p /tmp/shares/a /tmp/shares/b
+echo a >/tmp/shares/a/file
+cd /tmp/shares
+for root in '--root /' '--initrd /usr/lib/lg/busybox.cpio'; do
+    lg $root --share a:first:ro --share b:second -- sh -exc '
+        [ "$(cat /mnt/first/file)" = a ]
+        ! echo b >/mnt/first/file
+        cp /mnt/first/file /mnt/second/copy'
+    [ "$(cat a/file)" = a ]
+    cmp a/file b/copy
+    rm b/copy
+done
+"#;
+
+const STATUSES: &str = r#"
+fails_with 7 lg -- sh -c 'exit 7'
+fails_with 137 lg -- sh -c 'kill -9 $$'
+fails_with 127 lg -- no-such-program
+fails_with 126 lg -- /etc/passwd
+fails_with 3 lg --initrd /usr/lib/lg/busybox.cpio -- sh -c '[ "$(pwd)" = /root ] && exit 3'
+"#;
+
+const PIPES: &str = r#"
+[ "$(echo hi | lg -- cat | wc -c)" -eq 3 ]
+lg -- sh -c 'echo out; echo err >&2' >/tmp/pipes.out 2>/tmp/pipes.err
+[ "$(cat /tmp/pipes.out)" = out ]
+grep -q '^err$' /tmp/pipes.err
+[ "$(echo 'echo from a shell' | lg)" = 'from a shell' ]
+"#;
