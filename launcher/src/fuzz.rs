@@ -21,11 +21,14 @@ use crate::fs::host;
 use crate::fs::server::{FileServer, Limits};
 use crate::image::Image;
 use crate::insn::{self, Target};
+use crate::net::stream;
+use crate::net::Mac;
 use crate::virtio::blk::Blk;
 use crate::virtio::bytes::Input;
 use crate::virtio::console::Console;
 use crate::virtio::fs::Fs;
 use crate::virtio::fuzz::drive;
+use crate::virtio::net::Net;
 use crate::virtio::ports::{Ports, Stream};
 use crate::virtio::rng::Rng;
 use crate::virtio::vsock::Vsock;
@@ -41,6 +44,7 @@ pub const TARGETS: &[Row] = &[
     ("fs", shares),
     ("image", image),
     ("insn", insn),
+    ("net", net),
     ("ports", ports),
     ("rng", rng),
     ("vsock", vsock),
@@ -93,6 +97,29 @@ pub fn shares(bytes: &[u8]) {
     });
 }
 
+/// A driver of the network device, at the other end of whose cable somebody sends whole frames, bytes
+/// by chance or the end, and now and then reads what has come.
+pub fn net(bytes: &[u8]) {
+    block_sigpipe();
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+    theirs.set_nonblocking(true).expect("set_nonblocking");
+    let stream = stream::Stream::new(ours).expect("there are descriptors");
+    let device = Net::new(Mac([2; 6]), Box::new(stream), |_| {});
+    drive(device, bytes, |choices| {
+        let count = usize::from(choices.byte()) << (choices.byte() % 9);
+        // What does not fit is lost, as from any peer that does not wait.
+        let _ = match choices.byte() % 8 {
+            0 => theirs.shutdown(Shutdown::Write),
+            1 | 2 => theirs.read(&mut [0; 1 << 16]).map(drop),
+            3 => theirs.write_all(choices.bytes(count)),
+            _ => {
+                let length = (count as u32).to_be_bytes();
+                theirs.write_all(&[&length[..], &vec![0xa5; count]].concat())
+            }
+        };
+    });
+}
+
 /// A driver of ports for all three streams, of which the first has input and then its end.
 pub fn ports(bytes: &[u8]) {
     let input = Arc::<Input>::default();
@@ -112,12 +139,16 @@ pub fn rng(bytes: &[u8]) {
     drive(Rng, bytes, |_| {});
 }
 
+/// As in lg, where Rust's runtime sees to it: who writes to a closed socket gets an error.
+fn block_sigpipe() {
+    let blocked = SigSet::from(Signal::SIGPIPE).thread_block();
+    blocked.expect("the signal exists");
+}
+
 /// A driver of the socket device, CID 3. Our side connects, listens for its port 5, reads, writes
 /// and closes.
 pub fn vsock(bytes: &[u8]) {
-    // As in lg, where Rust's runtime sees to it: who writes to a closed socket gets an error.
-    let blocked = SigSet::from(Signal::SIGPIPE).thread_block();
-    blocked.expect("the signal exists");
+    block_sigpipe();
     let path = std::env::temp_dir().join(format!("lg-fuzz-{}", std::process::id()));
     let port = path.with_file_name(format!("lg-fuzz-{}_5", std::process::id()));
     let listen = |path| {
