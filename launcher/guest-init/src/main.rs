@@ -68,8 +68,9 @@ fn run() -> Result<i32, Failure> {
         root::enter(root)?;
     }
     let directory = config.directory.as_deref();
-    root::furnish(config.root.as_ref(), &config.shares, directory)?;
-    network::complete()?;
+    let root = config.root.as_ref();
+    root::furnish(root, &config.shares, directory)?;
+    network::complete(root::may_make(root))?;
     sethostname("lguest").doing("set the host name")?;
 
     let console = open_console()?;

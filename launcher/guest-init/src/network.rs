@@ -19,12 +19,13 @@ const TOLD: &str = "/proc/net/pnp";
 const COPY: &str = "/run/lg-resolv.conf";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// Brings up the loopback interface, and lets programs find the name server.
-pub(crate) fn complete() -> Result<(), Failure> {
+/// Brings up the loopback interface, and lets programs find the name server. `may_make`: the root
+/// takes new files.
+pub(crate) fn complete(may_make: bool) -> Result<(), Failure> {
     loopback_up().doing("bring up the loopback interface")?;
     match fs::read_to_string(TOLD) {
         Ok(told) if told.contains("nameserver") => {
-            name_server(&told).doing(format!("mount a {RESOLV_CONF}"))
+            name_server(&told, may_make).doing(format!("mount a {RESOLV_CONF}"))
         }
         _ => Ok(()),
     }
@@ -33,11 +34,15 @@ pub(crate) fn complete() -> Result<(), Failure> {
 /// Lets [`RESOLV_CONF`] be what the kernel was told. It may be somebody's file, in a shared
 /// directory, so it is covered, not written. Where it is a link to what a system of its own would
 /// have made, in a file system of this boot's, it is made.
-fn name_server(told: &str) -> io::Result<()> {
+fn name_server(told: &str, may_make: bool) -> io::Result<()> {
     fs::write(COPY, told)?;
     let path = Path::new(RESOLV_CONF);
     if !path.exists() {
-        let target = Path::new("/etc").join(fs::read_link(path)?);
+        let target = match fs::read_link(path) {
+            Ok(target) => Path::new("/etc").join(target),
+            Err(_) if may_make => path.into(),
+            Err(_) => return Ok(()),
+        };
         fs::create_dir_all(target.parent().unwrap_or(&target))?;
         File::create_new(target)?;
     }

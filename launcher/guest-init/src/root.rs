@@ -106,6 +106,11 @@ fn switch() -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
+/// May files and directories be made in `root` at will? Not in a tree of somebody else's.
+pub(crate) fn may_make(root: Option<&Share>) -> bool {
+    root.is_none_or(|root| root.access == Access::Overlay)
+}
+
 /// Mounts what the Guest has for itself, and the shares. `root` is what [`enter`] was given.
 /// `directory` stays reachable if that would hide it.
 pub(crate) fn furnish(
@@ -114,8 +119,7 @@ pub(crate) fn furnish(
     directory: Option<&Path>,
 ) -> Result<(), Failure> {
     let hidden = directory.filter(|_| root.is_some()).and_then(Hidden::find);
-    // Not in a directory of somebody else's.
-    let may_make = root.is_none_or(|root| root.access == Access::Overlay);
+    let may_make = may_make(root);
     for (kind, target, options) in OWN {
         make_mount_point(Path::new(target), may_make || target.starts_with("/dev/"))?;
         mount(Some(kind), target, Some(kind), MsFlags::empty(), options)
