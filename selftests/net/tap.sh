@@ -31,6 +31,8 @@ script='
 	set -e
 	ip address add 10.9.0.2/24 dev eth0
 	ip link set eth0 up
+	# Linux looks after new links once a second, and until then drops what is sent.
+	until ping -q -c 1 -W 1 10.9.0.1 >/dev/null; do :; done
 	ping -q -c 3 -i 0.2 10.9.0.1
 	curl -sS http://10.9.0.1:8000/file | sha256sum
 	iperf3 -c 10.9.0.1 -t 2
