@@ -158,13 +158,6 @@ mod tests {
     use crate::cli::tests::run;
     use crate::image::tests::{elf, good_notes};
 
-    const TYPED: Streams = Streams {
-        typed: true,
-        stdin: false,
-        stdout: false,
-        stderr: false,
-    };
-
     #[test]
     fn command_lines() {
         let linux = Image::parse(elf(&good_notes())).unwrap();
@@ -189,7 +182,7 @@ mod tests {
         fs::write(&path, b"odd").unwrap();
         let options = run(&["--initrd", path.to_str().unwrap()]).unwrap();
         let linux = Image::parse(elf(&good_notes())).unwrap();
-        let initrd = initrd(&options, &linux, &TYPED, None);
+        let initrd = initrd(&options, &linux, &Streams::TYPED, None);
         fs::remove_file(&path).unwrap();
         let initrd = initrd.unwrap();
         assert_eq!(initrd[..10], *b"odd\x00070701");

@@ -32,16 +32,19 @@ pub struct Streams {
 }
 
 impl Streams {
+    /// All is the console.
+    pub(crate) const TYPED: Self = Self {
+        typed: true,
+        stdin: false,
+        stdout: false,
+        stderr: false,
+    };
+
     /// Looks at our standard streams. `linux`: it is no bare guest; `command`: nor a shell.
     pub fn of(linux: bool, command: bool) -> Self {
         if !linux {
             // It has no init to open ports, and prints by hypercall.
-            return Self {
-                typed: true,
-                stdin: false,
-                stdout: false,
-                stderr: false,
-            };
+            return Self::TYPED;
         }
         let stdin = !io::stdin().is_terminal();
         let typed = !stdin && !command;

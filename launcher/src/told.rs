@@ -109,12 +109,6 @@ mod tests {
     use crate::cli::tests::run;
     use crate::cpio::tests::cpio;
 
-    const TYPED: Streams = Streams {
-        typed: true,
-        stdin: false,
-        stdout: false,
-        stderr: false,
-    };
     const PIPED: Streams = Streams {
         typed: false,
         stdin: true,
@@ -147,7 +141,7 @@ mod tests {
         assert_eq!((file("user"), file("cwd")), (None, None));
         assert_eq!(file("mounts").unwrap(), "");
         assert!(!file("env").unwrap().contains("PATH="));
-        let file = told(&[], &TYPED, None);
+        let file = told(&[], &Streams::TYPED, None);
         assert_eq!(file("cmd"), None);
         assert_eq!(file("ports").unwrap(), "");
     }

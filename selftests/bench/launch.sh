@@ -1,4 +1,4 @@
-#!/bin/busybox sh
+#!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
 # launch - on the Host: how long `lg run -- true` takes, and how much memory lg has beyond its guest's RAM.

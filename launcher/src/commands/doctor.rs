@@ -61,7 +61,6 @@ impl fmt::Display for Check {
 }
 
 /// What there is to know about this machine.
-#[derive(Default)]
 pub struct Facts {
     /// The CPU's flags, as /proc/cpuinfo names them.
     cpu: Vec<String>,
@@ -76,11 +75,11 @@ pub struct Facts {
     /// Is the module loaded?
     module: bool,
     /// What came of opening the device: the number of paging levels, or the error.
-    device: Option<Result<u32, Error>>,
+    device: Result<u32, Error>,
     /// Mode, owner and group of the device's node.
     node: Option<(u32, u32, u32)>,
-    /// The kernels that would be taken, or the paths that were tried.
-    kernel: Option<Result<PathBuf, Vec<PathBuf>>>,
+    /// The kernel that would be taken.
+    kernel: Option<PathBuf>,
     initrd: bool,
     /// Limit of open files.
     files: u64,
@@ -109,15 +108,11 @@ impl Facts {
             config,
             lockdown: read("/sys/kernel/security/lockdown"),
             module: fs::exists("/sys/module/lg").unwrap_or(false),
-            device: Some(vm::probe().map(|info| info.paging_levels)),
+            device: vm::probe().map(|info| info.paging_levels),
             node: fs::metadata(vm::DEVICE)
                 .ok()
                 .map(|node| (node.permissions().mode() & 0o777, node.uid(), node.gid())),
-            kernel: Some(match guest::find_kernel(None) {
-                Ok(path) => Ok(path),
-                Err(Error::NoKernel { tried }) => Err(tried),
-                Err(_) => Err(Vec::new()),
-            }),
+            kernel: guest::find_kernel(None).ok(),
             initrd: fs::exists(guest::INSTALLED_INITRD).unwrap_or(false),
             files: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard),
             // Kernels that do not know the switch have it on, if they have io_uring at all.
@@ -285,25 +280,24 @@ fn device(facts: &Facts) -> Check {
         None => "no node".into(),
     };
     match &facts.device {
-        Some(Ok(levels)) => ok(
+        Ok(levels) => ok(
             "device",
             format!("/dev/lguest opens ({node}); {levels}-level paging"),
         ),
-        Some(Err(error)) => {
+        Err(error) => {
             let seen = format!("{error} ({node}): {}", error.why());
             check("device", Verdict::Fail, seen, &error.fix())
         }
-        None => check("device", Verdict::Fail, node, "load the module"),
     }
 }
 
 fn guest_kernel(facts: &Facts) -> Check {
     match &facts.kernel {
-        Some(Ok(path)) => ok(
+        Some(path) => ok(
             "guest",
             format!("{} is what runs by default", path.display()),
         ),
-        _ => check(
+        None => check(
             "guest",
             Verdict::Warn,
             "there is no default kernel",
@@ -387,15 +381,15 @@ mod tests {
             config: Some("CONFIG_RUST=y\n".into()),
             lockdown: Some("[none] integrity confidentiality\n".into()),
             module: true,
-            device: Some(Ok(5)),
+            device: Ok(5),
             node: Some((0o660, 0, 100)),
-            kernel: Some(Ok("/usr/lib/lg/vmlinux".into())),
+            kernel: Some("/usr/lib/lg/vmlinux".into()),
             initrd: true,
             files: 1 << 20,
             io_uring: true,
             landlock: true,
             passt: Some("/usr/bin/passt".into()),
-            ..Facts::default()
+            hypervisor: None,
         }
     }
 
@@ -431,8 +425,8 @@ mod tests {
                 "kernel",
                 Fail,
             ),
-            (|f| f.device = Some(Err(Error::NoDevice)), "device", Fail),
-            (|f| f.kernel = Some(Err(Vec::new())), "guest", Warn),
+            (|f| f.device = Err(Error::NoDevice), "device", Fail),
+            (|f| f.kernel = None, "guest", Warn),
             (|f| f.initrd = false, "initrd", Warn),
             (|f| f.files = 256, "open files", Warn),
             (|f| f.io_uring = false, "io_uring", Warn),
