@@ -147,7 +147,7 @@ codes! {
         "What was asked for is not possible now: too many VMs of this process, no memory, a limit.",
         "dmesg | tail; lg doctor",
         "What dmesg says; a second VM needs a process of its own.";
-    24 Output: "the guest's output cannot be written",
+    24 Output: "the output cannot be written",
         "Standard output or error is a file or a device that takes no more.",
         "df; where standard output goes.",
         "Free space, or send the output elsewhere.";
@@ -238,6 +238,18 @@ codes! {
         "It does not exist, is no directory, or you may not read it.",
         "ls -ld DIR",
         "Name another, --root DIR, or leave that out: the root is then what yours is.";
+    45 Write: "a file cannot be written",
+        "You may not write there, the directory does not exist, or the disk is full.",
+        "ls -ld DIRECTORY; df DIRECTORY",
+        "See who may write there, and whether the disk is full.";
+    46 NoTree: "it is no kernel tree",
+        "lg config works on the source of a kernel, and there is no Kconfig in that directory.",
+        "ls TREE",
+        "Name one: lg config TREE.";
+    47 NoConfig: "the kernel tree has no configuration",
+        "There is no .config yet, neither in the tree nor where it is built.",
+        "ls -l .config; echo $KBUILD_OUTPUT",
+        "Make one first, such as: make tinyconfig.";
 }
 
 impl fmt::Display for Code {

@@ -22,6 +22,12 @@ pub enum Error {
     NoInitrd(PathBuf),
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("cannot write {}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("{} is no kernel tree", .0.display())]
+    NoTree(PathBuf),
+    #[error("there is no {}", .0.display())]
+    NoConfig(PathBuf),
     #[error("{} cannot be the guest's root", path.display())]
     Root { path: PathBuf, source: io::Error },
     #[error("lg cannot run {}", path.display())]
@@ -64,7 +70,7 @@ pub enum Error {
     Network(#[from] net::Error),
     #[error("cannot wait for gdb at {place}")]
     Gdb { place: Place, source: io::Error },
-    #[error("cannot write the guest's output")]
+    #[error("cannot write the output")]
     Output(#[source] io::Error),
     #[error("there can be no vsock")]
     Vsock(#[source] VsockError),
@@ -82,6 +88,9 @@ impl Error {
             Self::NoKernel { .. } => Code::NoKernel,
             Self::NoInitrd(_) => Code::NoInitrd,
             Self::Read { .. } => Code::Read,
+            Self::Write { .. } => Code::Write,
+            Self::NoTree(_) => Code::NoTree,
+            Self::NoConfig(_) => Code::NoConfig,
             Self::Root { .. } => Code::Root,
             Self::Image { source, .. } => source.code(),
             Self::CommandForBareGuest(_) => Code::CommandForBareGuest,
@@ -156,7 +165,10 @@ impl Error {
                 format!("it speaks version {theirs} of the ABI, this lg version {ours}")
             }
             Self::Network(source) => source.why(),
+            Self::NoTree(_) => "there is no Kconfig in it".into(),
+            Self::NoConfig(_) => "the tree has no configuration yet".into(),
             Self::Read { source, .. }
+            | Self::Write { source, .. }
             | Self::Root { source, .. }
             | Self::Share { source, .. }
             | Self::Memory { source, .. }
@@ -177,6 +189,9 @@ impl Error {
             Self::NoInitrd(_) => {
                 "name one with --initrd FILE (/dev/null when the kernel has one built in)"
             }
+            Self::Write { .. } => "see who may write there, and whether the disk is full",
+            Self::NoTree(_) => "name one: lg config TREE",
+            Self::NoConfig(_) => "make one first, such as: make tinyconfig",
             Self::Read { .. } => "name a file that exists and that you may read",
             Self::Root { .. } => "name a directory that exists and that you may read",
             Self::Image { source, .. } => source.fix(),

@@ -12,6 +12,7 @@ use clap::Parser;
 use launcher::cli::{Cli, Command};
 use launcher::commands::doctor::{self, Verdict};
 use launcher::commands::{completions, config, explain};
+use launcher::error::{Error, Report};
 use launcher::{end, machine, terminal};
 
 fn main() -> ExitCode {
@@ -29,26 +30,32 @@ fn main() -> ExitCode {
         }
     };
     terminal::restore_on_panic();
-    match cli.command {
-        Command::Run(options) => machine::run(&options).status().into(),
+    let done = match cli.command {
+        Command::Run(options) => return machine::run(&options).status().into(),
         Command::Doctor { json } => doctor(json),
         Command::Explain { subject, all } => explain(subject.as_deref(), all),
         Command::Config { tree, check } => config(&tree, check),
         Command::Completions { shell } => print(&completions::completions(shell)),
-        Command::Man { directory } => match completions::man(&directory) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => failed(&format!("cannot write to {}: {error}", directory.display())),
-        },
+        Command::Man { directory } => completions::man(&directory).map(|()| true),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            terminal::say(&Report(&error).to_string());
+            end::LAUNCHER_ERROR.into()
+        }
     }
 }
 
+/// Whether all is as it should be, for the exit status.
+type Done = Result<bool, Error>;
+
 /// Prints to standard output. A reader that has seen enough is no error.
-fn print(text: &[u8]) -> ExitCode {
+fn print(text: &[u8]) -> Done {
     match io::stdout().write_all(text) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            failed(&format!("cannot write to standard output: {error}"))
-        }
-        _ => ExitCode::SUCCESS,
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Output(error)),
+        _ => Ok(true),
     }
 }
 
@@ -56,39 +63,31 @@ fn lines<T: ToString>(items: &[T]) -> String {
     items.iter().map(|item| item.to_string() + "\n").collect()
 }
 
-fn failed(message: &str) -> ExitCode {
-    terminal::say(&format!("error: {message}"));
-    end::LAUNCHER_ERROR.into()
-}
-
-fn doctor(json: bool) -> ExitCode {
+fn doctor(json: bool) -> Done {
     let checks = doctor::examine(&doctor::Facts::gather());
     let text = match json {
         true => serde_json::to_string_pretty(&checks).expect("plain data") + "\n",
         false => lines(&checks),
     };
-    let printed = print(text.as_bytes());
-    match checks.iter().any(|check| check.verdict == Verdict::Fail) {
-        true => ExitCode::FAILURE,
-        false => printed,
-    }
+    print(text.as_bytes())?;
+    Ok(checks.iter().all(|check| check.verdict != Verdict::Fail))
 }
 
-fn explain(subject: Option<&str>, all: bool) -> ExitCode {
+fn explain(subject: Option<&str>, all: bool) -> Done {
     match subject.map(explain::explain) {
         Some(Ok(text)) => print(text.as_bytes()),
-        Some(Err(message)) => failed(&message),
+        Some(Err(message)) => {
+            terminal::say(&message);
+            Ok(false)
+        }
         None if all => print(explain::all().as_bytes()),
         None => print(explain::list().as_bytes()),
     }
 }
 
-fn config(tree: &Path, check: bool) -> ExitCode {
+fn config(tree: &Path, check: bool) -> Done {
     let output = env::var_os("KBUILD_OUTPUT").map(PathBuf::from);
-    let outcome = match config::run(tree, output.as_deref(), check) {
-        Ok(outcome) => outcome,
-        Err(message) => return failed(&message),
-    };
+    let outcome = config::run(tree, output.as_deref(), check)?;
     let path = outcome.path.display();
     let mut text = lines(&outcome.differences);
     text += &match (outcome.differences.len(), check) {
@@ -99,10 +98,6 @@ fn config(tree: &Path, check: bool) -> ExitCode {
     if !outcome.patched {
         text += "the tree has no lguest support yet: apply guest-kernel-patch/v7.3/*.patch with git am\n";
     }
-    let printed = print(text.as_bytes());
-    let good = outcome.differences.is_empty() && outcome.patched;
-    match check && !good {
-        true => ExitCode::FAILURE,
-        false => printed,
-    }
+    print(text.as_bytes())?;
+    Ok(!check || (outcome.differences.is_empty() && outcome.patched))
 }

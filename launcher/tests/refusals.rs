@@ -257,3 +257,30 @@ fn disks() {
     refused(&["good,ro", "good"], "good cannot", "in use", ",overlay");
     refused(&["good,ro"; 27], "27 disks", "26", "leave out");
 }
+
+#[test]
+fn trees_that_cannot_be_configured() {
+    let scratch = Scratch::new("trees");
+    scratch.refused_as(
+        "LG0046",
+        &["config", "."],
+        "no kernel tree",
+        "Kconfig",
+        "TREE",
+    );
+    fs::write(scratch.0.join("Kconfig"), "").unwrap();
+    scratch.refused_as(
+        "LG0047",
+        &["config"],
+        "there is no",
+        "configuration",
+        "tinyconfig",
+    );
+    scratch.refused_as(
+        "LG0045",
+        &["man", "nowhere"],
+        "cannot write",
+        "No such",
+        "write there",
+    );
+}

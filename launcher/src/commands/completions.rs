@@ -3,13 +3,13 @@
 //! the command line, so that neither can say something else.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 
 use crate::cli::Cli;
+use crate::error::Error;
 
 /// The completion script for `shell`.
 pub fn completions(shell: Shell) -> Vec<u8> {
@@ -19,7 +19,7 @@ pub fn completions(shell: Shell) -> Vec<u8> {
 }
 
 /// Writes the manual pages, lg.1 and one for each subcommand, into `directory`.
-pub fn man(directory: &Path) -> io::Result<()> {
+pub fn man(directory: &Path) -> Result<(), Error> {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     page(&command, "lg", directory)?;
@@ -30,12 +30,14 @@ pub fn man(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn page(command: &Command, name: &str, directory: &Path) -> io::Result<()> {
+fn page(command: &Command, name: &str, directory: &Path) -> Result<(), Error> {
+    let path = directory.join(format!("{name}.1"));
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone())
         .title(name.to_uppercase())
-        .render(&mut page)?;
-    fs::write(directory.join(format!("{name}.1")), page)
+        .render(&mut page)
+        .and_then(|()| fs::write(&path, page))
+        .map_err(|source| Error::Write { path, source })
 }
 
 #[cfg(test)]

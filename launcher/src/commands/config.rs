@@ -6,6 +6,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::error::Error;
+
 /// What the default guest is configured with.
 const WANTED: &str = include_str!("../../../guest-kernel-patch/lguest.config");
 /// Where the guest's patches put their code.
@@ -50,28 +52,24 @@ pub struct Outcome {
 ///
 /// # Errors
 ///
-/// What could not be done, why, and how to go on, in one message.
-pub fn run(tree: &Path, output: Option<&Path>, only_check: bool) -> Result<Outcome, String> {
+/// There is no tree or no configuration, or it cannot be read or written.
+pub fn run(tree: &Path, output: Option<&Path>, only_check: bool) -> Result<Outcome, Error> {
     if !tree.join("Kconfig").exists() {
-        return Err(format!(
-            "{} is no kernel tree\n     why: there is no Kconfig in it\n     fix: name one: lg config TREE",
-            tree.display()
-        ));
+        return Err(Error::NoTree(tree.into()));
     }
     let path = output.unwrap_or(tree).join(".config");
-    let text = fs::read_to_string(&path).map_err(|error| {
-        format!(
-            "cannot read {}\n     why: {error}\n     fix: make a configuration first, such as: make tinyconfig",
-            path.display()
-        )
+    let text = fs::read_to_string(&path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => Error::NoConfig(path.clone()),
+        _ => Error::Read {
+            path: path.clone(),
+            source,
+        },
     })?;
     let differences = compare(&text);
     if !only_check && !differences.is_empty() {
-        replace(&path, &merge(&text)).map_err(|error| {
-            format!(
-                "cannot write {}\n     why: {error}\n     fix: see who may write there, and whether the disk is full",
-                path.display()
-            )
+        replace(&path, &merge(&text)).map_err(|source| Error::Write {
+            path: path.clone(),
+            source,
         })?;
     }
     let patched = tree.join(PATCHED).exists();
@@ -213,13 +211,9 @@ mod tests {
     #[test]
     fn no_tree_and_no_configuration() {
         let nowhere = std::env::temp_dir().join("lg-no-such-tree");
-        assert!(run(&nowhere, None, true)
-            .unwrap_err()
-            .contains("no kernel tree"));
+        assert!(matches!(run(&nowhere, None, true), Err(Error::NoTree(_))));
         let tree = Tree::new("bare", None);
-        assert!(run(&tree.0, None, true)
-            .unwrap_err()
-            .contains("make tinyconfig"));
+        assert!(matches!(run(&tree.0, None, true), Err(Error::NoConfig(_))));
         let elsewhere = Tree::new("output", Some(WANTED));
         assert_eq!(
             run(&tree.0, Some(&elsewhere.0), true).unwrap().differences,
