@@ -10,6 +10,7 @@
 //! | where they say | the kernel's segments |
 //! | as high as Linux allows | initrd |
 
+use std::ffi::CStr;
 use std::mem::offset_of;
 
 use lguest_abi::{boot_e820_entry, boot_params, LGUEST_PAGE_OFFSET, LGUEST_SUBARCH};
@@ -23,8 +24,8 @@ use crate::page_tables::{MapError, PageTables};
 const BOOT_PARAMS: u64 = 0x7000;
 const COMMAND_LINE: u64 = 0x2_0000;
 const PAGE_TABLES: u64 = 0x3_0000;
-/// COMMAND_LINE_SIZE of Linux, without the NUL at the end.
-const COMMAND_LINE_MAX: usize = 2047;
+/// So long is a command line that Linux takes, with the NUL at its end.
+pub const COMMAND_LINE_SIZE: usize = 2048;
 /// An initrd ends below this GPA (`initrd_addr_max` of Linux).
 const INITRD_END: u64 = 2 << 30;
 const E820_RAM: u32 = 1;
@@ -55,24 +56,17 @@ impl From<Error> for BootError {
     }
 }
 
-/// Loads `image`, `initrd` (empty: none) and `command_line` into `memory`, which is all 0.
+/// Loads `image`, `initrd` (empty: none) and `command_line`, of at most [`COMMAND_LINE_SIZE`], into
+/// `memory`, which is all 0.
 pub fn load(
     memory: &Memory,
     image: &Image,
     initrd: &[u8],
-    command_line: &str,
+    command_line: &CStr,
 ) -> Result<Entry, BootError> {
     let kernel_end = load_kernel(memory, image)?;
     let initrd_start = load_initrd(memory, kernel_end, initrd)?;
-    if command_line.len() > COMMAND_LINE_MAX {
-        let length = command_line.len();
-        return Err(Error::CommandLine {
-            length,
-            limit: COMMAND_LINE_MAX,
-        }
-        .into());
-    }
-    write(memory, COMMAND_LINE, command_line.as_bytes());
+    write(memory, COMMAND_LINE, command_line.to_bytes_with_nul());
     write_boot_params(memory, initrd_start, initrd.len() as u64);
     let tables = page_tables(memory, image)?;
     write(memory, tables.root(), &tables.bytes());
@@ -147,7 +141,7 @@ fn write_boot_params(memory: &Memory, initrd_start: u64, initrd_size: u64) {
     );
     put32(
         offset_of!(boot_params, hdr.cmdline_size),
-        COMMAND_LINE_MAX as u32,
+        COMMAND_LINE_SIZE as u32 - 1,
     );
     if initrd_size != 0 {
         put32(
@@ -233,7 +227,7 @@ mod tests {
     #[test]
     fn everything_is_where_the_guest_looks() {
         let memory = ram(64 * MIB);
-        let entry = load(&memory, &image(), b"initrd", "console=hvc0").unwrap();
+        let entry = load(&memory, &image(), b"initrd", c"console=hvc0").unwrap();
         assert_eq!(entry.rip, TEXT + 0x10);
         assert_eq!(read::<[u8; 2]>(&memory, 0x100_002f), [0x90, 0]);
         assert_eq!(field::<u32>(&memory, 0x202), 0x5372_6448);
@@ -255,7 +249,7 @@ mod tests {
     fn the_tables_are_those_of_the_contract() {
         let size = crate::memory::DEVICES + 64 * MIB;
         let memory = ram(size);
-        let entry = load(&memory, &image(), &[], "").unwrap();
+        let entry = load(&memory, &image(), &[], c"").unwrap();
         let translate = |gva| walk(|gpa| read(&memory, gpa), entry.cr3, gva);
         for gpa in [0, 0x7000, 0xcfff_ffff, 4 << 30, (4 << 30) + 64 * MIB - 1] {
             assert_eq!(translate(gpa), Some(gpa));
@@ -273,13 +267,13 @@ mod tests {
 
     #[test]
     fn what_does_not_fit() {
-        let error = |size, initrd: &[u8], line: &str| {
-            let Err(BootError::Other(error)) = load(&ram(size), &image(), initrd, line) else {
+        let error = |size, initrd: &[u8]| {
+            let Err(BootError::Other(error)) = load(&ram(size), &image(), initrd, c"") else {
                 panic!("it should be refused")
             };
             error
         };
-        let small = error(16 * MIB, &[], "");
+        let small = error(16 * MIB, &[]);
         assert!(
             matches!(
                 small,
@@ -291,7 +285,7 @@ mod tests {
             "{small:?}"
         );
         assert!(small.fix().contains("-m 81M"), "{}", small.fix());
-        let initrd = error(18 * MIB, &vec![0; 2 << 20], "");
+        let initrd = error(18 * MIB, &vec![0; 2 << 20]);
         assert!(
             matches!(
                 initrd,
@@ -302,26 +296,15 @@ mod tests {
             ),
             "{initrd:?}"
         );
-        let line = error(64 * MIB, &[], &"x".repeat(2048));
-        assert!(
-            matches!(
-                line,
-                Error::CommandLine {
-                    length: 2048,
-                    limit: 2047
-                }
-            ),
-            "{line:?}"
-        );
         // The tables of 220 GiB do not fit below 1 MiB. The memory itself is only promised.
-        let large = error(220 << 30, &[], "");
+        let large = error(220 << 30, &[]);
         assert!(matches!(large, Error::TooMuchMemory(_)), "{large:?}");
     }
 
     #[test]
     fn an_initrd_stays_below_2_gib() {
         let memory = ram(3 << 30);
-        load(&memory, &image(), b"x", "").unwrap();
+        load(&memory, &image(), b"x", c"").unwrap();
         assert_eq!(field::<u32>(&memory, 0x218), (2 << 30) - PAGE as u32);
     }
 
@@ -329,7 +312,7 @@ mod tests {
     fn a_kernel_over_the_direct_map_is_refused() {
         let mut image = image();
         image.segments[0].gva = 0xffff_8880_0000_0000;
-        let error = load(&ram(64 * MIB), &image, &[], "").unwrap_err();
+        let error = load(&ram(64 * MIB), &image, &[], c"").unwrap_err();
         assert!(
             matches!(error, BootError::Image(ImageError::Malformed(_))),
             "{error:?}"

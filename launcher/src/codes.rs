@@ -107,10 +107,10 @@ codes! {
         "Behind \"--\" stands a command for Linux, but the kernel is a program without an operating system.",
         "lg run -v KERNEL says what it is.",
         "Leave out \"-- COMMAND\".";
-    14 CommandLine: "the kernel's command line is too long",
-        "Linux takes 2047 bytes, and lg needs some of them to announce its devices.",
+    14 CommandLine: "there can be no such command line for the kernel",
+        "Linux takes 2047 bytes, and lg needs some of them to announce its devices; and they must be plain text.",
         "lg run -v prints the command line.",
-        "Shorten --append.";
+        "Shorten --append, and leave out what is no plain text.";
     15 TooLittleMemory: "too little memory",
         "Kernel and initrd alone fill what -m gives, or more.",
         "ls -l of both; the error says how much they need.",
@@ -250,6 +250,10 @@ codes! {
         "There is no .config yet, neither in the tree nor where it is built.",
         "ls -l .config; echo $KBUILD_OUTPUT",
         "Make one first, such as: make tinyconfig.";
+    48 TooManyDevices: "too many devices",
+        "Each device has an interrupt of its own, and a guest has 64; the console and random numbers take some.",
+        "Count --disk and --share.",
+        "Leave out some: one directory can hold what several shares do.";
 }
 
 impl fmt::Display for Code {

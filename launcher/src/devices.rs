@@ -6,7 +6,9 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use lguest_abi::LGUEST_LINES;
+use linux_loader::cmdline::{self, Cmdline};
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
+use vm_memory::GuestAddress;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::error::Error;
@@ -17,7 +19,7 @@ use crate::virtio::{Device, Fault, Interrupt, Source};
 use crate::vm::Vm;
 
 /// Interrupts 0 to 15 of Linux are the PC's own; the Launcher's lines follow.
-const LINUX_IRQ_OF_LINE_0: u64 = 16;
+const LINUX_IRQ_OF_LINE_0: u32 = 16;
 
 /// Marks an event of a device's source; without it, the event is a queue's kick.
 const OF_SOURCE: u64 = 1 << 32;
@@ -33,17 +35,22 @@ impl Devices {
         device: Box<dyn Device>,
         memory: &Memory,
         raise: impl Fn(u32) + Send + Sync + 'static,
-    ) -> io::Result<Arc<Mmio>> {
+    ) -> Result<Arc<Mmio>, Error> {
         let line = self.0.len() as u32;
-        assert!(line < LGUEST_LINES, "more devices than there are lines");
+        if line == LGUEST_LINES {
+            return Err(Error::TooManyDevices(LGUEST_LINES));
+        }
         let interrupt = Arc::new(Interrupt::new(move || raise(line)));
         let on_fault = |name: &str, fault: &Fault| {
             say(&format!(
                 "{name}: stopped until the guest resets it: {fault}"
             ));
         };
-        let device = Mmio::new(device, memory.clone(), interrupt, on_fault)?;
-        let device = Arc::new(device);
+        let device = Mmio::new(device, memory.clone(), interrupt, on_fault);
+        let device = Arc::new(device.map_err(|source| Error::Setup {
+            what: "a device",
+            source,
+        })?);
         self.0.push(device.clone());
         Ok(device)
     }
@@ -71,9 +78,14 @@ impl Devices {
         DEVICES + number as u64 * DEVICE_SIZE
     }
 
-    /// How Linux is told of the devices: arguments for its command line.
-    pub fn announcements(&self) -> impl Iterator<Item = String> {
-        (0..self.0.len()).map(announcement)
+    /// Tells Linux of the devices, on its command line.
+    pub fn announce(&self, line: &mut Cmdline) -> cmdline::Result<()> {
+        for number in 0..self.0.len() {
+            let window = GuestAddress(Self::window(number));
+            let irq = LINUX_IRQ_OF_LINE_0 + number as u32;
+            line.add_virtio_mmio_device(DEVICE_SIZE, window, irq, None)?;
+        }
+        Ok(())
     }
 
     /// The device whose window `gpa` is in, and the offset there.
@@ -91,11 +103,6 @@ impl Devices {
             }
         }
     }
-}
-
-fn announcement(number: usize) -> String {
-    let irq = LINUX_IRQ_OF_LINE_0 + number as u64;
-    format!("virtio_mmio.device=4K@{:#x}:{irq}", Devices::window(number))
 }
 
 /// Serves the queues of `device` that have eventfds, for ever: waits for those and for the device's
@@ -161,14 +168,26 @@ mod tests {
 
     #[test]
     fn announcements() {
-        let announced: Vec<_> = two().announcements().collect();
+        let mut line = Cmdline::new(100).unwrap();
+        two().announce(&mut line).unwrap();
         assert_eq!(
-            announced,
-            [
-                "virtio_mmio.device=4K@0xd0000000:16",
-                "virtio_mmio.device=4K@0xd0001000:17"
-            ]
+            line.as_cstring().unwrap().as_c_str(),
+            c"virtio_mmio.device=4K@0xd0000000:16 virtio_mmio.device=4K@0xd0001000:17"
         );
+    }
+
+    #[test]
+    fn there_are_so_many_lines_and_no_more() {
+        let memory = crate::memory::create(4 << 20).unwrap();
+        let mut devices = Devices::default();
+        let mut add = || {
+            let console = Console::new(Arc::default(), None, Box::new(|_| {}));
+            devices.add(Box::new(console), &memory, |_| {})
+        };
+        for _ in 0..LGUEST_LINES {
+            add().unwrap();
+        }
+        assert!(matches!(add(), Err(Error::TooManyDevices(LGUEST_LINES))));
     }
 
     #[test]

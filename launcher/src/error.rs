@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use linux_loader::cmdline;
+
 use crate::codes::Code;
 use crate::disk::DiskError;
 use crate::gdb::Place;
@@ -34,8 +36,10 @@ pub enum Error {
     Image { path: PathBuf, source: ImageError },
     #[error("{} runs no commands", .0.display())]
     CommandForBareGuest(PathBuf),
-    #[error("the kernel's command line is too long")]
-    CommandLine { length: usize, limit: usize },
+    #[error("there can be no such command line")]
+    CommandLine(#[source] cmdline::Error),
+    #[error("there are more than {0} devices")]
+    TooManyDevices(u32),
     #[error("{} MiB of memory are too little", given >> 20)]
     TooLittleMemory { given: u64, needed: u64 },
     #[error("{} MiB of memory are too much", .0 >> 20)]
@@ -94,7 +98,8 @@ impl Error {
             Self::Root { .. } => Code::Root,
             Self::Image { source, .. } => source.code(),
             Self::CommandForBareGuest(_) => Code::CommandForBareGuest,
-            Self::CommandLine { .. } => Code::CommandLine,
+            Self::CommandLine(_) => Code::CommandLine,
+            Self::TooManyDevices(_) => Code::TooManyDevices,
             Self::TooLittleMemory { .. } => Code::TooLittleMemory,
             Self::TooMuchMemory(_) => Code::TooMuchMemory,
             Self::InitrdTooLarge { .. } => Code::InitrdTooLarge,
@@ -136,8 +141,12 @@ impl Error {
             }
             Self::Image { source, .. } => source.to_string(),
             Self::CommandForBareGuest(_) => "it is a bare guest, not Linux".into(),
-            Self::CommandLine { length, limit } => {
-                format!("it has {length} bytes, and Linux takes {limit}")
+            Self::CommandLine(cmdline::Error::TooLarge) => {
+                "Linux takes 2047 bytes, some of which announce its devices".into()
+            }
+            Self::CommandLine(source) => source.to_string(),
+            Self::TooManyDevices(_) => {
+                "each has an interrupt of its own, and there are no more".into()
             }
             Self::TooLittleMemory { needed, .. } => {
                 format!(
@@ -196,7 +205,8 @@ impl Error {
             Self::Root { .. } => "name a directory that exists and that you may read",
             Self::Image { source, .. } => source.fix(),
             Self::CommandForBareGuest(_) => "leave out \"-- COMMAND\"",
-            Self::CommandLine { .. } => "shorten --append",
+            Self::CommandLine(_) => "shorten --append, and leave out what is no plain text",
+            Self::TooManyDevices(_) => "leave out some of --disk and --share",
             Self::TooLittleMemory { needed, .. } => {
                 // The kernel wants some for itself.
                 let enough = needed.div_ceil(1 << 20) + 64;

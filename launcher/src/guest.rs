@@ -2,9 +2,13 @@
 //! What is to run: the kernel, its initrd and its command line, found, read and checked.
 
 use std::env;
+use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use linux_loader::cmdline::Cmdline;
+
+use crate::boot::COMMAND_LINE_SIZE;
 use crate::cli::Run;
 use crate::cpio;
 use crate::devices::Devices;
@@ -63,13 +67,20 @@ impl Guest {
     }
 
     /// The kernel's command line on a machine with these devices.
-    pub fn command_line(&self, devices: &Devices) -> String {
-        let own = self.command_line.iter().cloned();
-        devices
-            .announcements()
-            .chain(own)
-            .collect::<Vec<_>>()
-            .join(" ")
+    ///
+    /// # Errors
+    ///
+    /// It is longer than Linux takes, or holds what is no plain text.
+    pub fn command_line(&self, devices: &Devices) -> Result<CString, Error> {
+        let line = || {
+            let mut line = Cmdline::new(COMMAND_LINE_SIZE)?;
+            devices.announce(&mut line)?;
+            for word in &self.command_line {
+                line.insert_str(word)?;
+            }
+            line.as_cstring()
+        };
+        line().map_err(Error::CommandLine)
     }
 
     /// The error for what is wrong with the kernel.
@@ -174,6 +185,29 @@ mod tests {
             line(&["--net", "user", "--append", "quiet"]),
             "console=lguest0 ip=10.0.2.15::10.0.2.2:255.255.255.0:lguest:eth0:off:10.0.2.3 quiet"
         );
+    }
+
+    #[test]
+    fn command_lines_that_cannot_be() {
+        let guest = |append: &str| Guest {
+            path: PathBuf::new(),
+            image: Image::parse(elf(&good_notes())).unwrap(),
+            initrd: Vec::new(),
+            command_line: vec![append.into()],
+            shares: Vec::new(),
+            streams: Streams::TYPED,
+        };
+        let line = |append: &str| guest(append).command_line(&Devices::default());
+        let longest = "x".repeat(COMMAND_LINE_SIZE - 1);
+        assert_eq!(line(&longest).unwrap().as_bytes(), longest.as_bytes());
+        for bad in [
+            "x".repeat(COMMAND_LINE_SIZE),
+            "a\nb".into(),
+            "\u{1b}".into(),
+        ] {
+            let error = line(&bad).unwrap_err();
+            assert!(matches!(error, Error::CommandLine(_)), "{error:?}");
+        }
     }
 
     #[test]

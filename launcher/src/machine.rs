@@ -119,9 +119,12 @@ fn prepare(options: &Run, log: &KernelLog) -> Result<Machine, Error> {
     let vm = Arc::new(Vm::new(memory.clone())?);
     let (devices, keyboard, window) = make_devices(&vm, &memory, &guest.streams, &ends, others)?;
     devices.connect(&vm)?;
-    let command_line = guest.command_line(&devices);
+    let command_line = guest.command_line(&devices)?;
     if options.verbose {
-        say(&format!("its command line: {command_line}"));
+        say(&format!(
+            "its command line: {}",
+            command_line.to_string_lossy()
+        ));
     }
     let entry = boot::load(&memory, &guest.image, &guest.initrd, &command_line).map_err(
         |error| match error {
@@ -227,10 +230,7 @@ fn make_devices(
         size
     });
     let mut devices = Devices::default();
-    let mut add = |device: Box<dyn Device>| {
-        let device = devices.add(device, memory, raise(vm));
-        device.map_err(setup("a device"))
-    };
+    let mut add = |device: Box<dyn Device>| devices.add(device, memory, raise(vm));
     let kick_of = |device: &Mmio, queue| device.kick(queue).expect("a thread serves it").clone();
 
     let console = Console::new(typed, size.clone(), output(io::stdout(), ends));
