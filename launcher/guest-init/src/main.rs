@@ -10,6 +10,7 @@ mod config;
 mod machine;
 mod network;
 mod root;
+mod streams;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -18,10 +19,8 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use nix::sys::stat::{umask, Mode};
 use nix::sys::termios;
@@ -29,6 +28,7 @@ use nix::sys::wait::{wait, WaitStatus};
 use nix::unistd::{fchown, sethostname, Pid, Uid};
 
 use crate::config::Config;
+use crate::streams::Streams;
 
 /// Status for a failure of init itself, as the Launcher's own.
 const INIT_FAILED: i32 = 125;
@@ -85,12 +85,14 @@ fn run() -> Result<i32, Failure> {
 
 /// Runs the command, and returns its status.
 fn run_command(config: &Config, console: &File) -> Result<i32, Failure> {
-    let stream = |name| stream(name, &config.ports, console);
-    let (stdin, stdout, stderr) = (
-        stream("lg.stdin")?,
-        stream("lg.stdout")?,
-        stream("lg.stderr")?,
-    );
+    let (
+        Streams {
+            stdin,
+            stdout,
+            stderr,
+        },
+        pipes,
+    ) = streams::open_all(&config.ports, console)?;
     let mut messages = stderr.try_clone().doing("copy a descriptor")?;
     if let Some(user) = &config.user {
         for file in [console, &stdin, &stdout, &stderr] {
@@ -113,18 +115,23 @@ fn run_command(config: &Config, console: &File) -> Result<i32, Failure> {
         umask(Mode::from_bits_truncate(user.umask));
         machine::run_as(&mut child, user);
     }
-    match child.spawn() {
-        Ok(child) => wait_for(Pid::from_raw(child.id() as i32)),
+    let started = child.spawn();
+    // After the fork, where threads would be in the way.
+    let carriers = pipes.carry()?;
+    let status = match started {
+        Ok(child) => wait_for(Pid::from_raw(child.id() as i32))?,
         Err(error) => {
             say(&mut messages, format_args!("cannot run {program}: {error}"));
             // What a shell says.
-            Ok(if error.kind() == io::ErrorKind::NotFound {
+            if error.kind() == io::ErrorKind::NotFound {
                 127
             } else {
                 126
-            })
+            }
         }
-    }
+    };
+    carriers.finish();
+    Ok(status)
 }
 
 /// A message for the user. That nobody hears it is no failure.
@@ -184,36 +191,6 @@ fn open(path: &Path) -> Result<File, Failure> {
         .write(true)
         .open(path)
         .doing(format!("open {}", path.display()))
-}
-
-/// A standard stream of the command: the port of this name if the Launcher has one, otherwise the
-/// console. What is no terminal at the Launcher's end must be none here.
-fn stream(name: &str, ports: &[OsString], console: &File) -> Result<File, Failure> {
-    if ports.iter().any(|port| port == name) {
-        open(&find_port(name)?)
-    } else {
-        console.try_clone().doing("copy the console's descriptor")
-    }
-}
-
-/// The device of a port, whose driver announces it some time after it has started.
-fn find_port(name: &str) -> Result<PathBuf, Failure> {
-    const PATIENCE: Duration = Duration::from_secs(10);
-    let start = Instant::now();
-    while start.elapsed() < PATIENCE {
-        for port in fs::read_dir("/sys/class/virtio-ports")
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            if fs::read_to_string(port.path().join("name")).is_ok_and(|found| found.trim() == name)
-            {
-                return Ok(Path::new("/dev").join(port.file_name()));
-            }
-        }
-        sleep(Duration::from_millis(1));
-    }
-    Err(Failure(format!("the console has no port {name}")))
 }
 
 /// Reaps whatever ends, until `child` does. Its exit status, or 128 and the signal that killed it.

@@ -19,7 +19,7 @@ pub(crate) const TESTS: &[Row] = &[
     ("refused", 60, |timeout| script(REFUSED, timeout)),
     ("shares", 60, |timeout| script(SHARES, timeout)),
     ("statuses", 120, |timeout| script(STATUSES, timeout)),
-    ("pipes", 60, |timeout| script(PIPES, timeout)),
+    ("pipes", 120, |timeout| script(PIPES, timeout)),
 ];
 
 /// `fails_with STATUS COMMAND...`: that is the status of COMMAND.
@@ -165,4 +165,18 @@ lg -- sh -c 'echo out; echo err >&2' >/tmp/pipes.out 2>/tmp/pipes.err
 [ "$(cat /tmp/pipes.out)" = out ]
 grep -q '^err$' /tmp/pipes.err
 [ "$(echo 'echo from a shell' | lg)" = 'from a shell' ]
+# They are opened again, by an ordinary user too, and arrive whole.
+cat >/tmp/pipes.script <<'END'
+echo hi | lg run -m 128M -- sh -c 'cat /dev/stdin >/dev/stdout; echo err >/proc/self/fd/2' 2>/tmp/pipes.user
+END
+[ "$(su user -c 'sh /tmp/pipes.script')" = hi ]
+grep -q '^err$' /tmp/pipes.user
+head -c 10000000 /dev/urandom >/tmp/pipes.out
+lg -- cat </tmp/pipes.out | cmp - /tmp/pipes.out
+# What stays in the background keeps nobody waiting, and what was written before it is not lost.
+[ "$(lg -- sh -c 'sleep 1000 & head -c 50000 /dev/zero' | wc -c)" -eq 50000 ]
+# Input that the command does not want, and output that nobody wants.
+[ "$(yes | lg -- head -n 1)" = y ]
+[ "$(lg -- yes | head -n 1)" = y ]
+rm -f /tmp/pipes.*
 "#;
