@@ -2,6 +2,7 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -156,6 +157,13 @@ pub struct Run {
     #[arg(short, long)]
     pub verbose: bool,
 
+    /// Give the command a variable; without =VALUE yours, if you have it; repeatable
+    ///
+    /// It has TERM in any case, and in the Host's files HOME, USER, LOGNAME, SHELL and PATH as you
+    /// have them. The last of a name counts.
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable_parser())]
+    pub env: Vec<OsString>,
+
     /// Run this in the guest instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -167,6 +175,29 @@ fn vsock_parser() -> impl TypedValueParser<Value = vsock::Spec> {
 
 fn disk_parser() -> impl TypedValueParser<Value = disk::Spec> {
     OsStringValueParser::new().try_map(disk::Spec::parse)
+}
+
+fn variable_parser() -> impl TypedValueParser<Value = OsString> {
+    OsStringValueParser::new().try_map(parse_variable)
+}
+
+/// What Linux takes for one word of a program's arguments or environment, its NUL included:
+/// `MAX_ARG_STRLEN`. With a longer one, no program starts.
+const WORD_MAX: usize = 128 << 10;
+
+/// NAME or NAME=VALUE.
+fn parse_variable(text: OsString) -> Result<OsString, String> {
+    let bytes = text.as_bytes();
+    if bytes.is_empty() || bytes[0] == b'=' {
+        return Err("it has no name; examples are LANG and LANG=C".into());
+    }
+    if bytes.contains(&0) {
+        return Err("there can be no NUL in it".into());
+    }
+    if bytes.len() >= WORD_MAX {
+        return Err(format!("Linux takes {} KiB for one", WORD_MAX >> 10));
+    }
+    Ok(text)
 }
 
 /// RAM is mapped in large pages.
@@ -283,6 +314,19 @@ pub(crate) mod tests {
         for bad in ["", "s", "-1s", "1d", "1e999", "inf", "nan", "9µ"] {
             assert!(parse_time(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn variables() {
+        let env = run(&["--env", "A", "--env", "B=c=d", "--env=C="])
+            .unwrap()
+            .env;
+        assert_eq!(env, ["A", "B=c=d", "C="]);
+        let long = "x".repeat(WORD_MAX);
+        for bad in ["", "=", "=x", "A=\0", &long] {
+            assert!(parse_variable(bad.into()).is_err(), "{bad}");
+        }
+        assert!(parse_variable(long[1..].into()).is_ok());
     }
 
     #[test]

@@ -40,27 +40,50 @@ const CALLER: [&str; 5] = ["HOME", "USER", "LOGNAME", "SHELL", "PATH"];
 ///
 /// The system does not say who the caller is, or where.
 pub fn archive(options: &Run, streams: &Streams, root: Option<&Root>) -> Result<Vec<u8>, Error> {
-    let mut archive = Archive::default().directory("lg");
+    let archive = files(options, streams, root)?.into_iter().fold(
+        Archive::default().directory("lg"),
+        |archive, (name, content)| archive.file(&format!("lg/{name}"), &content),
+    );
+    Ok(archive.finish())
+}
+
+/// The files in it: their names and what is in them.
+///
+/// # Errors
+///
+/// As of [`archive`].
+pub fn files(
+    options: &Run,
+    streams: &Streams,
+    root: Option<&Root>,
+) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
+    let mut files = Vec::new();
     if !options.command.is_empty() {
-        archive = archive.file("lg/cmd", &words(&options.command));
+        files.push(("cmd", words(&options.command)));
     }
-    let known = if root.is_some() { &CALLER[..] } else { &[] };
-    let environment: Vec<_> = TERMINAL.iter().chain(known).filter_map(variable).collect();
-    archive = archive.file("lg/env", &words(&environment));
+    files.push(("env", words(&environment(options, root))));
     if let Some(root) = root {
         let setup = |source| Error::Setup {
             what: "the caller's identity",
             source,
         };
-        archive = archive.file("lg/user", &words(&caller().map_err(setup)?));
+        files.push(("user", words(&caller().map_err(setup)?)));
         // A directory that is gone, or out of the caller's sight, has no name.
         if let Ok(directory) = env::current_dir() {
-            archive = archive.file("lg/cwd", &words(&[root.name_of(&directory)]));
+            files.push(("cwd", words(&[root.name_of(&directory)])));
         }
     }
-    archive = archive.file("lg/mounts", &mounts(root, &options.share));
-    let ports: Vec<_> = streams.names().collect();
-    Ok(archive.file("lg/ports", &words(&ports)).finish())
+    files.push(("mounts", mounts(root, &options.share)));
+    files.push(("ports", words(&streams.names().collect::<Vec<_>>())));
+    Ok(files)
+}
+
+/// The content of `env`: what goes there by itself, and then what is asked for.
+fn environment(options: &Run, root: Option<&Root>) -> Vec<OsString> {
+    let known = if root.is_some() { &CALLER[..] } else { &[] };
+    let passed = TERMINAL.iter().chain(known).map(OsString::from);
+    let asked = options.env.iter().cloned();
+    passed.chain(asked).filter_map(variable).collect()
 }
 
 /// The content of `mounts`.
@@ -85,10 +108,14 @@ fn words(words: &[impl AsRef<OsStr>]) -> Vec<u8> {
         .concat()
 }
 
-fn variable(name: &&str) -> Option<OsString> {
-    let mut variable = OsString::from(format!("{name}="));
-    variable.push(env::var_os(name)?);
-    Some(variable)
+/// NAME=VALUE as it is, NAME with the caller's value; none if he has none.
+fn variable(mut word: OsString) -> Option<OsString> {
+    if !word.as_bytes().contains(&b'=') {
+        let value = env::var_os(&word)?;
+        word.push("=");
+        word.push(value);
+    }
+    Some(word)
 }
 
 /// The words of `user` for who calls us.
@@ -144,6 +171,25 @@ mod tests {
         let file = told(&[], &Streams::TYPED, None);
         assert_eq!(file("cmd"), None);
         assert_eq!(file("ports").unwrap(), "");
+    }
+
+    #[test]
+    fn variables_follow_those_that_go_by_themselves() {
+        // That it is set, cargo sees to.
+        let name = "CARGO_MANIFEST_DIR";
+        let arguments = [
+            "--env",
+            "A=b=c",
+            "--env",
+            name,
+            "--env",
+            "LG_NO_SUCH",
+            "--env",
+            "TERM=x",
+        ];
+        let file = told(&arguments, &PIPED, None);
+        let expected = format!("A=b=c\0{name}={}\0TERM=x\0", env::var(name).unwrap());
+        assert!(file("env").unwrap().ends_with(&expected));
     }
 
     #[test]

@@ -61,10 +61,15 @@ pub(crate) struct User {
 impl Config {
     /// Reads the files in `directory`.
     pub(crate) fn read(directory: &Path) -> Result<Self, Failure> {
-        let words = |name: &str| {
+        Self::parse(|name| {
             let path = directory.join(name);
-            words(&path).doing(format!("read {}", path.display()))
-        };
+            content(&path).doing(format!("read {}", path.display()))
+        })
+    }
+
+    /// Reads the files that `content` has the contents of, by their names.
+    fn parse(content: impl Fn(&str) -> Result<Vec<u8>, Failure>) -> Result<Self, Failure> {
+        let words = |name| Ok(split(&content(name)?));
         let malformed = |name| move || Failure(format!("/lg/{name} is malformed"));
         let mounts = words("mounts")?;
         let mut config = Self {
@@ -89,11 +94,11 @@ impl Config {
     }
 }
 
-fn words(path: &Path) -> io::Result<Vec<OsString>> {
+/// What is in a file; nothing if there is none.
+fn content(path: &Path) -> io::Result<Vec<u8>> {
     match fs::read(path) {
-        Ok(bytes) => Ok(split(&bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
+        result => result,
     }
 }
 
@@ -156,7 +161,115 @@ fn user(words: &[OsString]) -> Option<User> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use clap::Parser;
+    use launcher::cli::{Cli, Command, Run};
+    use launcher::streams::Streams;
+    use launcher::{root, told};
+    use nix::unistd::{getgid, getgroups, getuid};
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
     use super::*;
+
+    const FILES: [&str; 6] = ["cmd", "env", "ports", "mounts", "user", "cwd"];
+
+    fn parse(files: &[(&str, Vec<u8>)]) -> Option<Config> {
+        let files: HashMap<_, _> = files.iter().cloned().collect();
+        Config::parse(|name| Ok(files.get(name).cloned().unwrap_or_default())).ok()
+    }
+
+    /// What no caller of `lg run` can say otherwise: any bytes but NUL.
+    fn word() -> impl Strategy<Value = OsString> {
+        vec(1..=u8::MAX, 0..20).prop_map(OsString::from_vec)
+    }
+
+    fn options() -> impl Strategy<Value = Run> {
+        let variable = ("[^=\0]{1,9}", word());
+        let share = ("[^\0]{1,9}", "[a-z0-9][a-zA-Z0-9._-]{0,9}", any::<bool>());
+        (vec(word(), 0..5), vec(variable, 0..5), vec(share, 0..5)).prop_map(
+            |(command, variables, shares)| {
+                let Command::Run(mut options) = Cli::parse_from(["lg", "run"]).command else {
+                    unreachable!()
+                };
+                options.command = command;
+                for (name, value) in variables {
+                    let mut variable = OsString::from(name + "=");
+                    variable.push(value);
+                    options.env.push(variable);
+                }
+                for (directory, tag, read_only) in shares {
+                    options.share.push(launcher::fs::share::Share {
+                        directory: directory.into(),
+                        tag,
+                        read_only,
+                    });
+                }
+                *options
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_understood_or_refused(contents in vec(vec(any::<u8>(), 0..60), FILES.len())) {
+            let _ = parse(&FILES.into_iter().zip(contents).collect::<Vec<_>>());
+        }
+
+        /// As above, with words that come nearer to good ones.
+        #[test]
+        fn words_are_understood_or_refused(
+            contents in vec(vec("[a-z/]{0,3}|[0-9]{1,11}|ro|rw|overlay|/mnt", 0..7), FILES.len()),
+        ) {
+            let contents = contents.into_iter().map(|words| words.join("\0").into_bytes());
+            let _ = parse(&FILES.into_iter().zip(contents).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn what_the_launcher_writes_is_read(
+            options in options(),
+            has_port in any::<[bool; 3]>(),
+            root in option::of(any::<bool>()),
+        ) {
+            let [stdin, stdout, stderr] = has_port;
+            let streams = Streams { typed: false, stdin, stdout, stderr };
+            let root = root.map(|write| root::Root { directory: "/".into(), write });
+            let config = parse(&told::files(&options, &streams, root.as_ref()).unwrap()).unwrap();
+
+            prop_assert_eq!(config.command, options.command);
+            for (index, word) in options.env.iter().enumerate() {
+                let (name, value) = variable(word.clone());
+                let again = |later: &OsString| variable(later.clone()).0 == name;
+                if !options.env[index + 1..].iter().any(again) {
+                    prop_assert_eq!(&config.environment[&name], &value);
+                }
+            }
+            prop_assert_eq!(config.ports, streams.names().collect::<Vec<_>>());
+            let access = config.root.map(|root| root.access);
+            prop_assert_eq!(access, root.as_ref().map(|root| match root.write {
+                true => Access::ReadWrite,
+                false => Access::Overlay,
+            }));
+            prop_assert_eq!(config.shares.len(), options.share.len());
+            for (share, asked) in config.shares.iter().zip(&options.share) {
+                prop_assert_eq!(&share.tag, &asked.tag);
+                prop_assert_eq!(&share.target, &Path::new("/mnt").join(&asked.tag));
+                let read_only = share.access == Access::ReadOnly;
+                prop_assert_eq!(read_only, asked.read_only);
+            }
+            let directory = root.as_ref().map(|_| std::env::current_dir().unwrap());
+            prop_assert_eq!(config.directory, directory);
+            prop_assert_eq!(config.user.is_some(), root.is_some());
+            if let Some(user) = config.user {
+                prop_assert_eq!((user.uid, user.gid), (getuid().as_raw(), getgid().as_raw()));
+                let groups: Vec<_> = getgroups().unwrap().into_iter().map(|gid| gid.as_raw()).collect();
+                prop_assert_eq!(user.groups, groups);
+                prop_assert!(user.umask <= 0o777);
+            }
+        }
+    }
 
     #[test]
     fn nothing_is_said() {
@@ -184,7 +297,7 @@ mod tests {
 
     #[test]
     fn mounts_are_threes() {
-        let parse = |text: &str| shares(&split(text.as_bytes()));
+        let parse = |text: &str| super::shares(&split(text.as_bytes()));
         let share = |tag: &str, target: &str, access| Share {
             tag: tag.into(),
             target: target.into(),
@@ -205,7 +318,8 @@ mod tests {
 
     #[test]
     fn users() {
-        let parse = |text: &str| user(&text.split(' ').map(OsString::from).collect::<Vec<_>>());
+        let parse =
+            |text: &str| super::user(&text.split(' ').map(OsString::from).collect::<Vec<_>>());
         let expected = User {
             uid: 1000,
             gid: 100,

@@ -11,6 +11,7 @@ type Row = (&'static str, u64, fn(Duration) -> Outcome);
 /// The rows of the table. A test is a script for the Host's shell, which must end with 0.
 pub(crate) const TESTS: &[Row] = &[
     ("caller", 60, |timeout| script(CALLER, timeout)),
+    ("environment", 60, |timeout| script(ENVIRONMENT, timeout)),
     ("overlay", 60, |timeout| script(OVERLAY, timeout)),
     ("read-write", 60, |timeout| script(READ_WRITE, timeout)),
     ("bare-directory", 60, |timeout| {
@@ -72,6 +73,19 @@ grep -q 'uid=1000(user) gid=1000(user) groups=.*100(lguest)' /tmp/caller.guest
 grep -q '^640 1000 1000$' /tmp/caller.guest
 grep -q '^cat: 1$' /tmp/caller.guest
 rm /tmp/caller.*
+"#;
+
+/// What `--env` gives, takes over from the caller, and leaves out; behind what comes by itself.
+const ENVIRONMENT: &str = r#"
+export MINE='a caller'\''s' HIDDEN=secret
+lg --env 'A=b=c d' --env EMPTY= --env MINE --env NOBODY_HAS_IT --env HOME=/elsewhere -- env >/tmp/env
+grep -qx 'A=b=c d' /tmp/env
+grep -qx 'EMPTY=' /tmp/env
+grep -qx "MINE=a caller's" /tmp/env
+grep -qx 'HOME=/elsewhere' /tmp/env
+grep -qx "PATH=$PATH" /tmp/env
+fails_with 1 grep -E 'HIDDEN|NOBODY' /tmp/env
+rm /tmp/env
 "#;
 
 /// Writes anywhere in the default root succeed, and are gone afterwards.
