@@ -44,3 +44,4 @@ pub mod vcpu;
 pub mod virtio;
 pub mod vm;
 pub mod vsock;
+mod watcher;

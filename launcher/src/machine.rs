@@ -28,7 +28,7 @@ use crate::net;
 use crate::sandbox::{self, Grant};
 use crate::stats;
 use crate::streams::{output, Keyboard, Streams};
-use crate::terminal::{self, lines_for_terminal, say, Raw};
+use crate::terminal::{self, lines_for_terminal, say, Terminal};
 use crate::vcpu::{Executor, RunningVcpu};
 use crate::virtio::blk::{self, Blk};
 use crate::virtio::bytes::Input;
@@ -74,6 +74,7 @@ struct Machine {
     vm: Arc<Vm>,
     executor: Executor,
     gdb: Option<Gdb>,
+    terminal: Option<Terminal>,
     devices: Devices,
     keyboard: Keyboard,
     window: Option<Window>,
@@ -89,6 +90,7 @@ struct Window {
 
 /// Reads and checks everything, and makes the machine.
 fn prepare(options: &Run, log: &KernelLog) -> Result<Machine, Error> {
+    let terminal = Terminal::find().map_err(setup("the terminal"))?;
     let disks = disks(options)?;
     let guest = Guest::find(options)?;
     if options.verbose {
@@ -153,6 +155,7 @@ fn prepare(options: &Run, log: &KernelLog) -> Result<Machine, Error> {
             printed,
         },
         gdb,
+        terminal,
         devices,
         keyboard,
         window,
@@ -264,6 +267,7 @@ impl Machine {
             vm,
             executor,
             gdb,
+            terminal,
             devices,
             keyboard,
             window,
@@ -277,7 +281,9 @@ impl Machine {
         signals
             .thread_block()
             .map_err(|error| setup("signals")(error.into()))?;
-        let terminal = Raw::enter().map_err(setup("the terminal"))?;
+        if let Some(terminal) = &terminal {
+            terminal.make_raw().map_err(setup("the terminal"))?;
+        }
         let sandbox = sandbox::enter(&grants).map_err(setup("the sandbox"))?;
         if options.verbose && !sandbox.landlock {
             say("this kernel has no Landlock: lg itself can still reach the files that you can");

@@ -28,6 +28,7 @@ use vmm_sys_util::signal::register_signal_handler;
 
 use crate::codes::Code;
 use crate::end::LAUNCHER_ERROR;
+use crate::terminal;
 
 /// The Landlock version whose rights are given up. On an older kernel, fewer are.
 const LANDLOCK: ABI = ABI::V7;
@@ -289,6 +290,7 @@ extern "C" fn on_forbidden_call(_: i32, info: *mut siginfo_t, _: *mut c_void) {
         Code::Sandbox
     );
     let length = 256 - left.len();
+    terminal::restore();
     let _ = io::stderr().write_all(&text[..length]);
     // SAFETY: ends the process without running anything of it.
     unsafe { libc::_exit(LAUNCHER_ERROR.into()) }

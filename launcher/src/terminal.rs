@@ -4,20 +4,37 @@
 #![allow(unsafe_code)]
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 
+use nix::libc;
 use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg, Termios};
 use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 
-/// The modes to go back to, while the terminal is raw.
-static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+use crate::watcher::Watcher;
 
-/// The terminal is raw as long as this lives.
-pub struct Raw(());
+/// The modes to go back to.
+static SAVED: OnceLock<libc::termios> = OnceLock::new();
+/// The terminal is raw.
+static RAW: AtomicBool = AtomicBool::new(false);
 
-impl Raw {
-    /// Makes the terminal at standard input raw. `None` when there is none.
-    pub fn enter() -> io::Result<Option<Self>> {
+/// The terminal at standard input, which has its modes back when this ends.
+#[derive(Debug)]
+pub struct Terminal {
+    raw: Termios,
+    /// For the ends at which nothing of ours runs.
+    _watcher: Watcher,
+}
+
+impl Terminal {
+    /// The terminal at standard input. `None` when there is none.
+    ///
+    /// To be called before there is a VM, of which the watcher must have nothing.
+    ///
+    /// # Errors
+    ///
+    /// When its modes cannot be read, or it cannot be watched.
+    pub fn find() -> io::Result<Option<Self>> {
         let stdin = io::stdin();
         if !stdin.is_terminal() {
             return Ok(None);
@@ -25,23 +42,40 @@ impl Raw {
         let modes = tcgetattr(&stdin)?;
         let mut raw = modes.clone();
         cfmakeraw(&mut raw);
-        *saved() = Some(modes);
-        tcsetattr(&stdin, SetArg::TCSADRAIN, &raw)?;
-        Ok(Some(Self(())))
+        let watcher = Watcher::start(&stdin, &modes, &raw)?;
+        SAVED.get_or_init(|| modes.into());
+        Ok(Some(Self {
+            raw,
+            _watcher: watcher,
+        }))
+    }
+
+    /// Makes it raw.
+    ///
+    /// # Errors
+    ///
+    /// Those of tcsetattr().
+    pub fn make_raw(&self) -> io::Result<()> {
+        RAW.store(true, Ordering::Relaxed);
+        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.raw)?;
+        Ok(())
     }
 }
 
-impl Drop for Raw {
+impl Drop for Terminal {
     fn drop(&mut self) {
         restore();
     }
 }
 
-/// Gives the terminal its modes back. No harm if it is not raw.
+/// Gives the terminal its modes back. No harm if it is not raw. Signal handlers may call this.
 pub fn restore() {
-    if let Some(modes) = saved().take() {
+    if !RAW.swap(false, Ordering::Relaxed) {
+        return;
+    }
+    if let Some(modes) = SAVED.get() {
         // Nothing can be done about a terminal that is gone.
-        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &modes);
+        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &(*modes).into());
     }
 }
 
@@ -55,29 +89,27 @@ pub fn restore_on_panic() {
     }));
 }
 
-fn saved() -> std::sync::MutexGuard<'static, Option<Termios>> {
-    SAVED
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+fn is_raw() -> bool {
+    RAW.load(Ordering::Relaxed)
 }
 
 /// Columns and rows of the terminal at standard output. `None` when there is none.
 pub fn window_size() -> Option<(u16, u16)> {
-    let mut size = nix::libc::winsize {
+    let mut size = libc::winsize {
         ws_row: 0,
         ws_col: 0,
         ws_xpixel: 0,
         ws_ypixel: 0,
     };
     // SAFETY: TIOCGWINSZ writes a struct winsize.
-    let result = unsafe { ioctl_with_mut_ref(&io::stdout(), nix::libc::TIOCGWINSZ, &mut size) };
+    let result = unsafe { ioctl_with_mut_ref(&io::stdout(), libc::TIOCGWINSZ, &mut size) };
     (result == 0).then_some((size.ws_col, size.ws_row))
 }
 
 /// Prints a message of lg's to standard error.
 pub fn say(message: &str) {
     let mut text = format!("lg: {message}\n");
-    if saved().is_some() {
+    if is_raw() {
         text = text.replace('\n', "\r\n");
     }
     // Who closes standard error wants no messages.
@@ -86,7 +118,7 @@ pub fn say(message: &str) {
 
 /// Text which has plain newlines, such as a kernel's first messages, as the terminal wants it now.
 pub fn lines_for_terminal(text: &[u8]) -> Vec<u8> {
-    if saved().is_none() {
+    if !is_raw() {
         return text.into();
     }
     let mut before = b'\n';

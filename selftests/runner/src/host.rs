@@ -91,7 +91,7 @@ fn module_users() -> Result<u32, String> {
         .map_err(text)
 }
 
-fn expect_no_users() -> Outcome {
+pub(crate) fn expect_no_users() -> Outcome {
     // The last reference goes with the file, which the kernel may put a little after the process is gone.
     let patience = Instant::now() + Duration::from_secs(5);
     while module_users()? != 0 {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Does the Launcher treat the user's terminal well? A pseudo-terminal plays the user's.
 
+use crate::host::expect_no_users;
 use crate::Outcome;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::CommandExt;
@@ -25,6 +26,7 @@ pub(crate) const TESTS: &[Row] = &[
     ("signal", 30, signal),
     ("time-out", 30, time_out),
     ("death", 30, death),
+    ("crash", 60, crash),
 ];
 
 /// The modes of a terminal.
@@ -164,7 +166,15 @@ impl Session {
         if modes(&self.terminal).map_err(text)? != self.before {
             return Err("the terminal is not as it was".into());
         }
+        if watchers()? != 0 {
+            return Err("the process that watched lg is left".into());
+        }
         Ok(())
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: a child of ours that nobody has waited for yet, so its number is still its own.
+        unsafe { libc::kill(self.child.id() as i32, signal) };
     }
 
     fn report(&self, message: &str) -> String {
@@ -233,8 +243,7 @@ fn leave(timeout: Duration) -> Outcome {
 
 fn signal(timeout: Duration) -> Outcome {
     let mut session = spinner(&[], timeout)?;
-    // SAFETY: a child of ours that nobody has waited for yet, so its number is still its own.
-    unsafe { libc::kill(session.child.id() as i32, libc::SIGTERM) };
+    session.signal(libc::SIGTERM);
     session.ends_with(128 + libc::SIGTERM)
 }
 
@@ -259,4 +268,41 @@ fn death(timeout: Duration) -> Outcome {
     let mut session = Session::start(&argv, timeout).map_err(text)?;
     session.expect("lg: the guest was killed: ")?;
     session.ends_with(255)
+}
+
+/// Where lg itself can do nothing, the terminal gets its modes back all the same, and nothing is left: no process, no VM.
+fn crash(timeout: Duration) -> Outcome {
+    for signal in [libc::SIGKILL, libc::SIGSEGV, libc::SIGABRT, libc::SIGSYS] {
+        let mut session = spinner(&[], timeout)?;
+        // The first SIGSEGV that is no fault of lg's makes Rust's handler step aside, and no more.
+        let ended = loop {
+            session.signal(signal);
+            session.look()?;
+            if let Some(ended) = session.child.try_wait().map_err(text)? {
+                break ended;
+            }
+        };
+        if ended.success() {
+            return Err(session.report(&format!("{ended} after signal {signal}")));
+        }
+        while modes(&session.terminal).map_err(text)? != session.before || watchers()? != 0 {
+            session
+                .look()
+                .map_err(|error| format!("after signal {signal}: {error}"))?;
+        }
+        expect_no_users()?;
+    }
+    Ok(())
+}
+
+/// How many processes wait for the end of an lg.
+fn watchers() -> Result<usize, String> {
+    let is_watcher = |process: io::Result<fs::DirEntry>| {
+        let name = fs::read_to_string(process.ok()?.path().join("comm")).ok()?;
+        (name == "tty-restore\n").then_some(())
+    };
+    Ok(fs::read_dir("/proc")
+        .map_err(text)?
+        .filter_map(is_watcher)
+        .count())
 }
