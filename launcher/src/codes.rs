@@ -254,6 +254,11 @@ codes! {
         "Each device has an interrupt of its own, and a guest has 64; the console and random numbers take some.",
         "Count --disk and --share.",
         "Leave out some: one directory can hold what several shares do.";
+    49 HostMemory: "the Host has too little free memory for the guest",
+        "What a guest has touched of its RAM is pinned and never swapped, so all guests and programs together must \
+         fit: there is room for the first, and not for another.",
+        "free -m; ps -C lg -o pid,rss,args",
+        "Give less with -m, or end another guest.";
 }
 
 impl fmt::Display for Code {

@@ -52,6 +52,8 @@ pub enum Error {
     TooManyDisks { count: usize, limit: usize },
     #[error("cannot make {} MiB of memory for the guest", size >> 20)]
     Memory { size: u64, source: io::Error },
+    #[error("{} MiB for the guest are more than this Host has", size >> 20)]
+    HostMemory { size: u64, available: u64 },
     #[error("cannot share {}", directory.display())]
     Share {
         directory: PathBuf,
@@ -104,6 +106,7 @@ impl Error {
             Self::TooMuchMemory(_) => Code::TooMuchMemory,
             Self::InitrdTooLarge { .. } => Code::InitrdTooLarge,
             Self::Memory { .. } => Code::Memory,
+            Self::HostMemory { .. } => Code::HostMemory,
             Self::Share { .. } => Code::Share,
             Self::TagTwice(_) => Code::TagTwice,
             Self::Vsock(_) => Code::Vsock,
@@ -162,6 +165,10 @@ impl Error {
                 size.div_ceil(1 << 20),
                 limit >> 20
             ),
+            Self::HostMemory { available, .. } => format!(
+                "{} MiB are free beside other guests and programs, and a guest's memory is never swapped",
+                available >> 20
+            ),
             Self::Vsock(source) => source.to_string(),
             Self::TagTwice(_) => "the guest tells shares apart by it".into(),
             Self::Disk { source, .. } => source.to_string(),
@@ -215,6 +222,7 @@ impl Error {
             Self::TooMuchMemory(_) => "give it less with -m",
             Self::InitrdTooLarge { .. } => "make it smaller",
             Self::Memory { .. } => "give it less with -m, or free some memory",
+            Self::HostMemory { .. } => "give it less with -m, or end another guest",
             Self::Share { .. } => "name a directory that you may read",
             Self::Vsock(source) => return source.fix(),
             Self::TagTwice(_) => "choose another for one of them",

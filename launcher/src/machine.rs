@@ -115,6 +115,10 @@ fn prepare(options: &Run, log: &KernelLog) -> Result<Machine, Error> {
         .chain(disks.into_iter().map(boxed))
         .chain([boxed(Rng)]);
     let size = options.memory;
+    let available = memory::available().map_err(setup("memory"))?;
+    if size > available {
+        return Err(Error::HostMemory { size, available });
+    }
     let memory = memory::create(size).map_err(|source| Error::Memory { size, source })?;
 
     let (ends, end) = mpsc::channel();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Guest-physical memory: where RAM and devices lie, and the memfd behind RAM.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::sync::Arc;
 
@@ -55,6 +55,22 @@ pub fn create(size: u64) -> io::Result<Memory> {
     Memory::from_ranges_with_files(regions).map_err(io::Error::other)
 }
 
+/// How much RAM a Guest can have on this Host, in bytes: what the kernel thinks is free or easily
+/// made free, and what it can free by swapping others out. A Guest's own pages are pinned.
+pub fn available() -> io::Result<u64> {
+    available_by(&fs::read_to_string("/proc/meminfo")?)
+        .ok_or_else(|| io::Error::other("/proc/meminfo has no MemAvailable"))
+}
+
+fn available_by(meminfo: &str) -> Option<u64> {
+    let bytes = |name| {
+        let (_, rest) = meminfo.split_once(name)?;
+        let kib: u64 = rest.split_whitespace().next()?.parse().ok()?;
+        kib.checked_mul(1024)
+    };
+    bytes("\nMemAvailable:")?.checked_add(bytes("\nSwapFree:").unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use vm_memory::{Bytes, GuestMemory, GuestMemoryRegion};
@@ -70,6 +86,20 @@ mod tests {
     #[test]
     fn large_ram_leaves_a_hole_for_devices() {
         assert_eq!(layout(DEVICES + PAGE), [(0, DEVICES), (HIGH_RAM, PAGE)]);
+    }
+
+    #[test]
+    fn free_memory() {
+        let meminfo = "MemTotal:  999 kB\nMemAvailable:     20 kB\nSwapFree:   3 kB\n";
+        assert_eq!(available_by(meminfo), Some(23 << 10));
+        assert_eq!(
+            available_by("MemTotal: 1 kB\nMemAvailable: 7 kB\n"),
+            Some(7 << 10)
+        );
+        for bad in ["", "\nMemAvailable:", "\nMemAvailable: x kB\n"] {
+            assert_eq!(available_by(bad), None, "{bad:?}");
+        }
+        assert!(available().unwrap() > 0);
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Row] = &[
     ("doctor-without-the-group", 20, doctor_without_the_group),
     ("doctor-without-the-module", 60, doctor_without_the_module),
     ("refusals", 60, refusals),
+    ("second-guest", 180, second_guest),
 ];
 
 /// Runs a shell command: its status, and all words that must be in its output.
@@ -85,4 +86,26 @@ fn refusals(timeout: Duration) -> Outcome {
         shell(script, timeout, 125, &[code, "why: ", "fix: "])?;
     }
     shell("rm /tmp/large /tmp/secret", timeout, 0, &[])
+}
+
+/// Where the memory is enough for one guest, a second is refused, and a small one is not.
+fn second_guest(timeout: Duration) -> Outcome {
+    let script = r#"
+        mebibytes=$(awk '/^MemAvailable:/ { print int($2 / 1024 * 6 / 10) }' /proc/meminfo)
+        lg run -m ${mebibytes}M --initrd busybox.cpio -- sh -c "
+            dd if=/dev/zero of=/tmp/fill bs=1M count=$((mebibytes * 4 / 10))
+            dd if=/dev/zero of=/dev/shm/fill bs=1M count=$((mebibytes * 4 / 10))
+            echo full
+            sleep 1000" >/tmp/first &
+        first=$!
+        until grep -q full /tmp/first; do kill -0 $first && sleep 0.1 || exit 1; done
+        lg run -m ${mebibytes}M -- true
+        status=$?
+        lg run -m 64M guests/hello || status=1
+        kill $first
+        wait $first
+        rm /tmp/first
+        exit $status"#;
+    let words = ["error[LG0049]", "why: ", "end another guest", "Hello"];
+    shell(script, timeout, 125, &words)
 }
