@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 
 use crate::fs::share::Share;
 use crate::gdb::Place;
@@ -70,11 +70,18 @@ Exit status:
   255  the guest's kernel panicked, or the guest did what it may not
 
 Keys, on a terminal:
-  Ctrl-a x  end the guest        Ctrl-a h  help        Ctrl-a Ctrl-a  send Ctrl-a";
+  Ctrl-a x  end the guest     Ctrl-a h  help     Ctrl-a Ctrl-a  send Ctrl-a";
 
-/// The options of `lg run`.
+const GUEST: &str = "Guest";
+const DEVICES: &str = "Devices";
+const COMMAND: &str = "Command";
+const DIAGNOSIS: &str = "Diagnosis";
+
+/// The options of `lg run`. A file that `--config` names has the same ones, see
+/// [`options_file`](crate::options_file), so there is nothing to add there for a new one; but one
+/// whose value begins with a path must say so by its `value_hint`, if its type does not.
 #[derive(Args, Debug)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = AFTER_HELP, args_override_self = true)]
 pub struct Run {
     /// vmlinux, bzImage or bare guest
     ///
@@ -82,32 +89,63 @@ pub struct Run {
     /// $KBUILD_OUTPUT, and /usr/lib/lg/vmlinux.
     pub kernel: Option<PathBuf>,
 
-    /// Memory, with suffix K, M or G (none: MiB); rounded up to 2 MiB
+    /// Take options from a file, such as lg.toml
+    ///
+    /// It has a line NAME = VALUE for each, in TOML: memory = "1G", rw = true, share = ["src:src"],
+    /// also kernel = "vmlinux" and command = ["make", "check"]. Paths in it begin at its own
+    /// directory. What is said here counts more: options that may be repeated are added to those of
+    /// the file, others replace them.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Memory, with suffix K, M or G
+    ///
+    /// Without one, it is in MiB. It is rounded up to 2 MiB.
     #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
+    #[arg(help_heading = GUEST)]
     pub memory: u64,
 
     /// The guest's root directory [default: /]
     ///
     /// The command runs there as you, in your current directory. What it writes stays in the guest's
     /// memory.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = GUEST)]
     pub root: Option<PathBuf>,
 
-    /// Let the guest write in its root directory what you may write there
-    #[arg(long)]
+    /// Let the guest write to its root what you may
+    #[arg(long, help_heading = GUEST)]
     pub rw: bool,
 
-    /// Initial RAM disk, which is the root if none is named [default: /usr/lib/lg/initramfs.cpio]
-    #[arg(long, value_name = "FILE")]
+    /// Initial RAM disk, and the root if none is named
+    ///
+    /// Default: /usr/lib/lg/initramfs.cpio, which goes to the root.
+    #[arg(long, value_name = "FILE", help_heading = GUEST)]
     pub initrd: Option<PathBuf>,
 
-    /// Share a directory with the guest, which finds it at /mnt/TAG
+    /// Add to the kernel's command line; repeatable
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true, help_heading = GUEST)]
+    pub append: Vec<String>,
+
+    /// Raw image or block device; repeatable
+    ///
+    /// The first is /dev/vda, the next /dev/vdb and so on.
+    ///
+    /// With ",ro" the guest may only read it. With ",overlay" the file stays as it is, and what the
+    /// guest writes goes to a temporary file in $TMPDIR or /var/tmp, and is gone at the end.
+    #[arg(long, value_name = "FILE[,ro][,overlay]", value_parser = disk_parser())]
+    #[arg(value_hint = ValueHint::FilePath, help_heading = DEVICES)]
+    pub disk: Vec<disk::Spec>,
+
+    /// Directory, at /mnt/TAG; repeatable
     ///
     /// With ":ro" the guest cannot change it. Without, it may do there what you may.
     #[arg(long, value_name = "DIR:TAG[:ro]")]
+    #[arg(value_hint = ValueHint::DirPath, help_heading = DEVICES)]
     pub share: Vec<Share>,
 
-    /// Connect the guest: user[,forward=PORT:GUESTPORT[/udp]] or tap=INTERFACE, and [,mac=ADDRESS]
+    /// Network: user or tap=INTERFACE
+    ///
+    /// All of it is user[,forward=PORT:GUESTPORT[/udp]] or tap=INTERFACE, and then [,mac=ADDRESS].
     ///
     /// user: by passt, without any rights. The guest has a configured eth0, and reaches what the
     /// user reaches; the loopback interface here is 10.0.2.2 there. Each forward= lets a port of the
@@ -115,54 +153,46 @@ pub struct Run {
     ///
     /// tap: by an interface that exists and is the user's; addresses are up to both sides.
     #[arg(long, value_name = "NETWORK", value_parser = net::Options::parse)]
+    #[arg(help_heading = DEVICES)]
     pub net: Option<net::Options>,
 
-    /// Connect sockets of the guest's (AF_VSOCK) to UNIX sockets; the guest's CID is 3 unless named
+    /// Connect AF_VSOCK to UNIX sockets
     ///
     /// Who connects to PATH and writes "CONNECT PORT" and a newline reads "OK ..." and speaks with
     /// whoever listens on that port in the guest. Who connects to port PORT of CID 2 in the guest
-    /// speaks with whoever listens on PATH_PORT here.
+    /// speaks with whoever listens on PATH_PORT here. The guest's own CID is 3 unless named.
     #[arg(long, value_name = "PATH[,cid=N]", value_parser = vsock_parser())]
+    #[arg(value_hint = ValueHint::AnyPath, help_heading = DEVICES)]
     pub vsock: Option<vsock::Spec>,
 
-    /// Add to the kernel's command line
-    #[arg(
-        long,
-        value_name = "STRING",
-        default_value = "",
-        allow_hyphen_values = true
-    )]
-    pub append: String,
-
-    /// A disk, a raw file or block device: /dev/vda, the next /dev/vdb ...; repeatable
+    /// A variable for the command; repeatable
     ///
-    /// With ",ro" the guest may only read it. With ",overlay" the file stays as it is, and what the
-    /// guest writes goes to a temporary file in $TMPDIR or /var/tmp, and is gone at the end.
-    #[arg(long, value_name = "FILE[,ro][,overlay]", value_parser = disk_parser())]
-    pub disk: Vec<disk::Spec>,
+    /// Without =VALUE it is yours, if you have it. The command has TERM in any case, and in the Host's files HOME, USER, LOGNAME, SHELL and PATH as you
+    /// have them. The last of a name counts.
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable_parser())]
+    #[arg(help_heading = COMMAND)]
+    pub env: Vec<OsString>,
 
-    /// End the guest after this time, with suffix ms, s, m or h (none: seconds)
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    /// End the guest after this time, such as 30s
+    ///
+    /// Suffixes are ms, s, m and h. Without one, it is in seconds.
+    #[arg(long, value_name = "TIME", value_parser = parse_time, help_heading = COMMAND)]
     pub timeout: Option<Duration>,
 
-    /// Wait for gdb at a UNIX socket or a TCP port of localhost, and let it drive the guest
+    /// Wait for gdb, and let it drive the guest
+    ///
+    /// At a UNIX socket, or at a TCP port of localhost.
     #[arg(long, value_name = "SOCKET|PORT", value_parser = Place::parse)]
+    #[arg(value_hint = ValueHint::AnyPath, help_heading = DIAGNOSIS)]
     pub gdb: Option<Place>,
 
     /// Print the Host's event counters at the end
-    #[arg(long)]
+    #[arg(long, help_heading = DIAGNOSIS)]
     pub stats: bool,
 
     /// Show the kernel's whole log, and what lg does
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = DIAGNOSIS)]
     pub verbose: bool,
-
-    /// Give the command a variable; without =VALUE yours, if you have it; repeatable
-    ///
-    /// It has TERM in any case, and in the Host's files HOME, USER, LOGNAME, SHELL and PATH as you
-    /// have them. The last of a name counts.
-    #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable_parser())]
-    pub env: Vec<OsString>,
 
     /// Run this in the guest instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
@@ -264,6 +294,15 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn short_help_fits_on_a_screen() {
+        let help = run(&["-h"]).unwrap_err().to_string();
+        assert!(help.lines().count() <= 48, "{help}");
+        for line in help.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+    }
+
+    #[test]
     fn defaults() {
         let run = run(&[]).unwrap();
         assert_eq!(run.kernel, None);
@@ -275,7 +314,10 @@ pub(crate) mod tests {
     fn the_command_is_left_alone() {
         let run = run(&["k", "-m", "1G", "--append", "-x y", "--", "sh", "-c", "-m"]).unwrap();
         assert_eq!(run.kernel, Some("k".into()));
-        assert_eq!((run.memory, run.append.as_str()), (1 << 30, "-x y"));
+        assert_eq!(
+            (run.memory, &run.append[..]),
+            (1 << 30, &["-x y".into()][..])
+        );
         assert_eq!(run.command, ["sh", "-c", "-m"]);
         assert!(super::tests::run(&["k", "extra"]).is_err());
     }

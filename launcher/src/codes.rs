@@ -259,6 +259,18 @@ codes! {
          fit: there is room for the first, and not for another.",
         "free -m; ps -C lg -o pid,rss,args",
         "Give less with -m, or end another guest.";
+    50 ConfigSyntax: "the file of --config is not TOML",
+        "It has lines NAME = VALUE, with quotes around strings, brackets around several of them, and each name once.",
+        "The error says the line; https://toml.io has the rules.",
+        "Write it as Documentation/command.md shows.";
+    51 ConfigKey: "the file of --config has an unknown option",
+        "The names in it are the long options of lg run without their hyphens, and kernel and command.",
+        "The error says the line, and which option is meant, if one is like it; lg run --help has all.",
+        "Correct the name, or leave the line out.";
+    52 ConfigValue: "an option in the file of --config has an impossible value",
+        "It is of the wrong type, or what the same option on the command line would not take either.",
+        "The error says the line and what is wanted; lg run --help says more.",
+        "Correct the value.";
 }
 
 impl fmt::Display for Code {

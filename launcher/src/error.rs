@@ -12,6 +12,7 @@ use crate::disk::DiskError;
 use crate::gdb::Place;
 use crate::image::ImageError;
 use crate::net;
+use crate::options_file::Problem;
 use crate::vsock::VsockError;
 
 /// An error of the Launcher. `Display` is the what.
@@ -78,6 +79,12 @@ pub enum Error {
     Gdb { place: Place, source: io::Error },
     #[error("cannot write the output")]
     Output(#[source] io::Error),
+    #[error("{}:{line}: {source}", path.display())]
+    Options {
+        path: PathBuf,
+        line: usize,
+        source: Problem,
+    },
     #[error("there can be no vsock")]
     Vsock(#[source] VsockError),
     #[error("cannot set up {what}")]
@@ -123,6 +130,7 @@ impl Error {
             Self::Gdb { .. } => Code::Gdb,
             Self::Disk { source, .. } => source.code(),
             Self::TooManyDisks { .. } => Code::TooManyDisks,
+            Self::Options { source, .. } => source.code(),
         }
     }
 
@@ -169,6 +177,7 @@ impl Error {
                 "{} MiB are free beside other guests and programs, and a guest's memory is never swapped",
                 available >> 20
             ),
+            Self::Options { source, .. } => source.why(),
             Self::Vsock(source) => source.to_string(),
             Self::TagTwice(_) => "the guest tells shares apart by it".into(),
             Self::Disk { source, .. } => source.to_string(),
@@ -224,6 +233,7 @@ impl Error {
             Self::Memory { .. } => "give it less with -m, or free some memory",
             Self::HostMemory { .. } => "give it less with -m, or end another guest",
             Self::Share { .. } => "name a directory that you may read",
+            Self::Options { source, .. } => return source.fix(),
             Self::Vsock(source) => return source.fix(),
             Self::TagTwice(_) => "choose another for one of them",
             Self::Disk { path, source } => return source.fix(path),

@@ -150,9 +150,8 @@ fn arguments(options: &Run, image: &Image) -> Vec<String> {
     if let Some(net) = options.net.as_ref().filter(|_| image.linux) {
         words.extend(net.argument());
     }
-    if !options.append.is_empty() {
-        words.push(options.append.clone());
-    }
+    let asked = options.append.iter().filter(|words| !words.is_empty());
+    words.extend(asked.cloned());
     words
 }
 
@@ -175,8 +174,15 @@ mod tests {
         let line = |words| arguments(&run(words).unwrap(), &linux).join(" ");
         assert_eq!(line(&[]), "console=lguest0");
         assert_eq!(
-            line(&["--append", "debug", "--", "true"]),
-            "console=lguest0 debug"
+            line(&[
+                "--append",
+                "debug",
+                "--append=",
+                "--append=a b",
+                "--",
+                "true"
+            ]),
+            "console=lguest0 debug a b"
         );
         assert_eq!(line(&["--initrd", "mine"]), "console=hvc0 quiet");
         assert_eq!(line(&["-v", "--initrd", "mine"]), "console=hvc0");

@@ -13,10 +13,11 @@ use launcher::cli::{Cli, Command};
 use launcher::commands::doctor::{self, Verdict};
 use launcher::commands::{completions, config, explain};
 use launcher::error::{Error, Report};
-use launcher::{end, machine, terminal};
+use launcher::{end, machine, options_file, terminal};
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let arguments: Vec<_> = env::args_os().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(message) => {
             // Help and version are no errors.
@@ -31,7 +32,10 @@ fn main() -> ExitCode {
     };
     terminal::restore_on_panic();
     let done = match cli.command {
-        Command::Run(options) => return machine::run(&options).status().into(),
+        Command::Run(options) => match options_file::complete(options, &arguments) {
+            Ok(options) => return machine::run(&options).status().into(),
+            Err(error) => Err(error),
+        },
         Command::Doctor { json } => doctor(json),
         Command::Explain { subject, all } => explain(subject.as_deref(), all),
         Command::Config { tree, check } => config(&tree, check),

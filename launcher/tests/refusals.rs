@@ -284,3 +284,64 @@ fn trees_that_cannot_be_configured() {
         "write there",
     );
 }
+
+#[test]
+fn files_of_options() {
+    let scratch = Scratch::new("options");
+    fs::create_dir(scratch.0.join("below")).unwrap();
+    let refused = |code, text: &str, what, why, fix| {
+        fs::write(scratch.0.join("below/lg.toml"), text).unwrap();
+        let arguments = ["run", "--config", "below/lg.toml"];
+        scratch.refused_as(code, &arguments, what, why, fix);
+    };
+    refused(
+        "LG0050",
+        "rw = true\nmemory = 1G\n",
+        "below/lg.toml:2: this is not TOML",
+        "",
+        "quotes",
+    );
+    refused(
+        "LG0051",
+        "memroy = '1G'",
+        "lg.toml:1: there is no option memroy",
+        "long options",
+        "did you mean memory?",
+    );
+    refused(
+        "LG0052",
+        "\nrw = 'yes'",
+        "lg.toml:2: rw has the wrong type",
+        "a string",
+        "--help",
+    );
+    refused(
+        "LG0052",
+        "memory = 'lots'",
+        "lg.toml:1: memory has a value",
+        "512M and 2G",
+        "--help",
+    );
+    // Paths begin at the file's directory.
+    refused(
+        "LG0003",
+        "kernel = 'vmlinux'",
+        "cannot read ./below/vmlinux",
+        "No such file",
+        "exists",
+    );
+    scratch.refused_as(
+        "LG0003",
+        &["run", "--config", "missing.toml"],
+        "cannot read missing.toml",
+        "No such file",
+        "exists",
+    );
+    // The command line counts more.
+    scratch.refused(
+        &["run", "--config", "below/lg.toml", "below/other"],
+        "cannot read below/other",
+        "No such file",
+        "exists",
+    );
+}

@@ -11,6 +11,7 @@ mod gdb;
 mod host;
 mod kernel_log;
 mod root;
+mod run;
 mod terminal;
 mod tests;
 mod tools;

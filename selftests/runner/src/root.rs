@@ -35,7 +35,8 @@ fails_with() {
 lg() { /usr/lib/lg/lg run -m 128M "$@"; }
 "#;
 
-fn script(body: &str, timeout: Duration) -> Outcome {
+/// Runs `body`, which may say `fails_with` and `lg`.
+pub(crate) fn script(body: &str, timeout: Duration) -> Outcome {
     let argv = ["sh", "-c", &format!("{HEAD}{body}")];
     let finished = command::run(&argv, timeout).map_err(|error| error.to_string())?;
     finished.expect(End::Exit(0))

@@ -5,7 +5,7 @@
 
 use crate::command::{self, End};
 use crate::kernel_log::complaint_in;
-use crate::{disk, gdb, host, root, terminal, tools, vsock, Outcome, Test};
+use crate::{disk, gdb, host, root, run, terminal, tools, vsock, Outcome, Test};
 use std::fs;
 use std::time::Duration;
 
@@ -214,6 +214,7 @@ pub(crate) fn all() -> Vec<Test> {
         ("host", host::TESTS),
         ("terminal", terminal::TESTS),
         ("root", root::TESTS),
+        ("run", run::TESTS),
         ("tools", tools::TESTS),
         ("vsock", vsock::TESTS),
         ("disk", disk::TESTS),
