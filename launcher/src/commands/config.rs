@@ -114,24 +114,18 @@ fn compare(text: &str) -> Vec<Difference> {
         .collect()
 }
 
-/// `text` with the wanted options, each where it was, or else at the end.
+/// `text` with the wanted options. Those that it has not got as they should be are at its end: of the
+/// members of a choice, such as CONFIG_CC_OPTIMIZE_FOR_SIZE and _PERFORMANCE, Kconfig takes the one
+/// that comes last.
 fn merge(text: &str) -> String {
+    let found = options(text);
     let mut missing = options(WANTED);
-    let mut merged = String::new();
-    for line in lines(text) {
-        match option(line) {
-            Some((name, _)) if options(WANTED).contains_key(name) => {
-                // A second line for the same option would win.
-                if let Some(value) = missing.remove(name) {
-                    merged += &line_of(name, value);
-                }
-            }
-            _ => {
-                merged += line;
-                merged.push('\n');
-            }
-        }
-    }
+    missing.retain(|name, wanted| found.get(name) != Some(wanted));
+    let ours = |line| option(line).is_some_and(|(name, _)| missing.contains_key(name));
+    let mut merged: String = lines(text)
+        .filter(|line| !ours(line))
+        .map(|line| format!("{line}\n"))
+        .collect();
     for (name, value) in missing {
         merged += &line_of(name, value);
     }
@@ -202,10 +196,21 @@ mod tests {
         fs::create_dir_all(tree.0.join(PATCHED)).unwrap();
         assert!(run(&tree.0, None, false).unwrap().patched);
         let new = fs::read_to_string(&config).unwrap();
-        let head = "# a comment\n# CONFIG_SMP is not set\nCONFIG_MINE=m\nCONFIG_64BIT=y\n";
+        let head = "# a comment\nCONFIG_MINE=m\nCONFIG_64BIT=y\n";
         assert!(new.starts_with(head), "{new}");
+        assert!(new.contains("\n# CONFIG_SMP is not set\n"), "{new}");
         assert_eq!(fs::read_to_string(tree.0.join(".config.old")).unwrap(), old);
         assert_eq!(run(&tree.0, None, true).unwrap().differences, []);
+    }
+
+    #[test]
+    fn of_a_choice_the_wanted_member_is_last() {
+        let merged = merge(
+            "# CONFIG_CC_OPTIMIZE_FOR_PERFORMANCE is not set\nCONFIG_CC_OPTIMIZE_FOR_SIZE=y\n",
+        );
+        let at = |line| merged.find(line).unwrap();
+        assert!(at("FOR_PERFORMANCE=y") > at("FOR_SIZE=y"), "{merged}");
+        assert!(!merged.contains("FOR_PERFORMANCE is not"), "{merged}");
     }
 
     #[test]
