@@ -194,6 +194,13 @@ pub struct Run {
     #[arg(short, long, help_heading = DIAGNOSIS)]
     pub verbose: bool,
 
+    /// Write to a file how the run ended
+    ///
+    /// It is one JSON object: status, reason, message, the code of an error, the kernel, times and,
+    /// with --stats, the counters. It is empty until the end.
+    #[arg(long, value_name = "FILE", help_heading = DIAGNOSIS)]
+    pub json: Option<PathBuf>,
+
     /// Run this in the guest instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,

@@ -75,6 +75,31 @@ impl End {
         }
     }
 
+    /// How it ended, in one word for programs, which stays the same for ever.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::PoweredOff(_) => "exited",
+            Self::Restart => "restart",
+            Self::Panic(_) => "panic",
+            Self::Death { .. } => "killed",
+            Self::Left => "left",
+            Self::TimedOut => "timeout",
+            Self::Signal(_) => "signal",
+            Self::Failed(_) => "error",
+        }
+    }
+
+    /// What there is to say beyond the reason.
+    pub fn message(&self) -> Option<String> {
+        match self {
+            Self::PoweredOff(_) | Self::Restart | Self::Left | Self::TimedOut => None,
+            Self::Panic(message) => Some(message.clone()),
+            Self::Death { reason, .. } => Some(reason.clone()),
+            Self::Signal(signal) => Some(signal.to_string()),
+            Self::Failed(error) => Some(error.to_string()),
+        }
+    }
+
     /// Tells the user, if there is something to tell.
     pub fn tell(&self) {
         match self {

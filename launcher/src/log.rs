@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crate::terminal::{lines_for_terminal, printable};
 use crate::virtio::bytes::Output;
@@ -16,9 +17,18 @@ const KEPT: usize = 256 << 10;
 /// How many lines are shown when something fails.
 const SHOWN: usize = 100;
 
+/// guest-init says this when it starts the command.
+const COMMAND_STARTS: &[u8] = b"init: the command starts";
+
 /// The log.
 #[derive(Clone, Default)]
-pub struct KernelLog(Arc<Mutex<VecDeque<u8>>>);
+pub struct KernelLog(Arc<Mutex<Kept>>);
+
+#[derive(Default)]
+struct Kept {
+    text: VecDeque<u8>,
+    command_started: Option<Instant>,
+}
 
 impl KernelLog {
     /// Takes what the kernel prints. `live`: and shows it on standard error.
@@ -35,27 +45,53 @@ impl KernelLog {
 
     fn keep(&self, text: &[u8]) {
         let mut kept = self.kept();
-        kept.extend(text);
-        let surplus = kept.len().saturating_sub(KEPT);
-        kept.drain(..surplus);
+        if kept.command_started.is_none() && holds(text, COMMAND_STARTS) {
+            kept.command_started = Some(Instant::now());
+        }
+        kept.text.extend(text);
+        let surplus = kept.text.len().saturating_sub(KEPT);
+        kept.text.drain(..surplus);
     }
 
     /// The last lines, as they can be printed.
     pub fn tail(&self) -> String {
-        let text = printable(&self.kept().iter().copied().collect::<Vec<_>>());
+        let text = self.kept().text.iter().copied().collect::<Vec<_>>();
+        let text = printable(&text);
         let lines: Vec<_> = text.lines().collect();
         let tail = &lines[lines.len().saturating_sub(SHOWN)..];
         tail.iter().flat_map(|line| ["    ", line, "\n"]).collect()
     }
 
-    fn kept(&self) -> MutexGuard<'_, VecDeque<u8>> {
+    /// When our own init has started the command. Unknown, if it is another or the log is silenced.
+    pub fn command_started(&self) -> Option<Instant> {
+        self.kept().command_started
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn holds(text: &[u8], words: &[u8]) -> bool {
+    text.windows(words.len()).any(|window| window == words)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_start_of_a_command_counts() {
+        let log = KernelLog::default();
+        let mut output = log.output(false);
+        output(b"[    0.1] booting\n");
+        assert_eq!(log.command_started(), None);
+        output(b"[    0.2] init: the command starts\n");
+        let when = log.command_started();
+        assert!(when.is_some_and(|when| when <= Instant::now()));
+        output(b"[    0.3] init: the command starts\n");
+        assert_eq!(log.command_started(), when);
+    }
 
     #[test]
     fn the_last_is_kept() {
@@ -68,7 +104,7 @@ mod tests {
         assert_eq!(tail.lines().count(), SHOWN);
         assert!(tail.starts_with("    line 99900\n"), "{tail}");
         assert!(tail.ends_with("    line 99999\n"), "{tail}");
-        assert!(log.kept().len() <= KEPT);
+        assert!(log.kept().text.len() <= KEPT);
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::guest::Guest;
 use crate::log::KernelLog;
 use crate::memory::{self, Memory};
 use crate::net;
+use crate::record::Record;
 use crate::sandbox::{self, Grant};
 use crate::stats;
 use crate::streams::{output, Keyboard, Streams};
@@ -51,20 +52,14 @@ const FATAL: [Signal; 4] = [
 ];
 const RESIZED: Signal = Signal::SIGWINCH;
 
-/// Runs a guest as `options` say, and tells the user how it ended.
-pub fn run(options: &Run) -> End {
-    let log = KernelLog::default();
-    let end = prepare(options, &log).and_then(|machine| machine.run(options));
-    let end = end.unwrap_or_else(End::Failed);
-    let tail = log.tail();
-    if end.is_failure() && !options.verbose && !tail.is_empty() {
-        say(&format!(
-            "the guest's kernel said last (-v shows all, at once):\n{}",
-            tail.trim_end()
-        ));
-    }
-    end.tell();
-    end
+/// Runs a guest as `options` say, to its end. Its kernel's messages go to `log`.
+///
+/// # Errors
+///
+/// What lg fails by, before the guest runs or later.
+pub fn run(options: &Run, log: &KernelLog, record: &mut Record) -> Result<End, Error> {
+    record.memory(options.memory);
+    prepare(options, log, record)?.run(options, record)
 }
 
 /// A machine that is ready to go.
@@ -89,10 +84,11 @@ struct Window {
 }
 
 /// Reads and checks everything, and makes the machine.
-fn prepare(options: &Run, log: &KernelLog) -> Result<Machine, Error> {
+fn prepare(options: &Run, log: &KernelLog, record: &mut Record) -> Result<Machine, Error> {
     let terminal = Terminal::find().map_err(setup("the terminal"))?;
     let disks = disks(options)?;
     let guest = Guest::find(options)?;
+    record.kernel(&guest.path);
     if options.verbose {
         let kind = if guest.image.linux {
             "Linux"
@@ -264,7 +260,7 @@ fn make_devices(
 
 impl Machine {
     /// Runs the Guest to its end.
-    fn run(self, options: &Run) -> Result<End, Error> {
+    fn run(self, options: &Run, record: &mut Record) -> Result<End, Error> {
         let Self {
             ends,
             end,
@@ -312,6 +308,7 @@ impl Machine {
             })
             .map_err(&threads)?;
         }
+        record.starts();
         let vcpu = RunningVcpu::start(executor, gdb, ends).map_err(&threads)?;
 
         let end = match options.timeout {
@@ -330,7 +327,9 @@ impl Machine {
         }
         // The counters are the running vCPU's own as long as it runs.
         if options.stats && vcpu.stop() {
-            let _ = write!(io::stderr(), "{}", stats::table(&vm.stats()?));
+            let stats = vm.stats()?;
+            record.counters(&stats);
+            let _ = write!(io::stderr(), "{}", stats::table(&stats));
         }
         Ok(end)
     }

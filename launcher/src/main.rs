@@ -13,7 +13,7 @@ use launcher::cli::{Cli, Command};
 use launcher::commands::doctor::{self, Verdict};
 use launcher::commands::{completions, config, explain};
 use launcher::error::{Error, Report};
-use launcher::{end, machine, options_file, terminal};
+use launcher::{end, run, terminal};
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args_os().collect();
@@ -32,10 +32,7 @@ fn main() -> ExitCode {
     };
     terminal::restore_on_panic();
     let done = match cli.command {
-        Command::Run(options) => match options_file::complete(options, &arguments) {
-            Ok(options) => return machine::run(&options).status().into(),
-            Err(error) => Err(error),
-        },
+        Command::Run(options) => return run::run(options, &arguments).into(),
         Command::Doctor { json } => doctor(json),
         Command::Explain { subject, all } => explain(subject.as_deref(), all),
         Command::Config { tree, check } => config(&tree, check),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The table of `--stats`.
+//! The counters of `--stats`.
 
 use lguest_abi::*;
 
@@ -20,27 +20,29 @@ const HYPERCALLS: [(u32, &str); LHCALL_COUNT as usize] = [
     (LHCALL_DROP_ROOT, "drop_root"),
 ];
 
-/// One line per counter, with the header's names.
-pub fn table(stats: &lguest_stats) -> String {
+/// The counters, with the header's names.
+pub fn counters(stats: &lguest_stats) -> Vec<(String, u64)> {
     macro_rules! fields {
         ($($field:ident)*) => { vec![$((stringify!($field).to_string(), stats.$field)),*] };
     }
-    let mut lines = fields! {
+    let mut counters = fields! {
         entries interrupts nmis page_faults pf_filled pf_injected pf_spurious pf_mmio prefilled
         exceptions emulated irqs halts direct_syscalls direct_erets sections msr_writes cr3_loads
         shadow_pages shadow_recycled pinned_pages
     };
     for (number, name) in HYPERCALLS {
-        lines.push((
+        counters.push((
             format!("hypercall {name}"),
             stats.hypercalls[number as usize],
         ));
     }
-    let mut table = String::new();
-    for (name, value) in lines {
-        table.push_str(&format!("{name:<24} {value:>12}\n"));
-    }
-    table
+    counters
+}
+
+/// One line per counter.
+pub fn table(stats: &lguest_stats) -> String {
+    let line = |(name, value)| format!("{name:<24} {value:>12}\n");
+    counters(stats).into_iter().map(line).collect()
 }
 
 #[cfg(test)]

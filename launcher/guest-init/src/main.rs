@@ -51,10 +51,10 @@ impl<T, E: std::fmt::Display> Doing<T> for Result<T, E> {
 
 fn main() {
     // Into the kernel's log, which the Launcher shows when something fails. The node is the archive's.
-    let log = OpenOptions::new().write(true).open("/dev/kmsg");
-    let status = run().unwrap_or_else(|Failure(what)| {
+    let log = OpenOptions::new().write(true).open("/dev/kmsg").ok();
+    let status = run(log.as_ref()).unwrap_or_else(|Failure(what)| {
         let what = format!("init: {what}\n");
-        if !log.is_ok_and(|mut log| log.write_all(what.as_bytes()).is_ok()) {
+        if log.is_none_or(|mut log| log.write_all(what.as_bytes()).is_err()) {
             eprint!("{what}");
         }
         INIT_FAILED
@@ -62,7 +62,8 @@ fn main() {
     machine::end(status)
 }
 
-fn run() -> Result<i32, Failure> {
+/// `log` is the kernel's.
+fn run(log: Option<&File>) -> Result<i32, Failure> {
     let config = Config::read(Path::new("/lg"))?;
     if let Some(root) = &config.root {
         root::enter(root)?;
@@ -77,14 +78,14 @@ fn run() -> Result<i32, Failure> {
     // The session is PID 1's: were it the command's, the terminal would be hung up, and its output
     // lost, at the end.
     machine::take_terminal(console.as_fd()).doing("take the console")?;
-    let result = run_command(&config, &console);
+    let result = run_command(&config, &console, log);
     // The end must not overtake the output.
     termios::tcdrain(&console).doing("wait for the console")?;
     result
 }
 
 /// Runs the command, and returns its status.
-fn run_command(config: &Config, console: &File) -> Result<i32, Failure> {
+fn run_command(config: &Config, console: &File, log: Option<&File>) -> Result<i32, Failure> {
     let (
         Streams {
             stdin,
@@ -114,6 +115,10 @@ fn run_command(config: &Config, console: &File) -> Result<i32, Failure> {
     if let Some(user) = &config.user {
         umask(Mode::from_bits_truncate(user.umask));
         machine::run_as(&mut child, user);
+    }
+    if let Some(mut log) = log {
+        // The Launcher, which sees the log, takes the time (`launcher/src/log.rs`). It is a notice (5).
+        let _ = log.write_all(b"<5>init: the command starts\n");
     }
     let started = child.spawn();
     // After the fork, where threads would be in the way.

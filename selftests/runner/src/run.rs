@@ -1,17 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What `lg run` takes from a file.
+//! What `lg run` takes from a file, and what it tells programs.
 
+use crate::command::{self, End};
 use crate::root::script;
 use crate::Outcome;
+use serde_json::Value;
+use std::fs;
 use std::time::Duration;
 
 /// Name, time limit in seconds, test.
 type Row = (&'static str, u64, fn(Duration) -> Outcome);
 
-/// The rows of the table. A test is a script for the Host's shell, which must end with 0.
-pub(crate) const TESTS: &[Row] = &[("config", 60, |timeout| script(CONFIG, timeout))];
+/// The rows of the table.
+pub(crate) const TESTS: &[Row] = &[
+    ("config", 60, |timeout| script(CONFIG, timeout)),
+    ("json", 120, json),
+];
 
-/// The same file from two directories: its paths are its own, the command's directory is the
+/// A script for the Host's shell, which must end with 0: the same file from two directories: its paths are its own, the command's directory is the
 /// caller's; and the command line counts more.
 const CONFIG: &str = r#"
 rm -rf /tmp/config
@@ -38,3 +44,97 @@ cd /
 /usr/lib/lg/lg run --config /tmp/config/lg.toml -- cat /mnt/one/file
 rm -rf /tmp/config
 "#;
+
+/// Ends of every kind, as the record of each tells them to somebody else's parser.
+fn json(timeout: Duration) -> Outcome {
+    const RECORD: &str = "/tmp/record.json";
+    let lg = format!("/usr/lib/lg/lg run -m 128M --json {RECORD}");
+    let run = |arguments: &str, status: i32| -> Result<Value, String> {
+        script(&format!("fails_with {status} {lg} {arguments}"), timeout)?;
+        let text = fs::read(RECORD).map_err(|error| error.to_string())?;
+        let record: Value = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+        check(&record, record["status"] == status).map(|()| record)
+    };
+    let seconds = |record: &Value, key: &str| record["seconds"][key].as_f64().unwrap_or(-1.0);
+
+    let record = run("--stats -- sh -c 'exit 7'", 7)?;
+    check(
+        &record,
+        record["reason"] == "exited" && record["message"].is_null(),
+    )?;
+    check(
+        &record,
+        record["kernel"] == "/usr/lib/lg/vmlinux" && record["memory"] == 128 << 20,
+    )?;
+    check(
+        &record,
+        record["code"].is_null() && record["counters"]["entries"].as_u64() > Some(100),
+    )?;
+    let times = ["setup", "command", "total"].map(|key| seconds(&record, key));
+    check(
+        &record,
+        times[0] > 0.0 && times.is_sorted() && times[2] < 60.0,
+    )?;
+
+    let record = run("-- sh -c 'echo c >/proc/sysrq-trigger'", 255)?;
+    let message = record["message"].as_str().unwrap_or_default();
+    check(
+        &record,
+        record["reason"] == "panic" && message.contains("sysrq"),
+    )?;
+    check(&record, record["counters"].is_null())?;
+
+    let record = run(
+        "/usr/lib/lg/selftests/hostile/roots --append crime=root-outside",
+        255,
+    )?;
+    check(
+        &record,
+        record["reason"] == "killed" && record["message"].is_string(),
+    )?;
+    check(&record, record["seconds"]["command"].is_null())?;
+
+    let record = run("--timeout 3 -- sleep 60", 124)?;
+    let ran = seconds(&record, "total") - seconds(&record, "setup");
+    check(
+        &record,
+        record["reason"] == "timeout" && (3.0..10.0).contains(&ran),
+    )?;
+
+    let record = run("-m 8M -- true", 125)?;
+    check(
+        &record,
+        record["reason"] == "error" && record["code"] == "LG0015",
+    )?;
+    check(
+        &record,
+        record["fix"].is_string() && record["seconds"]["setup"].is_null(),
+    )?;
+    let record = run("--config /nowhere", 125)?;
+    check(
+        &record,
+        record["code"] == "LG0003" && record["memory"].is_null(),
+    )?;
+
+    // As long as the guest runs there is no record, nor that of the run before.
+    let body = format!(
+        "{lg} -- sleep 60 & sleep 3; [ -e {RECORD} -a ! -s {RECORD} ]; kill $!; wait $! || exit $?"
+    );
+    command::run(&["sh", "-ec", &body], timeout)
+        .map_err(|error| error.to_string())?
+        .expect(End::Exit(143))?;
+    let text = fs::read_to_string(RECORD).map_err(|error| error.to_string())?;
+    let is_there = |words| text.contains(words);
+    match is_there(r#""reason": "signal""#) && is_there(r#""message": "SIGTERM""#) {
+        true => Ok(()),
+        false => Err(text),
+    }
+}
+
+/// `Ok` if what `record` was asked for holds.
+fn check(record: &Value, holds: bool) -> Outcome {
+    match holds {
+        true => Ok(()),
+        false => Err(format!("not so:\n{record:#}")),
+    }
+}
