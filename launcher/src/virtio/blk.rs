@@ -12,7 +12,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Device, Fault, Served, Source};
+use super::{until_quiet, Device, Fault, Served, Source};
 use crate::disk::ring::{Operation, Ring};
 use crate::disk::{Buffers, Disk, SECTOR};
 use crate::memory::Memory;
@@ -345,17 +345,13 @@ impl Device for Blk {
     }
 
     fn serve(&mut self, _: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
-        let mut used = self.finish(queue, memory)?;
-        loop {
-            queue.disable_notification(memory)?;
+        until_quiet(queue, memory, |queue| {
+            let mut used = self.finish(queue, memory)?;
             used |= self.begin(queue, memory)?;
             // What needs no waiting is done by now.
             used |= self.finish(queue, memory)?;
             // Without room, the next completion goes on with what is there.
-            let more = queue.enable_notification(memory)?;
-            if !more || !self.has_room() {
-                return Ok(Served { used, then: 0 });
-            }
-        }
+            Ok((Served { used, then: 0 }, self.has_room()))
+        })
     }
 }

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
-use virtio_queue::{Queue, QueueT};
+use virtio_queue::Queue;
 
 use super::bytes::{drain, Input, Output};
-use super::{Device, Fault, Served};
+use super::{until_quiet, Device, Fault, Served};
 use crate::memory::Memory;
 
 /// The queue that carries input to the driver.
@@ -86,19 +86,14 @@ impl Device for Console {
     fn start(&mut self, _: u64) {}
 
     fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
-        let mut used = false;
-        loop {
-            queue.disable_notification(memory)?;
-            used |= match index {
+        until_quiet(queue, memory, |queue| {
+            let used = match index {
                 RECEIVE => self.input.fill(queue, memory)?,
                 _ => drain(&mut self.output, queue, memory)?,
             };
-            // Buffers that came in between are not announced; without input they are of no use yet.
-            let more = queue.enable_notification(memory)?;
-            if !more || (index == RECEIVE && self.input.is_empty()) {
-                return Ok(Served { used, then: 0 });
-            }
-        }
+            let wants_more = index != RECEIVE || !self.input.is_empty();
+            Ok((Served { used, then: 0 }, wants_more))
+        })
     }
 }
 

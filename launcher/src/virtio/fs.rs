@@ -10,7 +10,7 @@ use fuse_backend_rs::transport::{Reader, VirtioFsWriter, Writer};
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 
-use super::{Device, Fault, Served};
+use super::{until_quiet, Device, Fault, Served};
 use crate::fs::server::FileServer;
 use crate::fs::share::TAG_MAX;
 use crate::memory::Memory;
@@ -93,19 +93,16 @@ impl Device for Fs {
     }
 
     fn serve(&mut self, _: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
-        let mut used = false;
-        loop {
-            queue.disable_notification(memory)?;
+        until_quiet(queue, memory, |queue| {
+            let mut used = false;
             while let Some(chain) = queue.iter(memory)?.next() {
                 let head = chain.head_index();
                 let length = self.answer(chain, memory)?;
                 queue.add_used(memory, head, length as u32)?;
                 used = true;
             }
-            if !queue.enable_notification(memory)? {
-                return Ok(Served { used, then: 0 });
-            }
-        }
+            Ok((Served { used, then: 0 }, true))
+        })
     }
 }
 

@@ -24,7 +24,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INT_VRING};
-use virtio_queue::Queue;
+use virtio_queue::{Queue, QueueT};
 
 use crate::memory::Memory;
 
@@ -59,6 +59,26 @@ pub struct Served {
     pub used: bool,
     /// A set of other queues, bit n for queue n, for which there may be something to do now.
     pub then: u64,
+}
+
+/// Serves `queue` until it stays quiet: buffers that the driver adds in between are not announced.
+///
+/// Each `pass` serves what is there, and tells whether further buffers would be of use.
+fn until_quiet(
+    queue: &mut Queue,
+    memory: &Memory,
+    mut pass: impl FnMut(&mut Queue) -> Result<(Served, bool), Fault>,
+) -> Result<Served, Fault> {
+    let mut all = Served::default();
+    loop {
+        queue.disable_notification(memory)?;
+        let (served, wants_more) = pass(queue)?;
+        all.used |= served.used;
+        all.then |= served.then;
+        if !queue.enable_notification(memory)? || !wants_more {
+            return Ok(all);
+        }
+    }
 }
 
 /// Where a device hears from our side that there is something to do.

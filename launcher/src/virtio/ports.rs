@@ -13,7 +13,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
 use super::bytes::{drain, Input, Output};
-use super::{Device, Fault, Served};
+use super::{until_quiet, Device, Fault, Served};
 use crate::memory::Memory;
 
 /// The most ports there can be.
@@ -258,23 +258,15 @@ impl Device for Ports {
     }
 
     fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
-        let mut all = Served::default();
-        loop {
-            queue.disable_notification(memory)?;
+        until_quiet(queue, memory, |queue| {
             let served = match index {
                 CONTROL_RECEIVE => self.control_receive(queue, memory)?,
                 CONTROL_TRANSMIT => self.control_transmit(queue, memory)?,
                 _ if index % 2 == 0 => self.receive(port_of(index), queue, memory)?,
                 _ => self.transmit(port_of(index), queue, memory)?,
             };
-            all.used |= served.used;
-            all.then |= served.then;
-            // Buffers that came in between are not announced; if nothing waits for them, they are
-            // of no use yet.
-            if !queue.enable_notification(memory)? || self.is_idle(index) {
-                return Ok(all);
-            }
-        }
+            Ok((served, !self.is_idle(index)))
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use rustix::rand::{getrandom, GetRandomFlags};
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
-use super::{Device, Fault, Served};
+use super::{until_quiet, Device, Fault, Served};
 use crate::memory::Memory;
 
 /// A buffer gets this much at most, whatever its length: a driver that wants more asks again, and
@@ -54,9 +54,8 @@ impl Device for Rng {
     fn start(&mut self, _: u64) {}
 
     fn serve(&mut self, _: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
-        let mut used = false;
-        loop {
-            queue.disable_notification(memory)?;
+        until_quiet(queue, memory, |queue| {
+            let mut used = false;
             while let Some(chain) = queue.iter(memory)?.next() {
                 let head = chain.head_index();
                 let mut random = [0; AT_ONCE];
@@ -67,11 +66,8 @@ impl Device for Rng {
                 queue.add_used(memory, head, count as u32)?;
                 used = true;
             }
-            // Buffers that came in between are not announced.
-            if !queue.enable_notification(memory)? {
-                return Ok(Served { used, then: 0 });
-            }
-        }
+            Ok((Served { used, then: 0 }, true))
+        })
     }
 }
 

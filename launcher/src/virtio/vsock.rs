@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
-use super::{Device, Fault, Served, Source};
+use super::{until_quiet, Device, Fault, Served, Source};
 use crate::memory::Memory;
 use crate::vsock::packet::{Header, HEADER};
 use crate::vsock::{Hub, DATA_MAX};
@@ -154,27 +154,14 @@ impl Device for Vsock {
     }
 
     fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
-        let mut all = Served::default();
-        loop {
-            queue.disable_notification(memory)?;
-            let served = match index {
-                RECEIVE => self.receive(queue, memory)?,
-                TRANSMIT => self.transmit(queue, memory)?,
-                _ => return Ok(all),
-            };
-            all.used |= served.used;
-            all.then |= served.then;
-            // Buffers that came in between are not announced; if it was not they that lacked, they
-            // are of no use yet.
-            let more = queue.enable_notification(memory)?;
-            let waits = match index {
-                RECEIVE => self.exhausted || !self.hub.has_news(),
-                _ => self.stalled,
-            };
-            if !more || waits {
-                return Ok(all);
+        until_quiet(queue, memory, |queue| match index {
+            RECEIVE => {
+                let served = self.receive(queue, memory)?;
+                Ok((served, !self.exhausted && self.hub.has_news()))
             }
-        }
+            TRANSMIT => Ok((self.transmit(queue, memory)?, !self.stalled)),
+            _ => Ok((Served::default(), false)),
+        })
     }
 }
 
