@@ -122,10 +122,11 @@ fn merge(text: &str) -> String {
     let mut missing = options(WANTED);
     missing.retain(|name, wanted| found.get(name) != Some(wanted));
     let ours = |line| option(line).is_some_and(|(name, _)| missing.contains_key(name));
-    let mut merged: String = lines(text)
-        .filter(|line| !ours(line))
-        .map(|line| format!("{line}\n"))
-        .collect();
+    let mut merged = String::new();
+    for line in lines(text).filter(|line| !ours(line)) {
+        merged += line;
+        merged.push('\n');
+    }
     for (name, value) in missing {
         merged += &line_of(name, value);
     }
