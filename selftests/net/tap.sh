@@ -21,6 +21,10 @@ trap 'status=$?; kill $children 2>/dev/null || :; tunctl -d lg0; exit $status' E
 refused lg run --net tap=lo -- true
 grep -q 'why: it is no tap interface' "$work/said"
 
+chmod 666 /dev/net/tun
+refused su user -c 'lg run --net tap=lg0 -- true'
+grep -q 'why: it belongs to another user' "$work/said"
+
 ip address add 10.9.0.1/24 dev lg0
 ip link set lg0 up
 serve
