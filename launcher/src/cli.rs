@@ -194,10 +194,16 @@ pub struct Run {
     #[arg(short, long, help_heading = DIAGNOSIS)]
     pub verbose: bool,
 
+    /// Only check, and print what would run
+    ///
+    /// It needs no /dev/lguest, and changes nothing.
+    #[arg(long, help_heading = DIAGNOSIS)]
+    pub dry_run: bool,
+
     /// Write to a file how the run ended
     ///
     /// It is one JSON object: status, reason, message, the code of an error, the kernel, times and,
-    /// with --stats, the counters. It is empty until the end.
+    /// with --stats, the counters; with --dry-run what would run. It is empty until the end.
     #[arg(long, value_name = "FILE", help_heading = DIAGNOSIS)]
     pub json: Option<PathBuf>,
 

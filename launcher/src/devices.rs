@@ -19,10 +19,34 @@ use crate::virtio::{Device, Fault, Interrupt, Source};
 use crate::vm::Vm;
 
 /// Interrupts 0 to 15 of Linux are the PC's own; the Launcher's lines follow.
-const LINUX_IRQ_OF_LINE_0: u32 = 16;
+pub const LINUX_IRQ_OF_LINE_0: u32 = 16;
 
 /// Marks an event of a device's source; without it, the event is a queue's kick.
 const OF_SOURCE: u64 = 1 << 32;
+
+/// The line of device `number`.
+///
+/// # Errors
+///
+/// There are no more.
+pub fn line(number: usize) -> Result<u32, Error> {
+    let line = u32::try_from(number).ok();
+    line.filter(|&line| line < LGUEST_LINES)
+        .ok_or(Error::TooManyDevices(LGUEST_LINES))
+}
+
+/// All that a machine has behind its console, in the order of the devices' numbers.
+pub fn in_order<T>(
+    shares: impl IntoIterator<Item = T>,
+    net: Option<T>,
+    vsock: Option<T>,
+    disks: impl IntoIterator<Item = T>,
+    random: T,
+) -> impl Iterator<Item = T> {
+    (shares.into_iter().chain(net).chain(vsock))
+        .chain(disks)
+        .chain([random])
+}
 
 /// The devices, each at its number.
 #[derive(Clone, Default)]
@@ -36,10 +60,7 @@ impl Devices {
         memory: &Memory,
         raise: impl Fn(u32) + Send + Sync + 'static,
     ) -> Result<Arc<Mmio>, Error> {
-        let line = self.0.len() as u32;
-        if line == LGUEST_LINES {
-            return Err(Error::TooManyDevices(LGUEST_LINES));
-        }
+        let line = line(self.0.len())?;
         let interrupt = Arc::new(Interrupt::new(move || raise(line)));
         let on_fault = |name: &str, fault: &Fault| {
             say(&format!(
@@ -78,9 +99,14 @@ impl Devices {
         DEVICES + number as u64 * DEVICE_SIZE
     }
 
-    /// Tells Linux of the devices, on its command line.
-    pub fn announce(&self, line: &mut Cmdline) -> cmdline::Result<()> {
-        for number in 0..self.0.len() {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Tells Linux of `count` devices, on its command line.
+    pub fn announce(count: usize, line: &mut Cmdline) -> cmdline::Result<()> {
+        for number in 0..count {
             let window = GuestAddress(Self::window(number));
             let irq = LINUX_IRQ_OF_LINE_0 + number as u32;
             line.add_virtio_mmio_device(DEVICE_SIZE, window, irq, None)?;
@@ -169,7 +195,7 @@ mod tests {
     #[test]
     fn announcements() {
         let mut line = Cmdline::new(100).unwrap();
-        two().announce(&mut line).unwrap();
+        Devices::announce(two().count(), &mut line).unwrap();
         assert_eq!(
             line.as_cstring().unwrap().as_c_str(),
             c"virtio_mmio.device=4K@0xd0000000:16 virtio_mmio.device=4K@0xd0001000:17"

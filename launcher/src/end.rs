@@ -38,6 +38,8 @@ pub enum End {
     TimedOut,
     /// lg got this signal.
     Signal(Signal),
+    /// It was only planned.
+    NotRun,
     /// lg failed.
     Failed(Error),
 }
@@ -58,7 +60,7 @@ impl End {
             Self::Panic(_) | Self::Death { .. } | Self::TimedOut | Self::Failed(_) => true,
             // What the Guest's init ends with when it cannot run the command.
             Self::PoweredOff(status) => *status == LAUNCHER_ERROR,
-            Self::Restart | Self::Left | Self::Signal(_) => false,
+            Self::Restart | Self::Left | Self::Signal(_) | Self::NotRun => false,
         }
     }
 
@@ -66,7 +68,7 @@ impl End {
     pub fn status(&self) -> u8 {
         match self {
             Self::PoweredOff(status) => *status,
-            Self::Restart | Self::Left => 0,
+            Self::Restart | Self::Left | Self::NotRun => 0,
             Self::Panic(_) | Self::Death { .. } => GUEST_DIED,
             Self::TimedOut => TIMED_OUT,
             // As a shell tells it.
@@ -85,6 +87,7 @@ impl End {
             Self::Left => "left",
             Self::TimedOut => "timeout",
             Self::Signal(_) => "signal",
+            Self::NotRun => "dry-run",
             Self::Failed(_) => "error",
         }
     }
@@ -92,7 +95,9 @@ impl End {
     /// What there is to say beyond the reason.
     pub fn message(&self) -> Option<String> {
         match self {
-            Self::PoweredOff(_) | Self::Restart | Self::Left | Self::TimedOut => None,
+            Self::PoweredOff(_) | Self::Restart | Self::Left | Self::TimedOut | Self::NotRun => {
+                None
+            }
             Self::Panic(message) => Some(message.clone()),
             Self::Death { reason, .. } => Some(reason.clone()),
             Self::Signal(signal) => Some(signal.to_string()),
@@ -103,7 +108,7 @@ impl End {
     /// Tells the user, if there is something to tell.
     pub fn tell(&self) {
         match self {
-            Self::PoweredOff(_) | Self::Left | Self::Signal(_) => {}
+            Self::PoweredOff(_) | Self::Left | Self::Signal(_) | Self::NotRun => {}
             Self::Restart => say("the guest restarts, and so ends"),
             Self::Panic(message) => say(&format!("the guest's kernel panicked: {message}")),
             Self::Death { reason, regs } => {

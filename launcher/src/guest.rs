@@ -2,19 +2,20 @@
 //! What is to run: the kernel, its initrd and its command line, found, read and checked.
 
 use std::env;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use linux_loader::cmdline::Cmdline;
 
-use crate::boot::COMMAND_LINE_SIZE;
+use crate::boot::{self, BootError, Entry, COMMAND_LINE_SIZE};
 use crate::cli::Run;
 use crate::cpio;
 use crate::devices::Devices;
 use crate::error::Error;
 use crate::fs::share::Share;
 use crate::image::{Image, ImageError};
+use crate::memory::Memory;
 use crate::root::Root;
 use crate::streams::Streams;
 use crate::told;
@@ -30,8 +31,12 @@ pub struct Guest {
     pub path: PathBuf,
     /// The kernel.
     pub image: Image,
+    /// Where the initrd was.
+    pub initrd_path: Option<PathBuf>,
     /// The initrd; empty if there is none.
     pub initrd: Vec<u8>,
+    /// The Host's directory that is its root.
+    pub root: Option<Root>,
     /// The kernel's command line, but for what announces the devices.
     command_line: Vec<String>,
     /// The directories that it shares with the Host.
@@ -53,28 +58,38 @@ impl Guest {
             true => Root::find(options)?,
             false => None,
         };
-        let initrd = initrd(options, &image, &streams, root.as_ref())?;
+        let initrd_path = match image.linux {
+            true => Some(find_initrd(options.initrd.as_deref())?),
+            false => options.initrd.clone(),
+        };
+        let told = match image.linux {
+            true => told::archive(options, &streams, root.as_ref())?,
+            false => Vec::new(),
+        };
+        let initrd = initrd(initrd_path.as_deref(), &told)?;
         let command_line = arguments(options, &image);
         let shares = root.iter().map(Root::share);
         Ok(Self {
             path,
             image,
+            initrd_path,
             initrd,
             command_line,
             shares: shares.chain(options.share.iter().cloned()).collect(),
+            root,
             streams,
         })
     }
 
-    /// The kernel's command line on a machine with these devices.
+    /// The kernel's command line on a machine with so many devices.
     ///
     /// # Errors
     ///
     /// It is longer than Linux takes, or holds what is no plain text.
-    pub fn command_line(&self, devices: &Devices) -> Result<CString, Error> {
+    pub fn command_line(&self, devices: usize) -> Result<CString, Error> {
         let line = || {
             let mut line = Cmdline::new(COMMAND_LINE_SIZE)?;
-            devices.announce(&mut line)?;
+            Devices::announce(devices, &mut line)?;
             for word in &self.command_line {
                 line.insert_str(word)?;
             }
@@ -83,9 +98,16 @@ impl Guest {
         line().map_err(Error::CommandLine)
     }
 
-    /// The error for what is wrong with the kernel.
-    pub fn refused(&self, source: ImageError) -> Error {
-        refused(&self.path, source)
+    /// Puts it into `memory`. Where it starts is the result.
+    ///
+    /// # Errors
+    ///
+    /// It does not fit.
+    pub fn load(&self, memory: &Memory, command_line: &CStr) -> Result<Entry, Error> {
+        boot::load(memory, &self.image, &self.initrd, command_line).map_err(|error| match error {
+            BootError::Image(source) => refused(&self.path, source),
+            BootError::Other(error) => error,
+        })
     }
 }
 
@@ -113,22 +135,21 @@ pub fn find_kernel(named: Option<&Path>) -> Result<PathBuf, Error> {
         .ok_or(Error::NoKernel { tried })
 }
 
-/// The initrd, with what the Guest's init is to know behind it.
-fn initrd(
-    options: &Run,
-    image: &Image,
-    streams: &Streams,
-    root: Option<&Root>,
-) -> Result<Vec<u8>, Error> {
-    let mut initrd = match &options.initrd {
-        Some(path) => read(path)?,
-        None if !image.linux => return Ok(Vec::new()),
-        None if Path::new(INSTALLED_INITRD).exists() => read(Path::new(INSTALLED_INITRD))?,
-        None => return Err(Error::NoInitrd(INSTALLED_INITRD.into())),
-    };
-    if image.linux {
+/// The initrd that was named, or the installed one.
+fn find_initrd(named: Option<&Path>) -> Result<PathBuf, Error> {
+    match named {
+        Some(path) => Ok(path.into()),
+        None if Path::new(INSTALLED_INITRD).exists() => Ok(INSTALLED_INITRD.into()),
+        None => Err(Error::NoInitrd(INSTALLED_INITRD.into())),
+    }
+}
+
+/// The initrd, with what the Guest's init is told behind it.
+fn initrd(path: Option<&Path>, told: &[u8]) -> Result<Vec<u8>, Error> {
+    let mut initrd = path.map_or(Ok(Vec::new()), read)?;
+    if !told.is_empty() {
         initrd.resize(initrd.len().next_multiple_of(cpio::ALIGN), 0);
-        initrd.extend(told::archive(options, streams, root)?);
+        initrd.extend(told);
     }
     Ok(initrd)
 }
@@ -198,12 +219,14 @@ mod tests {
         let guest = |append: &str| Guest {
             path: PathBuf::new(),
             image: Image::parse(elf(&good_notes())).unwrap(),
+            initrd_path: None,
             initrd: Vec::new(),
+            root: None,
             command_line: vec![append.into()],
             shares: Vec::new(),
             streams: Streams::TYPED,
         };
-        let line = |append: &str| guest(append).command_line(&Devices::default());
+        let line = |append: &str| guest(append).command_line(0);
         let longest = "x".repeat(COMMAND_LINE_SIZE - 1);
         assert_eq!(line(&longest).unwrap().as_bytes(), longest.as_bytes());
         for bad in [
@@ -220,11 +243,10 @@ mod tests {
     fn the_init_is_told_behind_the_initrd() {
         let path = std::env::temp_dir().join(format!("lg-initrd-{}", std::process::id()));
         fs::write(&path, b"odd").unwrap();
-        let options = run(&["--initrd", path.to_str().unwrap()]).unwrap();
-        let linux = Image::parse(elf(&good_notes())).unwrap();
-        let initrd = initrd(&options, &linux, &Streams::TYPED, None);
+        let told = initrd(Some(&path), b"told");
+        let bare = initrd(Some(&path), b"");
         fs::remove_file(&path).unwrap();
-        let initrd = initrd.unwrap();
-        assert_eq!(initrd[..10], *b"odd\x00070701");
+        assert_eq!(told.unwrap(), *b"odd\0told");
+        assert_eq!(bare.unwrap(), *b"odd");
     }
 }

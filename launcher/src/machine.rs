@@ -12,7 +12,6 @@ use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::boot::{self, BootError};
 use crate::cli::Run;
 use crate::devices::{self, Devices};
 use crate::disk::ring::Ring;
@@ -105,35 +104,27 @@ fn prepare(options: &Run, log: &KernelLog, record: &mut Record) -> Result<Machin
     let shares = share::open_all(&guest.shares)?;
     let vsock = options.vsock.as_ref().map(Hub::listen).transpose();
     let (hub, socket_file) = vsock.map_err(Error::Vsock)?.unzip();
-    let others = (shares.into_iter().map(boxed))
-        .chain(net.map(boxed))
-        .chain(hub.map(|hub| boxed(Vsock::new(hub))))
-        .chain(disks.into_iter().map(boxed))
-        .chain([boxed(Rng)]);
-    let size = options.memory;
-    let available = memory::available().map_err(setup("memory"))?;
-    if size > available {
-        return Err(Error::HostMemory { size, available });
-    }
-    let memory = memory::create(size).map_err(|source| Error::Memory { size, source })?;
+    let others = devices::in_order(
+        shares.into_iter().map(boxed),
+        net.map(boxed),
+        hub.map(|hub| boxed(Vsock::new(hub))),
+        disks.into_iter().map(boxed),
+        boxed(Rng),
+    );
+    let memory = make_memory(options.memory)?;
 
     let (ends, end) = mpsc::channel();
     let vm = Arc::new(Vm::new(memory.clone())?);
     let (devices, keyboard, window) = make_devices(&vm, &memory, &guest.streams, &ends, others)?;
     devices.connect(&vm)?;
-    let command_line = guest.command_line(&devices)?;
+    let command_line = guest.command_line(devices.count())?;
     if options.verbose {
         say(&format!(
             "its command line: {}",
             command_line.to_string_lossy()
         ));
     }
-    let entry = boot::load(&memory, &guest.image, &guest.initrd, &command_line).map_err(
-        |error| match error {
-            BootError::Image(source) => guest.refused(source),
-            BootError::Other(error) => error,
-        },
-    )?;
+    let entry = guest.load(&memory, &command_line)?;
     let vcpu = Vcpu::new(vm.clone(), &entry)?;
     // A kernel's log; all that a bare guest says.
     let printed = match guest.image.linux {
@@ -162,6 +153,15 @@ fn prepare(options: &Run, log: &KernelLog, record: &mut Record) -> Result<Machin
         socket_file,
         grants: guest.shares.iter().map(Share::grant).collect(),
     })
+}
+
+/// Makes `size` bytes of RAM, if the Host has them.
+pub fn make_memory(size: u64) -> Result<Memory, Error> {
+    let available = memory::available().map_err(setup("memory"))?;
+    if size > available {
+        return Err(Error::HostMemory { size, available });
+    }
+    memory::create(size).map_err(|source| Error::Memory { size, source })
 }
 
 fn setup(what: &'static str) -> impl Fn(io::Error) -> Error {

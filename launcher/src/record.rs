@@ -20,6 +20,7 @@ use serde_json::{json, Map, Value};
 
 use crate::end::End;
 use crate::error::Error;
+use crate::plan::Plan;
 use crate::stats;
 
 /// The record, while it is made.
@@ -49,6 +50,8 @@ struct Content {
     seconds: Seconds,
     /// Of `--stats`, by their names.
     counters: Option<Map<String, Value>>,
+    /// Of `--dry-run`.
+    plan: Option<Plan>,
 }
 
 /// Times from the beginning of lg, except for the last.
@@ -90,6 +93,11 @@ impl Record {
     /// The Guest has so many bytes of RAM.
     pub fn memory(&mut self, size: u64) {
         self.content.memory = Some(size);
+    }
+
+    /// This would run.
+    pub fn plan(&mut self, plan: Plan) {
+        self.content.plan = Some(plan);
     }
 
     /// The Guest starts now.

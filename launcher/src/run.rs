@@ -4,11 +4,13 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 
 use crate::cli::Run;
 use crate::end::{End, LAUNCHER_ERROR};
 use crate::error::{Error, Report};
 use crate::log::KernelLog;
+use crate::plan::Plan;
 use crate::record::Record;
 use crate::terminal::say;
 use crate::{machine, options_file};
@@ -27,6 +29,7 @@ pub fn run(options: Box<Run>, arguments: &[OsString]) -> u8 {
         Err(error) => return failed(&error),
     };
     let end = match completed {
+        Ok(options) if options.dry_run => show_plan(&options, &mut record),
         Ok(options) => run_guest(&options, &mut record),
         Err(error) => End::Failed(error),
     };
@@ -40,6 +43,23 @@ pub fn run(options: Box<Run>, arguments: &[OsString]) -> u8 {
 fn failed(error: &Error) -> u8 {
     say(&Report(error).to_string());
     LAUNCHER_ERROR
+}
+
+/// Prints what would run.
+fn show_plan(options: &Run, record: &mut Record) -> End {
+    let plan = match Plan::make(options) {
+        Ok(plan) => plan,
+        Err(error) => return End::Failed(error),
+    };
+    match write!(io::stdout(), "{plan}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            End::Failed(Error::Output(error))
+        }
+        _ => {
+            record.plan(plan);
+            End::NotRun
+        }
+    }
 }
 
 /// Runs a guest, and shows what its kernel has said if that may tell why it failed.

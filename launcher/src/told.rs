@@ -79,7 +79,7 @@ pub fn files(
 }
 
 /// The content of `env`: what goes there by itself, and then what is asked for.
-fn environment(options: &Run, root: Option<&Root>) -> Vec<OsString> {
+pub fn environment(options: &Run, root: Option<&Root>) -> Vec<OsString> {
     let known = if root.is_some() { &CALLER[..] } else { &[] };
     let passed = TERMINAL.iter().chain(known).map(OsString::from);
     let asked = options.env.iter().cloned();

@@ -345,3 +345,34 @@ fn files_of_options() {
         "exists",
     );
 }
+
+#[test]
+fn what_would_run_is_printed_or_refused() {
+    const X86_64: u16 = 62;
+    let scratch = Scratch::new("dry_run");
+    fs::write(scratch.0.join("kernel"), elf(2, X86_64, &note(1, 0))).unwrap();
+    let record = || -> serde_json::Value {
+        let record = fs::read(scratch.0.join("record")).unwrap();
+        serde_json::from_slice(&record).unwrap()
+    };
+    let lg = ["run", "--dry-run", "--json", "record", "kernel"];
+    let output = scratch.lg(&lg);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("/kernel, a bare guest, entry 0x1000000\n"),
+        "{text}"
+    );
+    let planned = record();
+    assert_eq!(planned["reason"], "dry-run");
+    assert_eq!(planned["plan"]["linux"], false);
+    assert_eq!(planned["plan"]["devices"][0]["window"], "0xd0000000");
+
+    let refused = [&lg[..], &["--", "true"]].concat();
+    scratch.refused_as("LG0013", &refused, "runs no commands", "bare", "leave out");
+    let refused = record();
+    assert_eq!(refused["status"], 125);
+    assert_eq!(refused["code"], "LG0013");
+    assert_eq!(refused["plan"], serde_json::Value::Null);
+}

@@ -5,7 +5,6 @@
 //! [`Facts::gather`] looks, [`examine`] judges: the judgements are tested with facts of machines that
 //! nobody has at hand.
 
-use std::env;
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -17,6 +16,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::guest;
+use crate::net;
 use crate::sandbox;
 use crate::vm;
 
@@ -119,19 +119,10 @@ impl Facts {
             io_uring: read("/proc/sys/kernel/io_uring_disabled")
                 .is_some_and(|text| text.trim() == "0"),
             landlock: sandbox::has_landlock(),
-            passt: find_program("passt"),
+            passt: net::passt::find(),
             release,
         }
     }
-}
-
-fn find_program(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|directory| directory.join(name))
-        .find(|program| {
-            fs::metadata(program).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0)
-        })
 }
 
 /// What of the CPU's flags lg.ko refuses to do without, and what each is for.

@@ -142,6 +142,22 @@ pub enum To {
     Tap(String),
 }
 
+impl fmt::Display for To {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tap(name) => write!(f, "tap {name}"),
+            Self::User(forwards) => {
+                write!(f, "user")?;
+                forwards.iter().try_for_each(|forward| {
+                    let Forward { udp, host, guest } = forward;
+                    let protocol = if *udp { "udp" } else { "tcp" };
+                    write!(f, ", {protocol} port {host} here is {guest} there")
+                })
+            }
+        }
+    }
+}
+
 /// A port of our loopback interface which is the Guest's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forward {
@@ -180,6 +196,18 @@ impl Options {
             }
         }
         Ok(Self { to, mac })
+    }
+
+    /// Looks whether there is what [`open`](Self::open) needs first, and touches nothing.
+    ///
+    /// # Errors
+    ///
+    /// There is no such program, or no such interface.
+    pub fn check(&self) -> Result<(), Error> {
+        match &self.to {
+            To::User(_) => passt::find().map(drop).ok_or(Error::NoPasst),
+            To::Tap(name) => tap::mtu(name).map(drop),
+        }
     }
 
     /// Opens the other end of the cable.

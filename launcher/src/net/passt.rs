@@ -7,10 +7,14 @@
 
 #![forbid(unsafe_code)]
 
+use std::env;
+use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
@@ -24,6 +28,15 @@ const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// What is asked here is asked of the Host's own name server.
 const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+
+/// Where passt is.
+pub fn find() -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?)
+        .map(|directory| directory.join("passt"))
+        .find(|program| {
+            fs::metadata(program).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0)
+        })
+}
 
 /// Starts passt, and returns when it is ready.
 ///

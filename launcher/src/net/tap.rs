@@ -80,26 +80,34 @@ pub struct Tap {
     length: usize,
 }
 
+fn failed(name: &str, source: io::Error) -> Error {
+    Error::Tap {
+        name: name.into(),
+        source,
+    }
+}
+
+/// The MTU of the interface `name`, which must exist.
+pub(super) fn mtu(name: &str) -> Result<c_int, Error> {
+    let socket = UnixDatagram::unbound().map_err(|source| failed(name, source))?;
+    match ioctl::mtu(socket.as_raw_fd(), &mut request(name)) {
+        Err(Errno::ENODEV) => Err(Error::NoInterface(name.into())),
+        result => result.map_err(|error| failed(name, error.into())),
+    }
+}
+
 impl Tap {
     /// Opens the end of the interface `name`, which must exist: one that we made would go with us,
     /// and have no address.
     pub(super) fn open(name: &str) -> Result<Self, Error> {
-        let failed = |source| Error::Tap {
-            name: name.into(),
-            source,
-        };
-        let socket = UnixDatagram::unbound().map_err(failed)?;
-        let mtu = match ioctl::mtu(socket.as_raw_fd(), &mut request(name)) {
-            Err(Errno::ENODEV) => return Err(Error::NoInterface(name.into())),
-            result => result.map_err(|error| failed(error.into()))?,
-        };
+        let mtu = mtu(name)?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
             .open("/dev/net/tun")
             .map_err(Error::OpenTun)?;
-        Self::attach(file, name, mtu).map_err(failed)
+        Self::attach(file, name, mtu).map_err(|source| failed(name, source))
     }
 
     fn attach(file: File, name: &str, mtu: c_int) -> io::Result<Self> {

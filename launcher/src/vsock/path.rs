@@ -60,6 +60,15 @@ impl Spec {
             cid,
         })
     }
+
+    /// Looks whether the socket can be made, and makes nothing.
+    ///
+    /// # Errors
+    ///
+    /// There is a file already.
+    pub fn check(&self) -> Result<(), VsockError> {
+        check(&self.path)
+    }
 }
 
 /// Why there can be no vsock.
@@ -119,18 +128,22 @@ impl Drop for SocketFile {
     }
 }
 
+/// `Ok` if there is no file at `path`; else what kind of file it is.
+fn check(path: &Path) -> Result<(), VsockError> {
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    let path = path.to_owned();
+    Err(match UnixStream::connect(&path) {
+        _ if !metadata.file_type().is_socket() => VsockError::Foreign(path),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => VsockError::Stale(path),
+        _ => VsockError::InUse(path),
+    })
+}
+
 /// Listens on `path`, where there is no file yet. Only the user can connect.
 pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketFile), VsockError> {
-    if let Ok(metadata) = fs::symlink_metadata(path) {
-        let path = path.to_owned();
-        return Err(match UnixStream::connect(&path) {
-            _ if !metadata.file_type().is_socket() => VsockError::Foreign(path),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                VsockError::Stale(path)
-            }
-            _ => VsockError::InUse(path),
-        });
-    }
+    check(path)?;
     let failed = |source| VsockError::Listen {
         path: path.to_owned(),
         source,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What `lg run` takes from a file, and what it tells programs.
+//! What `lg run` takes from a file, what it tells programs, and what it says that it would do.
 
 use crate::command::{self, End};
 use crate::root::script;
@@ -11,10 +11,14 @@ use std::time::Duration;
 /// Name, time limit in seconds, test.
 type Row = (&'static str, u64, fn(Duration) -> Outcome);
 
+/// Where the tests have `--json` written.
+const RECORD: &str = "/tmp/record.json";
+
 /// The rows of the table.
 pub(crate) const TESTS: &[Row] = &[
     ("config", 60, |timeout| script(CONFIG, timeout)),
     ("json", 120, json),
+    ("dry-run", 60, dry_run),
 ];
 
 /// A script for the Host's shell, which must end with 0: the same file from two directories: its paths are its own, the command's directory is the
@@ -47,7 +51,6 @@ rm -rf /tmp/config
 
 /// Ends of every kind, as the record of each tells them to somebody else's parser.
 fn json(timeout: Duration) -> Outcome {
-    const RECORD: &str = "/tmp/record.json";
     let lg = format!("/usr/lib/lg/lg run -m 128M --json {RECORD}");
     let run = |arguments: &str, status: i32| -> Result<Value, String> {
         script(&format!("fails_with {status} {lg} {arguments}"), timeout)?;
@@ -128,6 +131,56 @@ fn json(timeout: Duration) -> Outcome {
     match is_there(r#""reason": "signal""#) && is_there(r#""message": "SIGTERM""#) {
         true => Ok(()),
         false => Err(text),
+    }
+}
+
+/// What is said to run is what runs then: the same command line, the same devices in the same order.
+/// And it is said without /dev/lguest, and leaves nothing behind.
+fn dry_run(timeout: Duration) -> Outcome {
+    const LG: &str = "/usr/lib/lg/lg run -m 128M --disk /tmp/plan.raw,overlay --share /usr:usr:ro \
+        --vsock /tmp/plan.sock --net user,forward=7777:7";
+    const COMMAND: &str = "sh -c 'cat /proc/cmdline /sys/bus/virtio/devices/*/device'";
+    let text = |error: std::io::Error| error.to_string();
+    script(
+        &format!(
+            "truncate -s 1M /tmp/plan.raw; mv /dev/lguest /dev/away; status=0
+             {LG} --dry-run --json {RECORD} -- {COMMAND} >/tmp/plan || status=$?
+             mv /dev/away /dev/lguest
+             [ $status = 0 ]
+             [ ! -e /tmp/plan.sock ]
+             fails_with 1 pidof passt
+             grep -q '^command .* /proc/cmdline .*/device' /tmp/plan
+             rm /tmp/plan"
+        ),
+        timeout,
+    )?;
+    let record = fs::read(RECORD).map_err(text)?;
+    let record: Value = serde_json::from_slice(&record).map_err(|error| error.to_string())?;
+    check(
+        &record,
+        record["reason"] == "dry-run" && record["status"] == 0,
+    )?;
+    let plan = &record["plan"];
+
+    let body = format!("{LG} -- {COMMAND}; rm /tmp/plan.raw");
+    let ran = command::run(&["sh", "-c", &body], timeout).map_err(text)?;
+    ran.expect(End::Exit(0))?;
+    let mut lines = ran.output.lines();
+    let command_line = lines.next().unwrap_or_default();
+    check(&record, plan["command_line"] == command_line)?;
+    let id = |device: &Value| match device["kind"].as_str()? {
+        "net" => Some("0x0001"),
+        "blk" => Some("0x0002"),
+        "console" | "ports" => Some("0x0003"),
+        "rng" => Some("0x0004"),
+        "vsock" => Some("0x0013"),
+        "fs" => Some("0x001a"),
+        _ => None,
+    };
+    let planned = plan["devices"].as_array().into_iter().flatten().map(id);
+    match planned.eq(lines.map(Some)) {
+        true => Ok(()),
+        false => Err(ran.report(&format!("other devices than planned: {plan:#}"))),
     }
 }
 
