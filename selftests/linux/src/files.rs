@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("permissions", permissions),
     ("extended attributes", attributes),
     ("times", times),
+    ("nothing is from the future", no_future),
     ("holes", holes),
     (
         "a directory that shrinks while it is read",
@@ -227,6 +228,17 @@ fn times() {
     (&file).write_all(b"x").unwrap();
     assert!(fs::metadata("times").unwrap().modified().unwrap() > then);
     fs::remove_file("times").unwrap();
+}
+
+/// On a share, the time of a new file is the Host's: make(1) complains when ours is behind.
+fn no_future() {
+    for _ in 0..20 {
+        let made = open("new").metadata().unwrap().modified().unwrap();
+        if let Ok(ahead) = made.duration_since(SystemTime::now()) {
+            panic!("a new file is {ahead:?} in the future");
+        }
+        fs::remove_file("new").unwrap();
+    }
 }
 
 fn holes() {
