@@ -102,12 +102,12 @@ impl Record {
 
     /// The Guest starts now.
     pub fn starts(&mut self) {
-        self.content.seconds.setup = Some(self.began.elapsed().as_secs_f64());
+        self.content.seconds.setup = Some(self.seconds_to(Instant::now()));
     }
 
     /// The command has started at that time.
     pub fn command_started(&mut self, when: Instant) {
-        self.content.seconds.command = Some((when - self.began).as_secs_f64());
+        self.content.seconds.command = Some(self.seconds_to(when));
     }
 
     /// These are the counters at the end.
@@ -117,12 +117,18 @@ impl Record {
         self.content.counters = Some(counters.collect());
     }
 
+    /// As exact as it is of use.
+    fn seconds_to(&self, when: Instant) -> f64 {
+        (when - self.began).as_micros() as f64 / 1e6
+    }
+
     /// Writes the record of a run that has ended so.
     ///
     /// # Errors
     ///
     /// The file takes no more.
     pub fn write(mut self, end: &End) -> Result<(), Error> {
+        self.content.seconds.total = self.seconds_to(Instant::now());
         let content = &mut self.content;
         content.status = end.status();
         content.reason = end.reason();
@@ -132,7 +138,6 @@ impl Record {
             content.why = Some(error.why());
             content.fix = Some(error.fix());
         }
-        content.seconds.total = self.began.elapsed().as_secs_f64();
         let Some((path, mut file)) = self.file else {
             return Ok(());
         };
