@@ -14,8 +14,24 @@ use crate::error::Error;
 /// The completion script for `shell`.
 pub fn completions(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "lg", &mut script);
-    script
+    let mut command = Cli::command();
+    clap_complete::generate(shell, &mut command, "lg", &mut script);
+    match shell {
+        Shell::Zsh => escape_value_names(&command, script),
+        _ => script,
+    }
+}
+
+/// zsh takes what follows a colon, as in DIR:TAG, for the action; clap_complete leaves that to us.
+fn escape_value_names(command: &Command, script: Vec<u8>) -> Vec<u8> {
+    let mut script = String::from_utf8(script).expect("clap has made it of strings");
+    for arg in command.get_subcommands().flat_map(Command::get_arguments) {
+        for name in arg.get_value_names().unwrap_or_default() {
+            let escaped = name.replace(':', "\\:");
+            script = script.replace(&format!(":{name}:"), &format!(":{escaped}:"));
+        }
+    }
+    script.into()
 }
 
 /// Writes the manual pages, lg.1 and one for each subcommand, into `directory`.
@@ -49,6 +65,18 @@ mod tests {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let script = String::from_utf8(completions(shell)).unwrap();
             assert!(script.contains("timeout"), "{shell}");
+        }
+    }
+
+    #[test]
+    fn zsh_takes_paths_for_what_begins_with_one() {
+        let script = String::from_utf8(completions(Shell::Zsh)).unwrap();
+        for spec in [
+            r":DIR\:TAG[\:ro]:_files -/'",
+            ":FILE[,ro][,overlay]:_files'",
+            ":SIZE:_default'",
+        ] {
+            assert!(script.contains(spec), "{spec}: {script}");
         }
     }
 
