@@ -8,7 +8,7 @@ help:
 	@echo 'make run        build what is missing and boot Linux as a guest of lg, down to a shell'
 	@echo 'make check      all tests'
 	@echo 'make check-all  all tests, on every CPU model'
-	@echo 'make bench      the same kernel directly and as a guest, side by side'
+	@echo 'make bench      the same kernel directly and as a guest, and its devices, side by side'
 	@echo 'make modules KDIR=/lib/modules/$$(uname -r)/build'
 	@echo '                lg.ko for your own kernel'
 	@echo 'make install    lg, its guest and that module, for everybody in group lguest'
@@ -56,6 +56,7 @@ check-all: all
 
 bench: all
 	scripts/bench
+	scripts/bench-devices
 
 lint:
 	scripts/check lint

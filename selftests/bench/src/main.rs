@@ -1,144 +1,54 @@
 // SPDX-License-Identifier: GPL-2.0
+//! Measures what the kernel's common paths and its devices cost, in ticks of the time stamp counter.
+//! The same program runs in the kernel that is booted directly, and in lg's guest.
 
-//! Measures what the kernel's common paths cost, in ticks of the time stamp counter, and prints a line
-//! for each: a name and a number. Under QEMU's `-icount shift=0` a tick is an instruction.
-//!
-//! Each path is run until it is warm, then measured as a whole, so that the loop costs nothing much.
+mod clock;
+mod disk;
+mod files;
+mod kernel;
+mod stream;
 
-use std::io;
-use std::time::Duration;
+use std::path::Path;
+use std::process::ExitCode;
 
-/// Reads the time stamp counter.
-fn ticks() -> u64 {
-    // SAFETY: Every x86-64 processor has it, and Linux lets user mode use it.
-    unsafe { std::arch::x86_64::_rdtsc() }
+/// One workload on a device, done.
+struct Workload {
+    name: &'static str,
+    /// Bytes that a request moves.
+    size: usize,
+    requests: u64,
+    /// What all requests took.
+    ticks: u64,
 }
 
-/// Ticks for one call of `f`, after some calls that are not counted.
-fn measure(rounds: u64, mut f: impl FnMut()) -> u64 {
-    (0..rounds.div_ceil(10)).for_each(|_| f());
-    let start = ticks();
-    (0..rounds).for_each(|_| f());
-    (ticks() - start) / rounds
-}
-
-fn getppid() {
-    // SAFETY: Has no preconditions. Not libc's function, which may not ask the kernel.
-    unsafe { libc::syscall(libc::SYS_getppid) };
-}
-
-/// First touches of anonymous pages, and what their mapping and unmapping costs per page.
-fn page_faults(pages: usize) -> u64 {
-    const PAGE: usize = 4096;
-    let len = pages * PAGE;
-    // SAFETY: A new private mapping, which nothing else knows of.
-    let start = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            len,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        )
-    };
-    assert_ne!(
-        start,
-        libc::MAP_FAILED,
-        "mmap: {}",
-        io::Error::last_os_error()
-    );
-    let before = ticks();
-    for page in 0..pages {
-        // SAFETY: Inside of the mapping.
-        unsafe { start.cast::<u8>().add(page * PAGE).write_volatile(1) };
+fn print(device: &str, workloads: impl IntoIterator<Item = Workload>) {
+    for workload in workloads {
+        let Workload {
+            name,
+            size,
+            requests,
+            ticks,
+        } = workload;
+        println!("{device} {name} {size} {requests} {ticks}");
     }
-    let taken = ticks() - before;
-    // SAFETY: Our own mapping, to which no reference is left.
-    unsafe { libc::munmap(start, len) };
-    taken / pages as u64
 }
 
-/// Forks, lets the child do `then`, which does not return, and waits for it.
-fn fork(then: fn() -> !) {
-    // SAFETY: This program has one thread.
-    match unsafe { libc::fork() } {
-        -1 => panic!("fork: {}", io::Error::last_os_error()),
-        0 => then(),
-        child => {
-            let mut status = 0;
-            // SAFETY: `status` is ours to write.
-            unsafe { libc::waitpid(child, &mut status, 0) };
-            assert_eq!(status, 0, "the child failed");
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        [] => kernel::paths(),
+        // What kernel::paths runs.
+        ["exit"] => {}
+        ["disk", path] => print("disk", disk::workloads(Path::new(path))),
+        ["share", directory] => print("share", files::workloads(Path::new(directory))),
+        ["net", address] => print("net", stream::workloads(&|| stream::tcp(address))),
+        ["vsock"] => print("vsock", stream::workloads(&stream::vsock)),
+        ["serve", address, socket] => stream::serve(address, Path::new(socket)),
+        _ => {
+            eprintln!("lguest-bench: this is for scripts/bench and scripts/bench-devices");
+            return ExitCode::FAILURE;
         }
     }
-}
-
-fn exit() -> ! {
-    // SAFETY: Ends the process.
-    unsafe { libc::_exit(0) }
-}
-
-fn exec() -> ! {
-    let arguments = [
-        c"/proc/self/exe".as_ptr(),
-        c"exit".as_ptr(),
-        std::ptr::null(),
-    ];
-    // SAFETY: The strings and the array end as they should.
-    unsafe {
-        libc::execv(arguments[0], arguments.as_ptr());
-        libc::_exit(1)
-    }
-}
-
-/// Two processes pass a byte back and forth; half a round trip is one switch.
-fn context_switch(rounds: u64) -> u64 {
-    let pipe = || {
-        let mut ends = [0; 2];
-        // SAFETY: There is room for two descriptors.
-        assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
-        ends
-    };
-    let (there, back) = (pipe(), pipe());
-    let pass = |from: i32, to: i32| {
-        let mut byte = 0u8;
-        // SAFETY: The buffer is one byte of ours.
-        unsafe {
-            libc::read(from, (&raw mut byte).cast(), 1) == 1
-                && libc::write(to, (&raw const byte).cast(), 1) == 1
-        }
-    };
-    // SAFETY: This program has one thread.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        // SAFETY: The child's own descriptor; so it sees the end when the parent closes its own.
-        unsafe { libc::close(there[1]) };
-        while pass(there[0], back[1]) {}
-        exit();
-    }
-    // SAFETY: One byte from us.
-    unsafe { libc::write(there[1], [0u8].as_ptr().cast(), 1) };
-    let taken = measure(rounds, || assert!(pass(back[0], there[1])));
-    // SAFETY: Our own descriptors; the child leaves when it reads the end.
-    unsafe {
-        libc::close(there[1]);
-        libc::waitpid(child, std::ptr::null_mut(), 0);
-    }
-    taken / 2
-}
-
-fn main() {
-    if std::env::args().nth(1).as_deref() == Some("exit") {
-        return;
-    }
-    // Right after boot the kernel's own threads still take most of the time.
-    std::thread::sleep(Duration::from_secs(5));
-    println!("getppid {}", measure(20_000, getppid));
-    // The second time the guest kernel hands out memory that the Host has seen already.
-    println!("page-fault-new {}", page_faults(4096));
-    println!("page-fault {}", page_faults(4096));
-    println!("context-switch {}", context_switch(2_000));
-    println!("fork-exit-wait {}", measure(100, || fork(exit)));
-    println!("fork-exec-wait {}", measure(50, || fork(exec)));
+    ExitCode::SUCCESS
 }

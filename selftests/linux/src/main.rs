@@ -28,7 +28,6 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("signals", signals::TESTS),
     ("threads", threads::TESTS),
     ("vsock", vsock::TESTS),
-    ("vsock-server", vsock::SERVER),
 ];
 
 fn main() -> ExitCode {

@@ -16,9 +16,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("connections from the Host", serves),
 ];
 
-/// What `vsock-bench` in `selftests/host` measures.
-pub(crate) const SERVER: &[Test] = &[("connections from the Host", serves)];
-
 const HOST: u32 = 2;
 const LENGTH: usize = 3 << 20;
 
