@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! lg, the Launcher: supplies a Guest of lg.ko with a kernel, memory and devices.
 //!
-//! Read in this order: [`cli`] what the user asks for, and [`options_file`] where else · [`run`] from there to the end, or only to
-//! a [`plan`] · [`guest`] (with [`image`], `bzimage` and
-//! `unpack`) what is to run, [`root`] where, and [`told`] how its init hears of it · [`machine`] how a machine is put together and ends · [`boot`] (with
-//! [`page_tables`] and [`cpio`]) how the Guest gets into [`memory`] · [`vm`] the module · [`vcpu`]
-//! the run loop, with [`insn`] for loads and stores to devices, and [`gdb`] · [`devices`] and
-//! [`virtio`], with [`fs`], [`mod@net`] and [`disk`] behind three of them ·
-//! [`streams`], [`terminal`] and [`keys`] · [`end`] and [`error`] what the user is told, and [`record`] what
-//! a program is.
+//! Read in this order: [`cli`] what the user asks for, and [`options_file`] where else · [`run`]
+//! from there to the end, or only to a [`plan`] · [`guest`] (with [`image`], `bzimage` and
+//! `unpack`) what is to run, [`root`] where, and [`told`] how its init hears of it · [`machine`]
+//! how a machine is put together and ends · [`boot`] (with [`page_tables`] and [`cpio`]) how the
+//! Guest gets into [`memory`] · [`vm`] the module · [`vcpu`] the run loop, with [`insn`] for loads
+//! and stores to devices, and [`gdb`] · [`devices`] and [`virtio`], with [`fs`], [`mod@net`] and
+//! [`disk`] behind three of them · [`streams`], [`terminal`] and [`keys`] · [`end`] and [`error`]
+//! what the user is told, and [`record`] what a program is.
 
 #![deny(unsafe_code)]
 

@@ -56,7 +56,7 @@ pub enum Access {
 }
 
 impl Spec {
-    /// Parses FILE[,ro][,overlay]. Any other comma is part of the name.
+    /// Parses `FILE[,ro][,overlay]`. Any other comma is part of the name.
     pub fn parse(text: OsString) -> Result<Self, String> {
         let mut path = text.as_bytes();
         let mut access = Access::Write;
