@@ -2,49 +2,49 @@
 //! A small process that gives a terminal its modes back when lg can no longer do it: after SIGKILL,
 //! or after a crash.
 //!
-//! It waits for the end of a pipe of which lg has the other end, so that no death goes unnoticed.
-//! It is made before there is a VM, and closes what it has inherited: nothing of a guest outlives
-//! lg by it. In a session of its own, it gets no signals of the terminal's, and none of those that
-//! are for lg's process group.
+//! The kernel tells it when lg's main thread ends, which is before all of lg has ended and the user's
+//! shell hears of it: a shell that looks at the terminal's modes then, finds them as they were. The
+//! process is made before there is a VM, and closes what it has inherited, so that nothing of a
+//! guest outlives lg by it. In a session of its own, it gets no signals of the terminal's, and none
+//! that are for lg's process group.
 
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
-use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::prctl;
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::termios::{tcgetattr, tcsetattr, SetArg, Termios};
 use nix::sys::wait::waitpid;
-use nix::unistd::{dup2_stdin, dup2_stdout, fork, pipe2, read, setsid, write, ForkResult, Pid};
+use nix::unistd::{dup2_stdin, fork, getpid, getppid, setsid, write, ForkResult, Pid};
 
-/// A watcher, as long as this lives.
+/// lg has ended, or has no more need of a watcher.
+const END: Signal = Signal::SIGUSR1;
+
+/// What it is called, once it can be relied on.
+const NAME: &CStr = c"tty-restore";
+
+/// A watcher, as long as this lives. It belongs to the thread that starts it.
 #[derive(Debug)]
-pub(crate) struct Watcher {
-    /// Closed when lg ends, in whatever way.
-    lifeline: Option<OwnedFd>,
-    process: Pid,
-}
+pub(crate) struct Watcher(Pid);
 
 impl Watcher {
-    /// Starts a watcher of `terminal`: when lg has ended, and the terminal's modes are `raw` then,
-    /// they become `saved`.
+    /// Starts a watcher of `terminal`: when this thread has ended, and the terminal's modes are
+    /// `raw` then, they become `saved`.
     ///
     /// # Errors
     ///
-    /// When there can be no pipe or process.
+    /// When there can be no process.
     pub(crate) fn start(terminal: impl AsFd, saved: &Termios, raw: &Termios) -> io::Result<Self> {
-        let (end, lifeline) = pipe2(OFlag::O_CLOEXEC)?;
+        let lg = getpid();
         // SAFETY: the child makes system calls, and nothing else, until it ends.
         match unsafe { fork() }? {
-            ForkResult::Parent { child } => Ok(Self {
-                lifeline: Some(lifeline),
-                process: child,
-            }),
+            ForkResult::Parent { child } => Ok(Self(child)),
             ForkResult::Child => {
-                let _ = watch(terminal, end, saved, raw);
+                let _ = watch(terminal, lg, saved, raw);
                 // SAFETY: ends the process without running anything of lg's.
                 unsafe { libc::_exit(0) }
             }
@@ -54,27 +54,32 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.lifeline = None;
-        // Leaves no zombie to whoever started us. It can only fail when there is none.
-        let _ = waitpid(self.process, None);
+        let process = self.0.as_raw();
+        // SAFETY: a child that nobody has waited for yet, so its number is still its own. (The
+        // sandbox has no kill().)
+        unsafe { libc::syscall(libc::SYS_tgkill, process, process, END as libc::c_int) };
+        // Leaves no zombie to whoever started us.
+        let _ = waitpid(self.0, None);
     }
 }
 
 /// What the watcher does.
-fn watch(terminal: impl AsFd, end: OwnedFd, saved: &Termios, raw: &Termios) -> nix::Result<()> {
+fn watch(terminal: impl AsFd, lg: Pid, saved: &Termios, raw: &Termios) -> nix::Result<()> {
     SigSet::all().thread_block()?;
     setsid()?;
-    // Who kills all that is called lg must not hit this.
-    prctl::set_name(c"tty-restore")?;
     dup2_stdin(terminal)?;
-    dup2_stdout(end)?;
     // SAFETY: nobody uses any of these descriptors again.
-    unsafe { libc::close_range(2, libc::c_uint::MAX, 0) };
-    let (terminal, end) = (io::stdin(), io::stdout());
+    unsafe { libc::close_range(1, libc::c_uint::MAX, 0) };
+    let terminal = io::stdin();
 
-    while read(&end, &mut [0])? != 0 {}
+    prctl::set_pdeathsig(END)?;
+    // Who kills all that is called lg must not hit this.
+    prctl::set_name(NAME)?;
+    if getppid() == lg {
+        SigSet::from(END).wait()?;
+    }
     let modes = tcgetattr(&terminal)?;
-    // If lg has restored it, or a shell with modes of its own was faster, there is nothing to do.
+    // If lg has restored it, or somebody else has put it as they want it, there is nothing to do.
     if is_like(&modes, raw) {
         tcsetattr(&terminal, SetArg::TCSANOW, saved)?;
         // The Guest has left the cursor anywhere.
@@ -91,38 +96,52 @@ fn is_like(one: &Termios, other: &Termios) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
+    use std::fs::{self, File};
+    use std::os::fd::OwnedFd;
+    use std::thread;
 
     use nix::pty::openpty;
     use nix::sys::termios::{cfmakeraw, LocalFlags};
+    use nix::unistd::read;
 
     use super::*;
 
-    /// A terminal with a watcher, made raw: the user's end, the terminal, the modes before, and now.
-    fn watched() -> (File, OwnedFd, Termios, Termios, Watcher) {
+    /// A terminal, its modes, and those when it is raw; and the user's end of it.
+    fn terminal() -> (OwnedFd, Termios, Termios, File) {
         let pty = openpty(None, None).unwrap();
         let saved = tcgetattr(&pty.slave).unwrap();
         let mut raw = saved.clone();
         cfmakeraw(&mut raw);
-        let watcher = Watcher::start(&pty.slave, &saved, &raw).unwrap();
-        tcsetattr(&pty.slave, SetArg::TCSANOW, &raw).unwrap();
-        (pty.master.into(), pty.slave, saved, raw, watcher)
+        (pty.slave, saved, raw, pty.master.into())
     }
 
     #[test]
     fn a_terminal_that_is_left_raw_gets_its_modes_back() {
-        let (user, terminal, saved, _, watcher) = watched();
-        drop(watcher);
-        assert_eq!(tcgetattr(&terminal).unwrap(), saved);
+        let (terminal, saved, raw, user) = terminal();
+        let (saved, terminal) = thread::spawn(move || {
+            let watcher = Watcher::start(&terminal, &saved, &raw).unwrap();
+            tcsetattr(&terminal, SetArg::TCSANOW, &raw).unwrap();
+            // It must hear of the end of this thread.
+            let name = format!("/proc/{}/comm", watcher.0);
+            while fs::read(&name).unwrap() != b"tty-restore\n" {
+                thread::yield_now();
+            }
+            std::mem::forget(watcher);
+            (saved, terminal)
+        })
+        .join()
+        .unwrap();
         let mut shown = [0; 16];
-        let count = read(&user, &mut shown).unwrap();
         // The terminal, which is no longer raw, adds another carriage return.
+        let count = read(&user, &mut shown).unwrap();
         assert_eq!(&shown[..count], b"\r\r\n");
+        assert_eq!(tcgetattr(&terminal).unwrap(), saved);
     }
 
     #[test]
     fn modes_of_somebody_elses_stay() {
-        let (_user, terminal, _, mut modes, watcher) = watched();
+        let (terminal, saved, mut modes, _user) = terminal();
+        let watcher = Watcher::start(&terminal, &saved, &modes).unwrap();
         modes.local_flags |= LocalFlags::ISIG;
         tcsetattr(&terminal, SetArg::TCSANOW, &modes).unwrap();
         drop(watcher);
