@@ -14,6 +14,7 @@ mod root;
 mod run;
 mod terminal;
 mod tests;
+mod tmux;
 mod tools;
 mod vsock;
 

@@ -5,7 +5,7 @@
 
 use crate::command::{self, End};
 use crate::kernel_log::complaint_in;
-use crate::{disk, gdb, host, root, run, terminal, tools, vsock, Outcome, Test};
+use crate::{disk, gdb, host, root, run, terminal, tmux, tools, vsock, Outcome, Test};
 use std::fs;
 use std::time::Duration;
 
@@ -213,6 +213,7 @@ pub(crate) fn all() -> Vec<Test> {
         ("gdb", gdb::TESTS),
         ("host", host::TESTS),
         ("terminal", terminal::TESTS),
+        ("terminal", tmux::TESTS),
         ("root", root::TESTS),
         ("run", run::TESTS),
         ("tools", tools::TESTS),
