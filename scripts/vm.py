@@ -179,6 +179,7 @@ def pack(path, options, interactive, channel):
     archive.text(
         "etc/vm.conf",
         f"channel={channel} interactive={'y' if interactive else ''}\n"
+        f"toolchain={'y' if options.toolchain else ''}\n"
         f"term={shlex.quote(os.environ.get('TERM', 'dumb'))}\n"
         f"set -- {shlex.join(options.command)}\n",
     )
@@ -211,6 +212,12 @@ def qemu(options, scratch, interactive):
     )
     if options.icount:
         argv += ["-icount", "shift=0,sleep=off"]
+    if options.toolchain:
+        # virtiofsd reaches the machine's memory.
+        argv += ["-object", f"memory-backend-memfd,id=ram,size={options.mem}M,share=on"]
+        argv += ["-machine", "memory-backend=ram"]
+        argv += ["-chardev", f"socket,id=toolchain,path={scratch}/virtiofsd"]
+        argv += ["-device", "vhost-user-fs-pci,chardev=toolchain,tag=toolchain"]
     ports, theirs = {}, []
     for name in ("ctl", "tty") if interactive else ("ctl", "in", "out", "err"):
         ports[name], peer = socket.socketpair()
@@ -219,6 +226,21 @@ def qemu(options, scratch, interactive):
         argv += ["-chardev", f"socket,id={name},fd={peer.fileno()}"]
         argv += ["-device", f"{device},chardev={name}"]
     return argv, ports, theirs
+
+
+def serve_toolchain(path):
+    """The socket, and what serves the toolchain root there, with the cache in it."""
+    # Without what else is mounted in it, in this mount namespace, which is ours alone: files of two
+    # file systems could have the same numbers.
+    output_of(["mount", "--bind", "/", "/mnt"])
+    output_of(["mount", "--bind", CACHE, f"/mnt{CACHE}"])
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    # Before QEMU connects, which does not try again.
+    listener.listen()
+    argv = ["/usr/libexec/virtiofsd", f"--fd={listener.fileno()}", "--shared-dir=/mnt"]
+    argv += ["--readonly", "--sandbox=none", "--inode-file-handles=prefer", "--cache=always"]
+    return listener, argv
 
 
 # Debian's Bochs 3.0 models more of the TLB and of CET than QEMU does. What its CPU models need:
@@ -368,13 +390,18 @@ def run(options, scratch):
     else:
         argv, ports, theirs = qemu(options, scratch, interactive)
     with open(f"{scratch}/machine", "wb") as messages:
-        machine = subprocess.Popen(
+        start = lambda argv, files: subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *argv],
             stdin=subprocess.DEVNULL,
             stdout=messages,
             stderr=messages,
-            pass_fds=[peer.fileno() for peer in theirs],
+            pass_fds=[file.fileno() for file in files],
         )
+        if options.toolchain:
+            # It ends with QEMU, its client.
+            listener, server = serve_toolchain(f"{scratch}/virtiofsd")
+            start(server, [listener])
+        machine = start(argv, theirs)
     for peer in theirs:
         peer.close()
     terminal = None
@@ -434,12 +461,16 @@ def parse(arguments):
     add("--cmdline", default="", metavar="ARGS", help="more arguments for the Host kernel")
     add("--timeout", type=float, metavar="SECONDS", help="default: 600, none on a terminal")
     add("--add", action="append", default=[], metavar="FILE", help="pack this file or directory too")
+    add("--toolchain", action="store_true",
+        help="the toolchain root is at /toolchain there, read-only: a Debian, and the kernels")  # fmt: skip
     add("--log", metavar="FILE", help="save the Host's console log there")
     add("--keep", action="store_true", help="keep the scratch directory, and say where it is")
     add("command", nargs="*", default=["sh"], metavar="CMD", help="default: a shell")
     options = parser.parse_args(arguments)
-    if options.machine.startswith("bochs:") and (options.icount or options.cpu != "max"):
-        parser.error("--cpu and --icount are QEMU's")
+    if options.machine.startswith("bochs:") and (
+        options.icount or options.toolchain or options.cpu != "max"
+    ):
+        parser.error("--cpu, --icount and --toolchain are QEMU's")
     if options.icount:
         options.smp = 1
     if options.timeout is None:
