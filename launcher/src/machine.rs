@@ -284,7 +284,8 @@ impl Machine {
         if let Some(terminal) = &terminal {
             terminal.make_raw().map_err(setup("the terminal"))?;
         }
-        let sandbox = sandbox::enter(&grants).map_err(setup("the sandbox"))?;
+        let watcher = terminal.as_ref().map(Terminal::watcher);
+        let sandbox = sandbox::enter(&grants, watcher).map_err(setup("the sandbox"))?;
         if options.verbose && !sandbox.landlock {
             say("this kernel has no Landlock: lg itself can still reach the files that you can");
         }

@@ -20,6 +20,7 @@ use landlock::{
     RulesetError, RulesetStatus, Scope, ABI,
 };
 use nix::libc::{self, c_long, c_void, siginfo_t};
+use nix::unistd::{getpid, Pid};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -49,15 +50,16 @@ pub struct Sandbox {
     pub landlock: bool,
 }
 
-/// Enters the sandbox. What `grants` names stays reachable.
+/// Enters the sandbox. What `grants` names stays reachable, and of other processes, `watcher` can
+/// still be sent signals.
 ///
 /// # Errors
 ///
 /// A directory that cannot be opened, or a kernel without seccomp. One without Landlock is no
 /// error: the result tells.
-pub fn enter(grants: &[Grant]) -> io::Result<Sandbox> {
+pub fn enter(grants: &[Grant], watcher: Option<Pid>) -> io::Result<Sandbox> {
     let landlock = confine_files(grants)?;
-    confine_calls()?;
+    confine_calls(watcher)?;
     Ok(Sandbox { landlock })
 }
 
@@ -121,7 +123,6 @@ const RUNTIME: &[c_long] = &[
     libc::SYS_rt_sigreturn,
     libc::SYS_rt_sigtimedwait,
     libc::SYS_sigaltstack,
-    libc::SYS_tgkill,
     libc::SYS_wait4,
     libc::SYS_waitid,
     libc::SYS_clock_gettime,
@@ -228,9 +229,9 @@ const SOCKETS: &[c_long] = &[
     libc::SYS_setsockopt,
 ];
 
-fn confine_calls() -> io::Result<()> {
+fn confine_calls(watcher: Option<Pid>) -> io::Result<()> {
     register_signal_handler(libc::SIGSYS, on_forbidden_call)?;
-    for program in [without_clone3(), allow_list()] {
+    for program in [without_clone3(), allow_list(watcher)] {
         let program = program.map_err(io::Error::other)?;
         seccompiler::apply_filter(&program).map_err(io::Error::other)?;
     }
@@ -249,7 +250,7 @@ fn without_clone3() -> Result<BpfProgram, seccompiler::BackendError> {
     .try_into()
 }
 
-fn allow_list() -> Result<BpfProgram, seccompiler::BackendError> {
+fn allow_list(watcher: Option<Pid>) -> Result<BpfProgram, seccompiler::BackendError> {
     let always = [RUNTIME, DESCRIPTORS, FILES, SOCKETS].concat();
     let mut rules: BTreeMap<_, _> = always.into_iter().map(|call| (call, Vec::new())).collect();
     let argument = |index, operator, value| {
@@ -264,6 +265,10 @@ fn allow_list() -> Result<BpfProgram, seccompiler::BackendError> {
     let thread = libc::CLONE_THREAD as u64;
     let thread = argument(0, SeccompCmpOp::MaskedEq(thread), thread)?;
     rules.insert(libc::SYS_clone, vec![thread]);
+    // Nobody else's processes.
+    let signalled = [Some(getpid()), watcher].into_iter().flatten();
+    let signalled = signalled.map(|pid| argument(0, SeccompCmpOp::Eq, pid.as_raw() as u64));
+    rules.insert(libc::SYS_tgkill, signalled.collect::<Result<_, _>>()?);
     SeccompFilter::new(
         rules,
         SeccompAction::Trap,
@@ -302,7 +307,7 @@ mod tests {
 
     #[test]
     fn the_filter_compiles() {
-        assert!(allow_list().unwrap().len() > 100);
+        assert!(allow_list(None).unwrap().len() > 100);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use nix::libc;
 use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg, Termios};
+use nix::unistd::Pid;
 use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 
 use crate::watcher::Watcher;
@@ -23,7 +24,7 @@ static RAW: AtomicBool = AtomicBool::new(false);
 pub struct Terminal {
     raw: Termios,
     /// For the ends at which nothing of ours runs.
-    _watcher: Watcher,
+    watcher: Watcher,
 }
 
 impl Terminal {
@@ -44,10 +45,12 @@ impl Terminal {
         cfmakeraw(&mut raw);
         let watcher = Watcher::start(&stdin, &modes, &raw)?;
         SAVED.get_or_init(|| modes.into());
-        Ok(Some(Self {
-            raw,
-            _watcher: watcher,
-        }))
+        Ok(Some(Self { raw, watcher }))
+    }
+
+    /// The process that watches it, which is told when it need not any more.
+    pub fn watcher(&self) -> Pid {
+        self.watcher.process()
     }
 
     /// Makes it raw.

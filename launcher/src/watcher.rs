@@ -50,6 +50,10 @@ impl Watcher {
             }
         }
     }
+
+    pub(crate) fn process(&self) -> Pid {
+        self.0
+    }
 }
 
 impl Drop for Watcher {

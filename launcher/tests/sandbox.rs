@@ -8,6 +8,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 
 use launcher::sandbox::{self, Grant};
+use nix::libc;
+use nix::unistd::{getpid, getppid, Pid};
 
 const SIGSYS: i32 = 31;
 const INSIDE: &str = "LG_TEST_INSIDE";
@@ -40,7 +42,7 @@ fn files_elsewhere_are_gone_and_open_ones_stay() {
             directory: dir.clone(),
             write: false,
         }];
-        let entered = sandbox::enter(&grants).unwrap();
+        let entered = sandbox::enter(&grants, None).unwrap();
         assert_eq!(
             fs::read_to_string(dir.join("file")).unwrap(),
             "shared",
@@ -72,7 +74,7 @@ fn what_may_be_written_is_writable() {
             directory: dir.clone(),
             write: true,
         }];
-        sandbox::enter(&grants).unwrap();
+        sandbox::enter(&grants, None).unwrap();
         fs::write(dir.join("file"), "made").unwrap();
         fs::remove_file(dir.join("file")).unwrap();
         return;
@@ -93,7 +95,7 @@ fn stopped(output: &Output) {
 #[test]
 fn no_network() {
     if is_inside() {
-        sandbox::enter(&[]).unwrap();
+        sandbox::enter(&[], None).unwrap();
         let _ = TcpStream::connect("127.0.0.1:1");
         return;
     }
@@ -101,9 +103,28 @@ fn no_network() {
 }
 
 #[test]
+fn no_signals_for_other_processes() {
+    if is_inside() {
+        sandbox::enter(&[], None).unwrap();
+        let none = |pid: Pid| {
+            let pid = pid.as_raw();
+            // SAFETY: takes numbers only, and no signal is sent.
+            unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, 0) }
+        };
+        assert_eq!(none(getpid()), 0);
+        println!("still here");
+        none(getppid());
+        return;
+    }
+    let output = inside("no_signals_for_other_processes");
+    stopped(&output);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("still here"));
+}
+
+#[test]
 fn no_programs() {
     if is_inside() {
-        sandbox::enter(&[]).unwrap();
+        sandbox::enter(&[], None).unwrap();
         let _ = Command::new("/bin/true").status();
         return;
     }
