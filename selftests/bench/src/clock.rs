@@ -9,7 +9,7 @@ fn ticks() -> u64 {
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
-/// A no-op, by which count.c sees that a measurement begins or ends.
+/// A no-op, by which count.rs sees that a measurement begins or ends.
 fn mark() {
     // SAFETY: A `nopl 0x626d676c(%rax)` touches nothing.
     unsafe {
