@@ -2,6 +2,7 @@
 //! Measures what the kernel's common paths and its devices cost, in ticks of the time stamp counter.
 //! The same program runs in the kernel that is booted directly, and in lg's guest.
 
+mod characters;
 mod clock;
 mod disk;
 mod files;
@@ -40,6 +41,8 @@ fn main() -> ExitCode {
         [] => kernel::paths(),
         // What kernel::paths runs.
         ["exit"] => {}
+        ["rng"] => print("rng", [characters::random()]),
+        ["console"] => print("console", [characters::line()]),
         ["disk", path] => print("disk", disk::workloads(Path::new(path))),
         ["share", directory] => print("share", files::workloads(Path::new(directory))),
         ["net", address] => print("net", stream::workloads(&|| stream::tcp(address))),
