@@ -17,7 +17,8 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{chown, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -27,7 +28,7 @@ use nix::sys::termios;
 use nix::sys::wait::{wait, WaitStatus};
 use nix::unistd::{fchown, sethostname, Pid, Uid};
 
-use crate::config::Config;
+use crate::config::{Config, User};
 use crate::streams::Streams;
 
 /// Status for a failure of init itself, as the Launcher's own.
@@ -99,6 +100,7 @@ fn run_command(config: &Config, console: &File, log: Option<&File>) -> Result<i3
         for file in [console, &stdin, &stdout, &stderr] {
             fchown(file, Some(Uid::from_raw(user.uid)), None).doing("give away the terminal")?;
         }
+        give_disks(user).doing("give away the disks")?;
     }
     go_to(config, &mut messages);
 
@@ -137,6 +139,17 @@ fn run_command(config: &Config, console: &File, log: Option<&File>) -> Result<i3
     };
     carriers.finish();
     Ok(status)
+}
+
+/// Lets `user` open the disks, which are his own files.
+fn give_disks(user: &User) -> io::Result<()> {
+    for node in fs::read_dir("/dev")? {
+        let node = node?;
+        if node.file_name().as_bytes().starts_with(b"vd") {
+            chown(node.path(), Some(user.uid), None)?;
+        }
+    }
+    Ok(())
 }
 
 /// A message for the user. That nobody hears it is no failure.

@@ -12,6 +12,7 @@ type Row = (&'static str, u64, fn(Duration) -> Outcome);
 pub(crate) const TESTS: &[Row] = &[
     ("caller", 60, |timeout| script(CALLER, timeout)),
     ("environment", 60, |timeout| script(ENVIRONMENT, timeout)),
+    ("disk", 60, |timeout| script(DISK, timeout)),
     ("overlay", 60, |timeout| script(OVERLAY, timeout)),
     ("read-write", 60, |timeout| script(READ_WRITE, timeout)),
     ("bare-directory", 60, |timeout| {
@@ -87,6 +88,19 @@ grep -qx 'HOME=/elsewhere' /tmp/env
 grep -qx "PATH=$PATH" /tmp/env
 fails_with 1 grep -E 'HIDDEN|NOBODY' /tmp/env
 rm /tmp/env
+"#;
+
+/// A disk of the caller's is his in the guest, too, and nobody else's.
+const DISK: &str = r#"
+cat >/tmp/disk.script <<'END'
+truncate -s 1M /tmp/disk.raw
+lg run -m 128M --disk /tmp/disk.raw -- sh -exc '
+    [ "$(stat -c "%a %U" /dev/vda)" = "600 user" ]
+    echo mine | dd of=/dev/vda conv=fsync'
+END
+su user -c 'sh -e /tmp/disk.script'
+[ "$(head -n 1 /tmp/disk.raw)" = mine ]
+rm /tmp/disk.*
 "#;
 
 /// Writes anywhere in the default root succeed, and are gone afterwards.
