@@ -64,8 +64,8 @@ pub fn load(
     initrd: &[u8],
     command_line: &CStr,
 ) -> Result<Entry, BootError> {
-    let kernel_end = load_kernel(memory, image)?;
-    let initrd_start = load_initrd(memory, kernel_end, initrd)?;
+    load_kernel(memory, image)?;
+    let initrd_start = load_initrd(memory, image, initrd)?;
     write(memory, COMMAND_LINE, command_line.to_bytes_with_nul());
     write_boot_params(memory, initrd_start, initrd.len() as u64);
     let tables = page_tables(memory, image)?;
@@ -77,32 +77,40 @@ pub fn load(
     })
 }
 
-/// Returns the GPA behind the kernel.
-fn load_kernel(memory: &Memory, image: &Image) -> Result<u64, Error> {
+/// The GPA behind the kernel.
+fn kernel_end(image: &Image) -> u64 {
     let ends = image
         .segments
         .iter()
         .map(|segment| segment.gpa + segment.size);
-    let end = ends.max().unwrap_or(BOOT_DATA_END).next_multiple_of(PAGE);
+    ends.max().unwrap_or(BOOT_DATA_END).next_multiple_of(PAGE)
+}
+
+/// How many bytes of initrd there is a place for beside `image`, in whatever RAM.
+pub fn initrd_limit(image: &Image) -> u64 {
+    INITRD_END.saturating_sub(kernel_end(image))
+}
+
+fn load_kernel(memory: &Memory, image: &Image) -> Result<(), Error> {
     for segment in &image.segments {
         // The size is at most LGUEST_MAX_GPA.
         if !memory.check_range(GuestAddress(segment.gpa), segment.size as usize) {
             return Err(Error::TooLittleMemory {
                 given: ram_size(memory),
-                needed: end,
+                needed: kernel_end(image),
             });
         }
         write(memory, segment.gpa, image.bytes(segment));
     }
-    Ok(end)
+    Ok(())
 }
 
 /// Returns the GPA of the initrd.
-fn load_initrd(memory: &Memory, kernel_end: u64, initrd: &[u8]) -> Result<u64, Error> {
+fn load_initrd(memory: &Memory, image: &Image, initrd: &[u8]) -> Result<u64, Error> {
     let size = (initrd.len() as u64).next_multiple_of(PAGE);
-    let room = INITRD_END.saturating_sub(kernel_end);
-    if size > room {
-        return Err(Error::InitrdTooLarge { size, limit: room });
+    let (limit, kernel_end) = (initrd_limit(image), kernel_end(image));
+    if size > limit {
+        return Err(Error::InitrdTooLarge { size, limit });
     }
     let low_ram = memory.iter().next().map_or(0, GuestMemoryRegion::len);
     let start = low_ram.min(INITRD_END).saturating_sub(size);

@@ -167,8 +167,8 @@ pub struct Run {
 
     /// A variable for the command; repeatable
     ///
-    /// Without =VALUE it is yours, if you have it. The command has TERM in any case, and in the Host's files HOME, USER, LOGNAME, SHELL and PATH as you
-    /// have them. The last of a name counts.
+    /// Without =VALUE it is yours, if you have it. The command has TERM in any case, and in the
+    /// Host's files HOME, USER, LOGNAME, SHELL and PATH as you have them. The last of a name counts.
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable_parser())]
     #[arg(help_heading = COMMAND)]
     pub env: Vec<OsString>,

@@ -66,7 +66,8 @@ impl Guest {
             true => told::archive(options, &streams, root.as_ref())?,
             false => Vec::new(),
         };
-        let initrd = initrd(initrd_path.as_deref(), &told)?;
+        let limit = boot::initrd_limit(&image);
+        let initrd = initrd(initrd_path.as_deref(), &told, limit)?;
         let command_line = arguments(options, &image);
         let shares = root.iter().map(Root::share);
         Ok(Self {
@@ -144,8 +145,13 @@ fn find_initrd(named: Option<&Path>) -> Result<PathBuf, Error> {
     }
 }
 
-/// The initrd, with what the Guest's init is told behind it.
-fn initrd(path: Option<&Path>, told: &[u8]) -> Result<Vec<u8>, Error> {
+/// The initrd, with what the Guest's init is told behind it. A file of more than `limit` bytes is not
+/// even read.
+fn initrd(path: Option<&Path>, told: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
+    let size = path.map_or(0, |path| fs::metadata(path).map_or(0, |file| file.len()));
+    if size > limit {
+        return Err(Error::InitrdTooLarge { size, limit });
+    }
     let mut initrd = path.map_or(Ok(Vec::new()), read)?;
     if !told.is_empty() {
         initrd.resize(initrd.len().next_multiple_of(cpio::ALIGN), 0);
@@ -243,8 +249,8 @@ mod tests {
     fn the_init_is_told_behind_the_initrd() {
         let path = std::env::temp_dir().join(format!("lg-initrd-{}", std::process::id()));
         fs::write(&path, b"odd").unwrap();
-        let told = initrd(Some(&path), b"told");
-        let bare = initrd(Some(&path), b"");
+        let told = initrd(Some(&path), b"told", 3);
+        let bare = initrd(Some(&path), b"", 3);
         fs::remove_file(&path).unwrap();
         assert_eq!(told.unwrap(), *b"odd\0told");
         assert_eq!(bare.unwrap(), *b"odd");

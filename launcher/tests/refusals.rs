@@ -191,6 +191,21 @@ fn kernels_that_cannot_run_here() {
 }
 
 #[test]
+fn an_initrd_that_is_too_large() {
+    let scratch = Scratch::new("initrd");
+    fs::write(scratch.0.join("kernel"), elf(2, 62, &note(1, 0))).unwrap();
+    let file = fs::File::create(scratch.0.join("large")).unwrap();
+    file.set_len(3 << 30).unwrap();
+    scratch.refused_as(
+        "LG0017",
+        &["run", "kernel", "--initrd", "large"],
+        "the initrd is too large",
+        "3072 MiB",
+        "smaller",
+    );
+}
+
+#[test]
 fn the_usual_kernels_are_found() {
     let scratch = Scratch::new("usual");
     fs::create_dir_all(scratch.0.join("arch/x86/boot")).unwrap();
