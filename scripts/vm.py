@@ -44,8 +44,8 @@ CMDLINE = "console=ttyS0,115200 panic=-1 printk.devkmsg=on"
 PAYLOAD = ["lg.ko", "lg", "vmlinux", "initramfs.cpio", "busybox.cpio", "guests", "selftests"]
 # Programs of other people that the tests use: what a Guest's network and disks are made and tried
 # with, and a terminal with a shell.
-PROGRAMS = ["bin/passt", "bin/passt.avx2", "bin/iperf3", "bin/curl", "sbin/mke2fs", "sbin/e2fsck"]
-PROGRAMS += ["bin/tmux", "bin/dash"]
+PROGRAMS = ["bin/passt", "bin/passt.avx2", "bin/iperf3", "bin/curl", "sbin/mke2fs", "sbin/e2fsck",
+    "bin/tmux", "bin/dash"]  # fmt: skip
 # A locale that tmux takes.
 TMUX_DATA = ["/usr/lib/locale/C.utf8/LC_CTYPE"]
 # What they load when they run, and so is not found by its being needed: pthread_cancel() does.
@@ -163,8 +163,8 @@ def pack(path, options, interactive, channel):
     for name in PAYLOAD:
         if os.path.exists(f"{BUILD}/{name}"):
             archive.copy(f"{BUILD}/{name}", f"usr/lib/lg/{name}")
-    for path in TMUX_DATA:
-        archive.copy(path, path.lstrip("/"))
+    for data in TMUX_DATA:
+        archive.copy(data, data.lstrip("/"))
     for name in PROGRAMS:
         archive.copy(f"/usr/{name}", f"usr/{name}")
     for name in LIBRARIES:
