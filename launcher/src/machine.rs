@@ -222,7 +222,7 @@ fn make_devices(
 ) -> Result<(Devices, Keyboard, Option<Window>), Error> {
     let input = Arc::<Input>::default();
     // What is not typed is not for the console.
-    let typed = if streams.stdin {
+    let typed = if streams.has_stdin() {
         Arc::default()
     } else {
         input.clone()
@@ -247,7 +247,7 @@ fn make_devices(
     let ports = streams.ports(&input, ends);
     if !ports.is_empty() {
         let ports = add(Box::new(Ports::new(ports)))?;
-        if streams.stdin {
+        if streams.has_stdin() {
             // It is the first.
             kick = kick_of(&ports, ports::receive_queue(0));
         }

@@ -131,7 +131,7 @@ fn command(options: &Run, guest: &Guest) -> Command {
 
 /// The devices, as `machine` makes them.
 fn devices(options: &Run, guest: &Guest, disks: &[Disk]) -> Result<Vec<Device>, Error> {
-    let ports: Vec<_> = guest.streams.names().collect();
+    let ports = &guest.streams.names;
     let first = [
         Some(("console", "the terminal".into())),
         (!ports.is_empty()).then(|| ("ports", ports.join(" "))),

@@ -2,9 +2,11 @@
 //! Our standard input, output and error, and what they are in the Guest.
 
 use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::sync::mpsc::Sender;
 use std::sync::Arc;
 
+use rustix::fs::fstat;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::end::End;
@@ -17,27 +19,23 @@ use crate::virtio::ports::Stream;
 const STDIN: &str = "lg.stdin";
 const STDOUT: &str = "lg.stdout";
 const STDERR: &str = "lg.stderr";
+/// Standard output and standard error, which are one file.
+const OUTPUT: &str = "lg.output";
 
 /// Which of the standard streams have ports of their own. Those that are terminals at our end are
 /// the console in the Guest.
 pub struct Streams {
     /// Somebody types for a shell, or for a bare guest.
     pub typed: bool,
-    /// Standard input has a port.
-    pub stdin: bool,
-    /// Standard output has one.
-    pub stdout: bool,
-    /// Standard error has one.
-    pub stderr: bool,
+    /// The names of the ports; that of standard input is first.
+    pub names: Vec<&'static str>,
 }
 
 impl Streams {
     /// All is the console.
     pub(crate) const TYPED: Self = Self {
         typed: true,
-        stdin: false,
-        stdout: false,
-        stderr: false,
+        names: Vec::new(),
     };
 
     /// Looks at our standard streams. `linux`: it is no bare guest; `command`: nor a shell.
@@ -49,36 +47,48 @@ impl Streams {
         let stdin = !io::stdin().is_terminal();
         let typed = !stdin && !command;
         // Somebody may keep a record of what they do in a shell.
+        let stdout = !typed && !io::stdout().is_terminal();
+        let stderr = !typed && !io::stderr().is_terminal();
+        let one = stdout && stderr && are_one_file(io::stdout(), io::stderr());
+        let names = [
+            (stdin, STDIN),
+            (one, OUTPUT),
+            (stdout && !one, STDOUT),
+            (stderr && !one, STDERR),
+        ];
+        let names = names.into_iter().filter(|(has_port, _)| *has_port);
         Self {
             typed,
-            stdin,
-            stdout: !typed && !io::stdout().is_terminal(),
-            stderr: !typed && !io::stderr().is_terminal(),
+            names: names.map(|(_, name)| name).collect(),
         }
     }
 
-    /// The names of the ports.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        let streams = [
-            (self.stdin, STDIN),
-            (self.stdout, STDOUT),
-            (self.stderr, STDERR),
-        ];
-        streams
-            .into_iter()
-            .filter(|(has_port, _)| *has_port)
-            .map(|(_, name)| name)
+    /// Standard input has a port.
+    pub fn has_stdin(&self) -> bool {
+        self.names.first() == Some(&STDIN)
     }
 
-    /// The ports: standard input first, if it has one, which is `input`.
+    /// The ports, in the order of their names. Standard input, if it has one, is `input`.
     pub fn ports(&self, input: &Arc<Input>, ends: &Sender<End>) -> Vec<(&'static str, Stream)> {
         let stream = |name| match name {
             STDIN => Stream::Input(input.clone()),
-            STDOUT => Stream::Output(output(io::stdout(), ends)),
-            _ => Stream::Output(output(io::stderr(), ends)),
+            STDERR => Stream::Output(output(io::stderr(), ends)),
+            _ => Stream::Output(output(io::stdout(), ends)),
         };
-        self.names().map(|name| (name, stream(name))).collect()
+        let port = |&name| (name, stream(name));
+        self.names.iter().map(port).collect()
     }
+}
+
+/// What a command writes to two ports arrives in any order. In a log that has both (`>log 2>&1`) the
+/// lines must stay as they were written, so these two share a port.
+fn are_one_file(one: impl AsFd, other: impl AsFd) -> bool {
+    let Ok(files) = fstat(one).and_then(|one| Ok([one, fstat(other)?])) else {
+        // One is closed.
+        return false;
+    };
+    let [one, other] = files.map(|file| (file.st_dev, file.st_ino));
+    one == other
 }
 
 /// Writes to `stream`. A failure is the end.
@@ -151,5 +161,19 @@ impl Keyboard {
     fn kick(&self) {
         // It can only fail when 2^64 kicks are waiting.
         let _ = self.kick.write(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn copies_of_a_descriptor_are_one_file() {
+        let (one, other) = UnixStream::pair().unwrap();
+        assert!(are_one_file(&one, one.try_clone().unwrap()));
+        assert!(!are_one_file(one, other));
     }
 }

@@ -74,7 +74,7 @@ pub fn files(
         }
     }
     files.push(("mounts", mounts(root, &options.share)));
-    files.push(("ports", words(&streams.names().collect::<Vec<_>>())));
+    files.push(("ports", words(&streams.names)));
     Ok(files)
 }
 
@@ -136,12 +136,12 @@ mod tests {
     use crate::cli::tests::run;
     use crate::cpio::tests::cpio;
 
-    const PIPED: Streams = Streams {
-        typed: false,
-        stdin: true,
-        stdout: true,
-        stderr: false,
-    };
+    fn piped() -> Streams {
+        Streams {
+            typed: false,
+            names: vec!["lg.stdin", "lg.stdout"],
+        }
+    }
 
     /// The files for these options, by name.
     fn told(
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn an_archive_is_told_what_to_run() {
-        let file = told(&["--", "sh", "-c", "exit 7"], &PIPED, None);
+        let file = told(&["--", "sh", "-c", "exit 7"], &piped(), None);
         assert_eq!(file("cmd").unwrap(), "sh\0-c\0exit 7\0");
         assert_eq!(file("ports").unwrap(), "lg.stdin\0lg.stdout\0");
         assert_eq!((file("user"), file("cwd")), (None, None));
@@ -187,7 +187,7 @@ mod tests {
             "--env",
             "TERM=x",
         ];
-        let file = told(&arguments, &PIPED, None);
+        let file = told(&arguments, &piped(), None);
         let expected = format!("A=b=c\0{name}={}\0TERM=x\0", env::var(name).unwrap());
         assert!(file("env").unwrap().ends_with(&expected));
     }
@@ -198,7 +198,7 @@ mod tests {
             directory: "/".into(),
             write,
         };
-        let file = told(&["--", "true"], &PIPED, Some(&root(false)));
+        let file = told(&["--", "true"], &piped(), Some(&root(false)));
         assert_eq!(file("mounts").unwrap(), "lg.root\0/\0overlay\0");
         let directory = env::current_dir().unwrap();
         assert_eq!(file("cwd").unwrap(), format!("{}\0", directory.display()));
@@ -210,7 +210,7 @@ mod tests {
         let path = format!("PATH={}\0", env::var("PATH").unwrap());
         assert!(file("env").unwrap().contains(&path));
         let shares = ["--share", "/a:b:ro", "--share", "/c:d"];
-        let file = told(&shares, &PIPED, Some(&root(true)));
+        let file = told(&shares, &piped(), Some(&root(true)));
         let mounts = "lg.root\0/\0rw\0b\0/mnt/b\0ro\0d\0/mnt/d\0rw\0";
         assert_eq!(file("mounts").unwrap(), mounts);
     }

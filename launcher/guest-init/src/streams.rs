@@ -4,6 +4,7 @@
 //! What is a terminal at the Launcher's end is the console here. What is none has a port of the
 //! virtio console's, and the command gets a pipe from or to it. It could have the port itself; but a
 //! port opens only once, and programs do open their streams again, as /dev/stdout and /proc/self/fd/1.
+//! Where both outputs are one file there, they are one pipe here, which keeps what is written in order.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -23,6 +24,8 @@ use crate::{open, Doing, Failure};
 const STDIN: &str = "lg.stdin";
 const STDOUT: &str = "lg.stdout";
 const STDERR: &str = "lg.stderr";
+/// Both outputs.
+const OUTPUT: &str = "lg.output";
 
 /// The command's ends of its streams.
 pub(crate) struct Streams {
@@ -47,8 +50,9 @@ struct Pipe {
 /// Makes the streams; `ports` are the names of the ports that there are.
 pub(crate) fn open_all(ports: &[OsString], console: &File) -> Result<(Streams, Pipes), Failure> {
     let mut pipes = Pipes::default();
+    let has = |name| ports.iter().any(|port| port == name);
     let mut stream = |name| {
-        if !ports.iter().any(|port| port == name) {
+        if !has(name) {
             return console.try_clone().doing("copy the console's descriptor");
         }
         let port = open(&find_port(name)?)?;
@@ -67,10 +71,17 @@ pub(crate) fn open_all(ports: &[OsString], console: &File) -> Result<(Streams, P
         });
         Ok(inlet)
     };
+    let stdin = stream(STDIN)?;
+    let (stdout, stderr) = if has(OUTPUT) {
+        let both = stream(OUTPUT)?;
+        (both.try_clone().doing("copy a descriptor")?, both)
+    } else {
+        (stream(STDOUT)?, stream(STDERR)?)
+    };
     let streams = Streams {
-        stdin: stream(STDIN)?,
-        stdout: stream(STDOUT)?,
-        stderr: stream(STDERR)?,
+        stdin,
+        stdout,
+        stderr,
     };
     Ok((streams, pipes))
 }

@@ -19,7 +19,16 @@ pub(crate) const TESTS: &[Row] = &[
     ("config", 60, |timeout| script(CONFIG, timeout)),
     ("json", 120, json),
     ("dry-run", 60, dry_run),
+    ("one-log", 60, |timeout| script(ONE_LOG, timeout)),
 ];
+
+/// What a command writes by turns to both outputs is in that order in a log of both.
+const ONE_LOG: &str = r#"
+/usr/lib/lg/lg run -m 128M -- sh -c '
+    for n in $(seq 500); do echo $n out; echo $n err >&2; done' >/tmp/log 2>&1
+for n in $(seq 500); do echo $n out; echo $n err; done | cmp - /tmp/log
+rm /tmp/log
+"#;
 
 /// A script for the Host's shell, which must end with 0: the same file from two directories: its paths are its own, the command's directory is the
 /// caller's; and the command line counts more.
