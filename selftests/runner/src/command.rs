@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// How a program ended.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -26,7 +27,7 @@ pub(crate) struct Finished {
     pub(crate) output: String,
 }
 
-/// A program that runs.
+/// A program that runs. It does not outlive this.
 pub(crate) struct Running {
     child: Child,
     output: File,
@@ -69,8 +70,35 @@ impl Running {
         unsafe { libc::kill(self.child.id() as i32, signal) };
     }
 
+    /// Waits until it has printed what `enough` is looking for.
+    ///
+    /// # Errors
+    ///
+    /// A report: it has ended before, or the time was up.
+    pub(crate) fn prints(
+        &self,
+        timeout: Duration,
+        enough: impl Fn(&str) -> bool,
+    ) -> Result<(), String> {
+        let text = |error: io::Error| error.to_string();
+        let deadline = Instant::now() + timeout;
+        loop {
+            // In this order: what it printed at its end is seen too.
+            let ended = self.ends_within(Duration::ZERO).map_err(text)?;
+            let output = self.output_so_far().map_err(text)?;
+            if enough(&output) {
+                return Ok(());
+            }
+            if ended || Instant::now() > deadline {
+                let what = if ended { "has ended" } else { "still runs" };
+                return Err(report(&output, &format!("{what}, and printed only")));
+            }
+            sleep(Duration::from_millis(7));
+        }
+    }
+
     /// What it has printed so far.
-    pub(crate) fn output_so_far(&self) -> io::Result<String> {
+    fn output_so_far(&self) -> io::Result<String> {
         // The position in the file is the program's.
         let mut output = vec![0; self.output.metadata()?.len() as usize];
         self.output.read_exact_at(&mut output, 0)?;
@@ -102,8 +130,7 @@ impl Running {
     pub(crate) fn finish(mut self, timeout: Duration) -> io::Result<Finished> {
         let in_time = self.ends_within(timeout)?;
         if !in_time {
-            // SAFETY: the group that `start` made, whose leader nobody has waited for yet.
-            unsafe { libc::kill(-(self.child.id() as i32), libc::SIGKILL) };
+            self.kill_group();
         }
         let status = self.child.wait()?;
         let end = match (in_time, status.code(), status.signal()) {
@@ -119,6 +146,29 @@ impl Running {
             output: String::from_utf8_lossy(&output).into_owned(),
         })
     }
+
+    /// Only as long as nobody has waited for the program.
+    fn kill_group(&self) {
+        // SAFETY: the group that `start` made, whose leader nobody has waited for yet.
+        unsafe { libc::kill(-(self.child.id() as i32), libc::SIGKILL) };
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.kill_group();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// `message`, and the end of `output`.
+fn report(output: &str, message: &str) -> String {
+    const LINES: usize = 40;
+    let lines: Vec<_> = output.lines().collect();
+    let tail = &lines[lines.len().saturating_sub(LINES)..];
+    format!("{message}\n{}\n", tail.join("\n"))
 }
 
 impl Finished {
@@ -136,9 +186,6 @@ impl Finished {
 
     /// `message`, and the end of the output.
     pub(crate) fn report(&self, message: &str) -> String {
-        const LINES: usize = 40;
-        let lines: Vec<_> = self.output.lines().collect();
-        let tail = &lines[lines.len().saturating_sub(LINES)..];
-        format!("{message}\n{}\n", tail.join("\n"))
+        report(&self.output, message)
     }
 }

@@ -7,7 +7,7 @@ use crate::Outcome;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 32 * MIB;
@@ -294,19 +294,13 @@ fn two_guests(timeout: Duration) -> Outcome {
         dd if=/dev/zero of=/dev/vda bs=64k count=16 conv=fsync
         cmp -n $((1 << 20)) /dev/zero /dev/vda
         echo ready
-        sleep 5";
+        sleep 10";
     let mut guests = Vec::new();
     for path in own {
         make(path, false)?;
         guests.push(command::start(&guest(&[common, path], script)).map_err(text)?);
     }
-    let deadline = Instant::now() + timeout;
-    while !guests[0].output_so_far().map_err(text)?.contains("\nready") {
-        if Instant::now() > deadline {
-            return Err("the guest does not get ready".into());
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    guests[0].prints(timeout, |output| output.contains("\nready"))?;
     for taken in ["/tmp/common.img", own[0], "/tmp/own0.img,ro"] {
         let refused = command::run(&guest(&[taken], "true"), timeout).map_err(text)?;
         refused.expect(End::Exit(125))?;
@@ -343,14 +337,8 @@ fn kill_9(timeout: Duration) -> Outcome {
     for files in [40, 97, 160] {
         make_ext4(path)?;
         let launcher = command::start(&guest(&[path], script)).map_err(text)?;
-        let deadline = Instant::now() + timeout / 3;
         let written = |output: &str| output.matches("\nsum ").count();
-        while written(&launcher.output_so_far().map_err(text)?) < files {
-            if Instant::now() > deadline {
-                return Err("the guest writes too slowly".into());
-            }
-            std::thread::sleep(Duration::from_millis(7));
-        }
+        launcher.prints(timeout / 3, |output| written(output) >= files)?;
         launcher.signal(libc::SIGKILL);
         let finished = launcher.finish(TOOL).map_err(text)?;
         finished.expect(End::Signal(libc::SIGKILL))?;
