@@ -132,7 +132,8 @@ class Initramfs:
 
 
 def output_of(argv):
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    # With the descriptors of `callers`: ldd opens what it is to look at.
+    return subprocess.run(argv, check=True, capture_output=True, text=True, close_fds=False).stdout
 
 
 def callers(path):
