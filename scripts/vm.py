@@ -7,7 +7,7 @@ runs CMD as root and exits with its status. Only CMD's own output is printed; th
 console goes to a log. Without CMD: a shell. On a terminal, Ctrl-] pulls the plug.
 
 Statuses that are not CMD's:
-  121  the Host died (panic, triple fault, power-off); the end of its log is printed
+  121  the Host died (panic, triple fault, power-off); its log from the first complaint is printed
   122  CMD ended, but the Host's log has a warning, an oops or the like; these lines are printed
   123  the test machine could not be started, or lg.ko does not load
   124  time-out; the end of the Host's log is printed
@@ -366,6 +366,14 @@ def text_of(path):
         return ""
 
 
+def end_of_log(scratch):
+    """The last lines of the Host's log, or more: from its first complaint on, whose trace is long."""
+    lines = text_of(f"{scratch}/console").splitlines()
+    complaints = (number for number, line in enumerate(lines) if COMPLAINT.search(line))
+    first = max(0, min(next(complaints, len(lines)) - 5, len(lines) - 40))
+    return lines[first:][:200]
+
+
 def check_log(scratch, status):
     """Fails when the Host's log has a complaint made while lg.ko was there."""
     ours = re.compile(r"lg-vm: begin\n(.*)lg-vm: end\n", re.S)
@@ -491,8 +499,7 @@ def main():
     except Failure as failure:
         print(f"vm: {failure}", file=sys.stderr)
         if failure.status in (HOST_DIED, TIMED_OUT):
-            tail = text_of(f"{scratch}/console").splitlines()[-40:]
-            print(*(f"| {line}" for line in tail), sep="\n", file=sys.stderr)
+            print(*(f"| {line}" for line in end_of_log(scratch)), sep="\n", file=sys.stderr)
         return failure.status
     except subprocess.CalledProcessError as failure:
         print(f"vm: {shlex.join(failure.cmd)} failed:\n{failure.stderr}", file=sys.stderr)
