@@ -73,6 +73,14 @@ pub const fn cpunode_descriptor(limit: u32) -> u64 {
     spread_limit(limit) | PRESENT | NOT_SYSTEM | ACCESSED | EXPAND_DOWN | DPL3 | BIG
 }
 
+/// Whether a data segment register can be loaded with a selector of whose descriptor LAR said
+/// `rights` (SDM, "LAR" and "MOV"): a present segment of data, or of code that may be read.
+pub const fn loads_as_data(rights: u32) -> bool {
+    const NEEDED: u64 = PRESENT | NOT_SYSTEM;
+    let descriptor = (rights as u64) << 32;
+    descriptor & NEEDED == NEEDED && descriptor & (CODE | READ_WRITE) != CODE
+}
+
 /// What to put into the GDT when the Guest asks for `wanted` as a TLS descriptor: 0, or a present
 /// data segment of DPL 3, marked accessed. `None` if it is anything else. No code: the switcher
 /// resumes the two code segments it knows, and Linux refuses others as well.

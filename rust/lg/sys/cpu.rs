@@ -2,6 +2,10 @@
 
 //! The CPU's registers, and the Host kernel's per-CPU tables.
 
+use crate::lg_core::{
+    flags,
+    segment, //
+};
 use core::arch::{
     asm,
     x86_64::__cpuid_count, //
@@ -178,22 +182,24 @@ pub(crate) fn has_sysenter() -> bool {
     unsafe { __cpuid_count(1, 0) }.edx & (1 << 11) != 0
 }
 
-/// Turns interrupts off until it is dropped.
-pub(crate) struct IrqsOff(());
+/// Turns interrupts off until it is dropped. Holds the flags from before.
+pub(crate) struct IrqsOff(u64);
 
 impl IrqsOff {
-    /// IRQs are on.
     pub(crate) fn new() -> Self {
-        // SAFETY: Dropping turns them on again.
-        unsafe { asm!("cli", options(nostack)) };
-        Self(())
+        let flags: u64;
+        // SAFETY: Dropping turns them on again if they were.
+        unsafe { asm!("pushfq", "pop {}", "cli", out(reg) flags) };
+        Self(flags)
     }
 }
 
 impl Drop for IrqsOff {
     fn drop(&mut self) {
-        // SAFETY: They were on when `new` was called.
-        unsafe { asm!("sti", options(nostack)) };
+        if self.0 & flags::IF != 0 {
+            // SAFETY: They were on when `new` was called.
+            unsafe { asm!("sti", options(nostack)) };
+        }
     }
 }
 
@@ -240,6 +246,44 @@ impl HostTables {
         };
         tables
     }
+}
+
+/// DS, ES, FS and GS, with 0 for those that cannot be loaded again.
+///
+/// A thread can take away the descriptor of what it has loaded, in its LDT or among its TLS entries;
+/// from then on loading the selector faults. Linux loads 0 then, when it next switches threads. IRQs
+/// off: the tables stay as they are.
+pub(crate) fn loadable_selectors() -> [u16; 4] {
+    let (ds, es, fs, gs): (u32, u32, u32, u32);
+    // SAFETY: Reads registers.
+    unsafe {
+        asm!("mov {:e}, ds", "mov {:e}, es", "mov {:e}, fs", "mov {:e}, gs",
+             out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs,
+             options(nomem, nostack, preserves_flags))
+    };
+    [ds, es, fs, gs].map(|selector| {
+        if is_loadable(selector) {
+            selector as u16
+        } else {
+            0
+        }
+    })
+}
+
+/// Does loading this data segment register fault? As the CPU checks it (SDM 2, MOV).
+fn is_loadable(selector: u32) -> bool {
+    const NULL: u32 = !3;
+    if selector & NULL == 0 {
+        return true;
+    }
+    let (rights, valid): (u32, u8);
+    // SAFETY: LAR reads a descriptor and sets flags.
+    unsafe {
+        asm!("lar {:e}, {:e}", "setz {}", out(reg) rights, in(reg) selector, out(reg_byte) valid,
+             options(nomem, nostack))
+    };
+    // LAR checks the privilege, and leaves the rest to us.
+    valid != 0 && segment::loads_as_data(rights)
 }
 
 /// Drops every translation this CPU has cached, global ones too, for all PCIDs.

@@ -111,10 +111,6 @@ lg_switcher_enter:
 	movq	%rax, state + {ST_HOST_FS_BASE}(%rip)
 	rdgsbase %rax
 	movq	%rax, state + {ST_HOST_GS_BASE}(%rip)
-	movw	%ds, state + {ST_HOST_DS}(%rip)
-	movw	%es, state + {ST_HOST_ES}(%rip)
-	movw	%fs, state + {ST_HOST_FS}(%rip)
-	movw	%gs, state + {ST_HOST_GS}(%rip)
 
 	lidt	state + {ST_IDTR}(%rip)
 	lgdt	state + {ST_GDTR}(%rip)
@@ -503,6 +499,8 @@ switcher_fault:
 	popq	regs + {R_VECTOR}(%rip)
 	popq	regs + {R_ERROR}(%rip)
 	popq	state + {ST_FAULT_RIP}(%rip)
+	/* DS to GS.  If it was one of them in `leave` that faulted, it must not do so for ever. */
+	movq	$0, state + {ST_HOST_DS}(%rip)
 	orq	${EXIT_SWITCHER_FAULT}, regs + {R_VECTOR}(%rip)
 	movq	%cr2, %rax
 	movq	%rax, state + {ST_CR2}(%rip)

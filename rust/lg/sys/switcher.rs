@@ -114,10 +114,8 @@ pub(crate) struct State {
     host_cr3: u64,
     host_fs_base: u64,
     host_gs_base: u64,
-    host_ds: u16,
-    host_es: u16,
-    host_fs: u16,
-    host_gs: u16,
+    /// DS, ES, FS, GS, as they can be loaded again.
+    host_selectors: [u16; 4],
     /// Address of the type byte of the Host's TSS descriptor, in the writable alias of its GDT.
     host_tss_type: u64,
     host_gdtr: DescPtr,
@@ -196,10 +194,10 @@ global_asm!(
     ST_HOST_CR3 = const offset_of!(State, host_cr3),
     ST_HOST_FS_BASE = const offset_of!(State, host_fs_base),
     ST_HOST_GS_BASE = const offset_of!(State, host_gs_base),
-    ST_HOST_DS = const offset_of!(State, host_ds),
-    ST_HOST_ES = const offset_of!(State, host_es),
-    ST_HOST_FS = const offset_of!(State, host_fs),
-    ST_HOST_GS = const offset_of!(State, host_gs),
+    ST_HOST_DS = const offset_of!(State, host_selectors),
+    ST_HOST_ES = const offset_of!(State, host_selectors) + 2,
+    ST_HOST_FS = const offset_of!(State, host_selectors) + 4,
+    ST_HOST_GS = const offset_of!(State, host_selectors) + 6,
     ST_HOST_TSS_TYPE = const offset_of!(State, host_tss_type),
     ST_HOST_GDTR = const offset_of!(State, host_gdtr),
     ST_HOST_GDTR_RW = const offset_of!(State, host_gdtr_rw),
@@ -730,6 +728,7 @@ impl Switcher {
         state.host_gdtr = host.gdtr;
         state.host_gdtr_rw = host.gdtr_rw;
         state.host_idtr = host.idtr;
+        state.host_selectors = cpu::loadable_selectors();
         state.host_tss_type = host.gdtr_rw.base + 8 * TSS_INDEX as u64 + 5;
         state.cr3 = if state.mode == 0 {
             state.kernel_cr3

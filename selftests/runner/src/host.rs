@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Row] = &[
     ("bad-ioctls", 30, |timeout| program("ioctls", timeout)),
     ("bad-memory", 60, |timeout| program("memory", timeout)),
     ("threads", 60, |timeout| program("threads", timeout)),
+    ("segments", 60, |timeout| program("segments", timeout)),
     ("debug", 120, |timeout| program("debug", timeout)),
     ("forks", 60, |timeout| program("forks", timeout)),
     ("kill-9", 180, kill_9),

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use lg_core::segment::{
-    cpunode_descriptor, data_selector_ok, interrupt_gate, tls_descriptor, tss_descriptor,
-    KERNEL_CODE, KERNEL_DATA, USER_CODE32, USER_CODE64, USER_DATA,
+    cpunode_descriptor, data_selector_ok, interrupt_gate, loads_as_data, tls_descriptor,
+    tss_descriptor, KERNEL_CODE, KERNEL_DATA, USER_CODE32, USER_CODE64, USER_DATA,
 };
 use proptest::prelude::*;
 
@@ -110,6 +110,23 @@ proptest! {
 }
 
 /// Bit by bit around what glibc asks for: a 32-bit, writable, page-granular data segment.
+/// Bits 8 to 15 of what LAR says are type, S, DPL and P.
+#[test]
+fn what_a_data_segment_register_takes() {
+    const DATA: u32 = 0xf300;
+    const CODE: u32 = 0xfb00;
+    const EXECUTE_ONLY: u32 = 0xf900;
+    const ABSENT: u32 = 0x7300;
+    const LDT: u32 = 0x8200;
+    const TSS: u32 = 0x8b00;
+    for rights in [DATA, DATA | 0x00c0_0000, DATA & !(1 << 9), CODE] {
+        assert!(loads_as_data(rights), "{rights:#x}");
+    }
+    for rights in [EXECUTE_ONLY, ABSENT, LDT, TSS, 0] {
+        assert!(!loads_as_data(rights), "{rights:#x}");
+    }
+}
+
 #[test]
 fn each_rule_for_tls_descriptors_refuses() {
     let good = 0xf7df_f3f0_1234_ffff;
