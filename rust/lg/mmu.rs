@@ -36,6 +36,7 @@ use crate::{
         paging::{
             self,
             Access,
+            PageSize,
             WalkError, //
         },
         shadow::{
@@ -64,6 +65,10 @@ use kernel::{
 
 /// An entry that leads to a table: what may be done is said at the leaf.
 const TABLE: u64 = paging::P | paging::W | paging::U | paging::A;
+/// Software bit of an entry that leads to a table: something below is a part of a page of the guest's
+/// which is as large as all that this entry covers (SDM 3A 4.10.2.3: a TLB may hold such a page as
+/// parts, but INVLPG of one address drops them all).
+const LARGE: u64 = 1 << 53;
 /// The top-level entry of the shared pages.
 const SHARED_SLOT: usize = 270;
 /// How many roots are cached, so that looking for one stays quick.
@@ -96,6 +101,8 @@ pub(crate) struct Roots {
 /// What decides in which tables a translation goes.
 struct Place {
     gva: Gva,
+    /// Of the page that the guest has mapped.
+    size: PageSize,
     /// The guest's user mode may use the page.
     user_page: bool,
     /// The fault came from there.
@@ -194,14 +201,14 @@ impl Context {
                 link(&mut self.kernel, i, upper.link(i));
             }
             return Ok((
-                make_leaf_table(upper, place.gva, wait, pages)?,
+                make_leaf_table(upper, place.gva, place.size, wait, pages)?,
                 Half::Kernel,
             ));
         }
         let split = self.kernel.child(i).is_some();
         if !place.user_page || (split && !place.user_mode) {
             // The first page for the kernel alone splits: the link to the shared tables goes.
-            let table = make_leaf_table(&mut self.kernel, place.gva, wait, pages)?;
+            let table = make_leaf_table(&mut self.kernel, place.gva, place.size, wait, pages)?;
             return Ok((table, Half::Kernel));
         }
         self.user.make_child(i, TABLE, wait, pages)?;
@@ -209,7 +216,7 @@ impl Context {
             link(&mut self.kernel, i, self.user.link(i) | paging::NX);
         }
         Ok((
-            make_leaf_table(&mut self.user, place.gva, wait, pages)?,
+            make_leaf_table(&mut self.user, place.gva, place.size, wait, pages)?,
             Half::User,
         ))
     }
@@ -220,33 +227,41 @@ impl Context {
     }
 }
 
-/// The level-1 table that covers `gva`; tables that are missing are made, and counted in `pages`.
+/// The level-1 table that covers `gva`, for a page of `size`; tables that are missing are made, and
+/// counted in `pages`.
 fn make_leaf_table<'a>(
     level4: &'a mut Table,
     gva: Gva,
+    size: PageSize,
     wait: Wait,
     pages: &mut usize,
 ) -> Result<&'a mut Table> {
     let mut table = level4;
     for level in [4, 3, 2] {
-        table = table.make_child(gva.index(level), TABLE, wait, pages)?;
+        let flags = match (level, size) {
+            (3, PageSize::Size1G) | (2, PageSize::Size2M) => TABLE | LARGE,
+            _ => TABLE,
+        };
+        table = table.make_child(gva.index(level), flags, wait, pages)?;
     }
     Ok(table)
 }
 
-/// The level-1 table that covers `gva`, if there is one.
-fn leaf_table(level4: &mut Table, gva: Gva) -> Option<&mut Table> {
+/// Forgets the page that `gva` is in, whatever its size, and perhaps small ones where a large one has
+/// been; returns how many tables that freed.
+fn drop_page(level4: &mut Table, gva: Gva) -> usize {
     let mut table = level4;
     for level in [4, 3, 2] {
-        table = table.child(gva.index(level))?;
+        let i = gva.index(level);
+        if table.get(i) & LARGE != 0 {
+            return table.set(i, 0);
+        }
+        let Some(child) = table.child(i) else {
+            return 0;
+        };
+        table = child;
     }
-    Some(table)
-}
-
-fn drop_page(level4: &mut Table, gva: Gva) {
-    if let Some(table) = leaf_table(level4, gva) {
-        table.set(gva.index(1), 0);
-    }
+    table.set(gva.index(1), 0)
 }
 
 impl Mmu {
@@ -358,14 +373,14 @@ impl Mmu {
         }
     }
 
-    /// Forgets one page: of the current root in the lower half, of all roots in the upper.
+    /// Forgets one page, small or large: of the current root in the lower half, of all roots in the upper.
     pub(crate) fn flush_one(&mut self, gva: Gva) {
         match shadow::half(gva) {
-            Half::Kernel => drop_page(&mut self.upper, gva),
+            Half::Kernel => self.pages -= drop_page(&mut self.upper, gva),
             Half::User => {
                 if let Some(context) = self.contexts.iter_mut().rfind(|c| c.root == self.current) {
-                    drop_page(&mut context.user, gva);
-                    drop_page(&mut context.kernel, gva);
+                    self.pages -= drop_page(&mut context.user, gva);
+                    self.pages -= drop_page(&mut context.kernel, gva);
                 }
             }
         }
@@ -425,6 +440,7 @@ impl Mmu {
         } = self;
         let place = Place {
             gva,
+            size: t.size,
             user_page: t.user,
             user_mode: access.user,
         };
@@ -471,7 +487,8 @@ impl Mmu {
             return Ok(Some(Fault::Inject(paging::error::P | paging::error::I)));
         }
         let i = self.find(self.current, wait)?;
-        let table = make_leaf_table(&mut self.upper, gva, wait, &mut self.pages)?;
+        let size = PageSize::Size4K;
+        let table = make_leaf_table(&mut self.upper, gva, size, wait, &mut self.pages)?;
         let known = table.get(gva.index(1)) == leaf;
         table.set(gva.index(1), leaf);
         if !self.five_levels {

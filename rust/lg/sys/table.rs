@@ -90,8 +90,8 @@ impl Table {
         Some(unsafe { &mut *direct_map(Hpa::new(entry & ADDR)).cast::<Table>() })
     }
 
-    /// The table below entry `i`, made with the permission bits `flags` if there is none, and then
-    /// counted in `pages`.
+    /// The table below entry `i`, made if there is none, and then counted in `pages`. The entry gets
+    /// the permission and software bits `flags` in any case.
     pub(crate) fn make_child(
         &mut self,
         i: usize,
@@ -107,6 +107,9 @@ impl Table {
             // INVARIANT: Just leaked, and nobody else has its address.
             self.store(i, entry);
             *pages += 1;
+        } else if self.get(i) & flags != flags {
+            // INVARIANT: It leads where it did.
+            self.store(i, self.get(i) | flags);
         }
         // It is there: either it was, or it was just stored.
         self.child(i).ok_or(EINVAL)

@@ -286,6 +286,8 @@ fn many_mappings() {
 
 fn large_pages() {
     const LARGE: usize = 2 << 20;
+    // Linux does without where there is less than 512 MiB of memory.
+    std::fs::write("/sys/kernel/mm/transparent_hugepage/enabled", "madvise").unwrap();
     let map = Map::private(8 * LARGE);
     map.advise(0, 8 * LARGE, libc::MADV_HUGEPAGE);
     let words = 8 * LARGE / PAGE;
@@ -302,6 +304,26 @@ fn large_pages() {
     assert_eq!(wait(child), 0);
     let hole = 3 * LARGE / PAGE + 1;
     (0..words).for_each(|i| assert_eq!(map.get(i * PAGE), if i == hole { 0 } else { i as u64 }));
+
+    // Whole ones that go, few enough to be flushed one by one.
+    let map = Map::private(4 * LARGE);
+    map.advise(0, 4 * LARGE, libc::MADV_HUGEPAGE);
+    let start = map.start() as usize;
+    let first = (start.next_multiple_of(LARGE) - start) / PAGE;
+    let whole = first..first + 3 * LARGE / PAGE;
+    whole.clone().for_each(|i| map.set(i * PAGE, 1));
+    let large = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let large = large.lines().find(|line| line.starts_with("AnonHugePages"));
+    assert!(
+        large.is_some_and(|line| !line.ends_with(" 0 kB")),
+        "{large:?}"
+    );
+    map.advise(first * PAGE, 3 * LARGE, libc::MADV_DONTNEED);
+    // Who comes next gets what was freed last.
+    let other = Map::private(4 * LARGE);
+    other.advise(0, 4 * LARGE, libc::MADV_HUGEPAGE);
+    (0..4 * LARGE / PAGE).for_each(|i| other.set(i * PAGE, 2));
+    whole.for_each(|i| assert_eq!(map.get(i * PAGE), 0, "page {i}, which is no more"));
 }
 
 /// Functions written into memory, changed, and called again.

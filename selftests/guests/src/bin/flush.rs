@@ -79,6 +79,7 @@ fn main() -> u8 {
     user_mode_sees_it(&user, one, two);
     no_flush_needed(space, one);
     tables(space, one, two);
+    large_pages(space);
     every_page(space);
     println!("nothing stale survives a flush");
     0
@@ -170,6 +171,49 @@ fn tables(space: AddressSpace, one: u64, two: u64) {
     let frame =
         in_kernel(code!("mov 0x50001000, %eax")).expect("a page of the large page that is no more");
     assert_eq!(frame.vector, vector::PAGE_FAULT);
+}
+
+/// One FLUSH_ONE anywhere in a large page drops all of it, as INVLPG does, and no page beside it.
+fn large_pages(space: AddressSpace) {
+    const AT: u64 = 0x8000_0000;
+    const LARGE: u64 = 2 << 20;
+    let pages = [0, 5 * PAGE, LARGE - PAGE];
+    let (old, new) = (alloc_frames(LARGE), alloc_frames(LARGE));
+    for (frames, value) in [(old, 1u64), (new, 2)] {
+        for page in pages {
+            // SAFETY: frames of ours.
+            unsafe { gpa_to_ptr::<u64>(frames + page).write_volatile(value) };
+        }
+    }
+    let beside = frame_with(3);
+    space.map(AT + LARGE, beside, pte::WRITE);
+    // Also at a page that was never touched.
+    for flushed in [0, 5 * PAGE, LARGE - PAGE, 99 * PAGE] {
+        space.map_large(AT, old, pte::WRITE);
+        flush(LGUEST_FLUSH_USER, 0);
+        assert_eq!(peek(AT + LARGE), 3);
+        assert_eq!(pages.map(|page| peek(AT + page)), [1; 3]);
+        space.map_large(AT, new, pte::WRITE);
+        flush(LGUEST_FLUSH_ONE, AT + flushed);
+        assert_eq!(
+            pages.map(|page| peek(AT + page)),
+            [2; 3],
+            "a large page after FLUSH_ONE at {flushed:#x}"
+        );
+        assert_eq!(peek(AT + LARGE), 3);
+    }
+
+    // RAM by a page of 1 GiB, then by smaller ones, with `new` where `old` was.
+    const HUGE: u64 = 0x1_0000_0000;
+    let entry = space.entry(HUGE, 3);
+    // SAFETY: an entry of our own tables.
+    unsafe { entry.write_volatile(pte::PRESENT | pte::WRITE | pte::LARGE) };
+    assert_eq!((peek(HUGE + old), peek(HUGE + new)), (1, 2));
+    // SAFETY: as above.
+    unsafe { entry.write_volatile(0) };
+    space.map_large(HUGE + old, new, pte::WRITE);
+    flush(LGUEST_FLUSH_ONE, HUGE);
+    assert_eq!(peek(HUGE + old), 2, "a page of 1 GiB after FLUSH_ONE");
 }
 
 /// FLUSH_USER and FLUSH_ALL reach all pages, not only recent ones.
