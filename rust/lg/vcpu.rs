@@ -303,12 +303,13 @@ impl Vcpu {
                 vcpu.switcher.enter(section);
                 vcpu.count_exit();
                 match vcpu.handle_exit(vm, run, Wait::Forbidden) {
-                    Ok(Next::Resume | Next::Again) if !vcpu.interrupted() && !task::has_work() => {}
+                    Ok(Next::Resume | Next::Again) if !vcpu.host_waits() && !task::has_work() => {}
                     next => return next,
                 }
             },
         );
         self.stats.msr_writes += msr_writes;
+        self.switcher.replay_exceptions();
         // The CPU has acknowledged this interrupt: the Host's handler has to run before anything
         // else may.
         if let Some(vector) = self.host_interrupt() {
@@ -350,8 +351,9 @@ impl Vcpu {
         (trap::route(vector) == Route::HostInterrupt).then_some(vector)
     }
 
-    fn interrupted(&mut self) -> bool {
-        self.host_interrupt().is_some()
+    /// Has something come that the Host's handlers have to hear of?
+    fn host_waits(&mut self) -> bool {
+        self.host_interrupt().is_some() || self.switcher.has_exceptions()
     }
 
     fn count_exit(&mut self) {

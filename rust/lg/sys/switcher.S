@@ -68,14 +68,15 @@ lg_switcher_start:
  *
  * Called by: Rust as `extern "C" fn()`, in the Host's world, IF=0. The frame the Host's handler
  * sees must say IF=1: with IF=0 its exit path leaves the timer unarmed.  STI holds interrupts off
- * for one more instruction, so none slips in between.  An NMI (2) keeps IF=0.
+ * for one more instruction, so none slips in between.  An NMI (2) and a machine check (18) keep IF=0:
+ * they can come with IF=0, and end by an IRET after which an interrupt would be taken before CLI.
  */
 	.balign 4096, 0xcc
 	.set vector, 0
 	.rept 256
 	.balign 16, 0xcc
 	endbr64
-	.if vector != 2
+	.if (vector != 2) && (vector != 18)
 	sti
 	.endif
 	int	$vector

@@ -717,8 +717,8 @@ impl Switcher {
         }
     }
 
-    /// Runs the guest until it leaves. `regs().vector` says why it did, and the Host's NMIs and
-    /// machine checks that came meanwhile have been delivered.
+    /// Runs the guest until it leaves. `regs().vector` says why it did. The Host's NMIs and machine
+    /// checks that came meanwhile wait for [`replay_exceptions`](Self::replay_exceptions).
     pub(crate) fn enter(&mut self, _section: &InSection) {
         self.check_selectors();
         let host = HostTables::read();
@@ -763,13 +763,29 @@ impl Switcher {
         if state.regs.vector == 1 {
             state.dr6 = cpu::take_dr6();
         }
-        let nmi = core::mem::take(&mut state.nmi) != 0 || state.regs.vector == 2;
-        let mce = core::mem::take(&mut state.mce) != 0 || state.regs.vector == 18;
+        state.nmi |= u32::from(state.regs.vector == 2);
+        state.mce |= u32::from(state.regs.vector == 18);
         self.guest_stepping = guest_tf != 0;
-        if nmi {
+    }
+
+    /// Does an NMI or a machine check of the Host's wait?
+    pub(crate) fn has_exceptions(&mut self) -> bool {
+        let state = self.state();
+        state.nmi | state.mce != 0
+    }
+
+    /// Delivers them. IRQs off, outside of the run section: the Host's handlers find the CPU as the
+    /// Host set it up, and what they do to it (perf's turns the debug store on) stays.
+    pub(crate) fn replay_exceptions(&mut self) {
+        let state = self.state();
+        let (nmi, mce) = (
+            core::mem::take(&mut state.nmi),
+            core::mem::take(&mut state.mce),
+        );
+        if nmi != 0 {
             self.replay(2);
         }
-        if mce {
+        if mce != 0 {
             self.replay(18);
         }
     }

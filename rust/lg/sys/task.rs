@@ -36,13 +36,15 @@ const fn tif(bits: &[u32]) -> usize {
     mask
 }
 
-/// Work that is only done on the way to user mode: signals, task work, and a deferred re-arming of
-/// the timer.
+/// Work that is only done on the way to user mode: signals, task work, and what others have left in
+/// this CPU until then. KVM leaves its own guest's SYSCALL MSRs, which the guest must not run with.
 const WORK_USER: usize = tif(&[
     bindings::TIF_SIGPENDING,
     bindings::TIF_NOTIFY_SIGNAL,
     bindings::TIF_NOTIFY_RESUME,
+    bindings::TIF_USER_RETURN_NOTIFY,
 ]);
+/// Work that [`schedule`](bindings::schedule) does, a deferred re-arming of the timer among it.
 const WORK_SCHED: usize = tif(&[
     bindings::TIF_NEED_RESCHED,
     bindings::TIF_NEED_RESCHED_LAZY,
