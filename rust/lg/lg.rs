@@ -19,8 +19,8 @@
 //!
 //! To follow one
 //! * system call: `lg_switcher_syscall` in `sys/switcher.S`; it never comes further.
-//! * page fault: `trap` in `sys/switcher.S`, `Vcpu::enter`, `Vcpu::page_fault`, `Mmu::fault`.
-//! * interrupt of the Host's: `trap`, `Vcpu::enter`, `Switcher::replay`; of the guest's:
+//! * page fault: `trap` in `sys/switcher.S`, `Switcher::enter`, `Vcpu::page_fault`, `Mmu::fault`.
+//! * interrupt of the Host's: `trap`, `Switcher::enter`, `Switcher::replay`; of the guest's:
 //!   `Interrupts::raise`, `Vcpu::deliver_interrupts`, `Vcpu::inject`.
 //! * virtqueue kick: `Vcpu::hypercall`, `Vm::notify`, `EventFd::signal`.
 

@@ -265,9 +265,8 @@ fn drop_page(level4: &mut Table, gva: Gva) -> usize {
 }
 
 impl Mmu {
-    /// With `root` as the current root. `max_pages` is the budget for shadow tables.
+    /// With `root` as the current root, and without RAM. `max_pages` is the budget for shadow tables.
     pub(crate) fn new(
-        ram: GuestRam,
         root: Gpa,
         slot: Arc<Slot>,
         five_levels: bool,
@@ -284,10 +283,15 @@ impl Mmu {
             max_pages,
             prefilled: 0,
             recycled: 0,
-            ram,
+            ram: GuestRam::new(),
         };
         mmu.find(root, Wait::Allowed)?;
         Ok(mmu)
+    }
+
+    /// The same with RAM. Apart from [`new`](Self::new), which may fail, and would take the RAM along.
+    pub(crate) fn with_ram(self, ram: GuestRam) -> Self {
+        Self { ram, ..self }
     }
 
     pub(crate) fn ram(&self) -> &GuestRam {
@@ -411,13 +415,17 @@ impl Mmu {
                 _ => {}
             }
         }
-        let t = match paging::walk(&self.ram.tables(wait), self.current, gva, access) {
+        let tables = self.ram.tables(wait);
+        let t = match paging::walk(&tables, self.current, gva, access) {
             Ok(t) => t,
             Err(WalkError::Fault(code)) => return Ok(Fault::Inject(code)),
             Err(WalkError::NotCanonical) => return Ok(Fault::GeneralProtection),
             Err(WalkError::TableOutside(_)) if wait == Wait::Forbidden => return Err(EAGAIN),
             Err(WalkError::TableOutside(at)) => {
-                return Ok(Fault::Dead(Death::TableOutside(at, gva)))
+                return match tables.failure() {
+                    Some(error) => Err(error),
+                    None => Ok(Fault::Dead(Death::TableOutside(at, gva))),
+                }
             }
             Err(WalkError::Contended) => return Ok(Fault::Filled),
         };
@@ -504,8 +512,7 @@ impl Mmu {
         }))
     }
 
-    /// Reads guest memory at `gva` as guest kernel mode would fetch it; returns how many bytes
-    /// could be read.
+    /// Reads guest memory at `gva` as the mode would fetch it; returns how many bytes could be read.
     pub(crate) fn fetch(&self, gva: Gva, user: bool, buf: &mut [u8]) -> usize {
         let access = Access {
             write: false,

@@ -95,9 +95,10 @@ impl Vm {
         }
     }
 
-    /// `EBUSY` once there is a vCPU.
+    /// `EBUSY` once there is a vCPU. It may be running, and wait for memory of its Launcher's with
+    /// the lock held.
     pub(crate) fn add_memory(&self, region: lguest_memory) -> Result {
-        match &mut *self.memory.lock() {
+        match &mut *self.memory.try_lock().ok_or(EBUSY)? {
             Memory::Setup(ram) => ram.add(region),
             Memory::Ready(_) => Err(EBUSY),
         }
@@ -122,18 +123,19 @@ impl Vm {
             Slot::new(task::current_mm().ok_or(EINVAL)?, LGUEST_MAX_VCPUS)?,
             GFP_KERNEL_ACCOUNT,
         )?;
-        let Memory::Setup(ram) = core::mem::replace(&mut *memory, Memory::Setup(GuestRam::new()))
-        else {
-            return Err(EINVAL);
-        };
         let max_pages = crate::module_parameters::max_shadow_pages
             .value()
             .max(MIN_SHADOW_PAGES) as usize;
         let five_levels = cpu::paging_levels() == 5;
         let root = Gpa::new(init.cr3);
-        let mut mmu = Mmu::new(ram, root, slot.clone(), five_levels, max_pages)?;
-        *vcpu = Some(Vcpu::new(init, slot, &mut mmu, self.interrupts.clone())?);
-        *memory = Memory::Ready(mmu);
+        let mut mmu = Mmu::new(root, slot.clone(), five_levels, max_pages)?;
+        let new = Vcpu::new(init, slot, &mut mmu, self.interrupts.clone())?;
+        // From here on nothing fails.
+        if let Memory::Setup(ram) = &mut *memory {
+            let ram = core::mem::replace(ram, GuestRam::new());
+            *memory = Memory::Ready(mmu.with_ram(ram));
+            *vcpu = Some(new);
+        }
         Ok(())
     }
 

@@ -382,7 +382,15 @@ pub(crate) fn probe() -> Result {
         bindings::cc_platform_has(bindings::cc_attr_CC_ATTR_GUEST_STATE_ENCRYPT)
             || bindings::cc_platform_has(bindings::cc_attr_CC_ATTR_MEM_ENCRYPT)
     };
-    let checks: [(bool, &str); 6] = [
+    let checks: [(bool, &str); 8] = [
+        (
+            !cfg!(CONFIG_PREEMPT_RT),
+            "this is a PREEMPT_RT kernel, which may not take its locks with interrupts off",
+        ),
+        (
+            tsc_khz() != 0,
+            "the kernel does not know how fast the TSC counts, which is the guest's clock",
+        ),
         (
             !xen,
             "this kernel is itself a Xen PV guest, and not at CPL0",
@@ -413,6 +421,10 @@ pub(crate) fn probe() -> Result {
             pr_err!("cannot run here: {}\n", why);
             return Err(ENODEV);
         }
+    }
+    // SAFETY: Has no preconditions.
+    if unsafe { bindings::check_tsc_unstable() } != 0 {
+        pr_warn!("the TSC is not reliable here; a guest's clock may jump when it changes CPUs\n");
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 //! page, buys swapping of guests; it would have to stop every vCPU from a callback that may not
 //! sleep.)
 //!
-//! There are never Rust references into guest memory: words are read and written by value.
+//! The only Rust references into guest memory are to atomic words, which are read and written by value.
 
 use super::page::{
     direct_map,
@@ -24,6 +24,7 @@ use crate::{
         paging::TableMemory, //
     },
 };
+use core::cell::Cell;
 use core::sync::atomic::{
     AtomicU64,
     Ordering, //
@@ -179,24 +180,30 @@ impl GuestRam {
         Ok(())
     }
 
-    /// The word at `gpa`, which must be aligned.
-    fn word(&self, gpa: Gpa, wait: Wait) -> Option<&AtomicU64> {
+    /// The word at `gpa`, which must be aligned. `None` outside RAM, or where it would have to wait
+    /// but must not.
+    fn word(&self, gpa: Gpa, wait: Wait) -> Result<Option<&AtomicU64>> {
         let hpa = match self.pinned_page(gpa) {
-            None if wait == Wait::Allowed => self.page(gpa).ok()??,
-            known => known?,
+            None if wait == Wait::Allowed => self.page(gpa)?,
+            known => known,
+        };
+        let Some(hpa) = hpa else {
+            return Ok(None);
         };
         let at = hpa.get() | (gpa.get() % PAGE & !7);
         // SAFETY: The page stays pinned as long as `self`, an aligned word is inside it, and
         // everybody (guest, Launcher, us) only ever does whole-word accesses that the CPU makes
         // atomic.
-        Some(unsafe { &*direct_map(Hpa::new(at)).cast::<AtomicU64>() })
+        Ok(Some(unsafe {
+            &*direct_map(Hpa::new(at)).cast::<AtomicU64>()
+        }))
     }
 
     /// Copies guest memory to `buf`; `false` if it is not all RAM. May sleep.
     pub(crate) fn read(&self, gpa: Gpa, buf: &mut [u8]) -> bool {
         for (i, byte) in buf.iter_mut().enumerate() {
             let at = Gpa::new(gpa.get().wrapping_add(i as u64));
-            let Some(word) = self.word(at, Wait::Allowed) else {
+            let Ok(Some(word)) = self.word(at, Wait::Allowed) else {
                 return false;
             };
             *byte = (word.load(Ordering::Relaxed) >> (at.get() % 8 * 8)) as u8;
@@ -206,25 +213,44 @@ impl GuestRam {
 
     /// The guest's page tables, for the walker.
     pub(crate) fn tables(&self, wait: Wait) -> Tables<'_> {
-        Tables { ram: self, wait }
+        Tables {
+            ram: self,
+            wait,
+            failure: Cell::new(None),
+        }
     }
 }
 
 /// How the walker reaches guest page tables. Where waiting is forbidden, a table that is not pinned
-/// yet looks as if it were outside RAM.
-#[derive(Clone, Copy)]
+/// yet looks as if it were outside RAM. So does one that could not be pinned; [`failure`](Self::failure)
+/// knows why.
 pub(crate) struct Tables<'a> {
     ram: &'a GuestRam,
     wait: Wait,
+    failure: Cell<Option<Error>>,
+}
+
+impl Tables<'_> {
+    /// Why the Launcher's memory could not be had, if that was it.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.failure.get()
+    }
+
+    fn word(&self, at: Gpa) -> Option<&AtomicU64> {
+        self.ram.word(at, self.wait).unwrap_or_else(|error| {
+            self.failure.set(Some(error));
+            None
+        })
+    }
 }
 
 impl TableMemory for Tables<'_> {
     fn read_pte(&self, at: Gpa) -> Option<u64> {
-        Some(self.ram.word(at, self.wait)?.load(Ordering::Acquire))
+        Some(self.word(at)?.load(Ordering::Acquire))
     }
 
     fn update_pte(&self, at: Gpa, old: u64, new: u64) -> bool {
-        self.ram.word(at, self.wait).is_some_and(|word| {
+        self.word(at).is_some_and(|word| {
             word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok()
         })

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Guest RAM that is silly, overlaps, is not there, or goes away while the guest runs.
 
-use lguest_host_tests::{Device, End, Ram, Result, Vm};
+use lguest_host_tests::{Device, Ram, Result, Vm};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -116,7 +116,8 @@ fn read_only() -> Result<()> {
     };
     match vm.run() {
         Err(error) => assert!(error.to_string().contains("os error 14"), "{error}"),
-        Ok(end) => assert!(matches!(end, End::Death(_)), "{end:?}"),
+        // Its first page table cannot be had, which is no crime of its own.
+        Ok(end) => panic!("the guest is blamed: {end:?}"),
     }
     Ok(())
 }
