@@ -42,8 +42,8 @@ fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
-/// A guest that spins with interrupts off until somebody ends it.
-fn start_spinner() -> Result<Running, String> {
+/// A guest that spins with interrupts off, by now, until somebody ends it.
+fn start_spinner(timeout: Duration) -> Result<Running, String> {
     let path = format!("{HERE}/selftests/hostile/events");
     let argv = [
         "lg",
@@ -52,9 +52,11 @@ fn start_spinner() -> Result<Running, String> {
         "-m",
         "64M",
         "--append",
-        "crime=spin-with-interrupts-off",
+        "crime=tell-and-spin-with-interrupts-off",
     ];
-    command::start(&argv).map_err(text)
+    let launcher = command::start(&argv).map_err(text)?;
+    launcher.prints(timeout, |output| output.contains("spinning"))?;
+    Ok(launcher)
 }
 
 /// The guest that says hello, to see that everything still works.
@@ -127,13 +129,15 @@ fn kill_9(_: Duration) -> Outcome {
 
 /// While a guest runs, every thread of its Launcher is in the sandbox. What that forbids is tested in
 /// `launcher/tests/sandbox.rs`.
-fn sandbox(_: Duration) -> Outcome {
-    let launcher = start_spinner()?;
-    std::thread::sleep(Duration::from_secs(1));
+fn sandbox(timeout: Duration) -> Outcome {
+    let launcher = start_spinner(timeout)?;
     let mut threads = 0;
     for thread in fs::read_dir(format!("/proc/{}/task", launcher.id())).map_err(text)? {
         let path = thread.map_err(text)?.path().join("status");
-        let status = fs::read_to_string(path).map_err(text)?;
+        // The one that reads standard input ends with that.
+        let Ok(status) = fs::read_to_string(path) else {
+            continue;
+        };
         for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
             if !status.contains(line) {
                 return Err(format!("a thread without {line:?}:\n{status}"));
@@ -165,10 +169,9 @@ fn stop_and_continue(timeout: Duration) -> Outcome {
 }
 
 /// SIGINT and SIGTERM end a Launcher at once although its guest never gives up the CPU.
-fn terminate(_: Duration) -> Outcome {
+fn terminate(timeout: Duration) -> Outcome {
     for signal in [libc::SIGINT, libc::SIGTERM] {
-        let launcher = start_spinner()?;
-        std::thread::sleep(Duration::from_millis(500));
+        let launcher = start_spinner(timeout)?;
         let end = end(launcher, signal, Duration::from_secs(5))?;
         if ![End::Exit(128 + signal), End::Signal(signal)].contains(&end) {
             return Err(format!(
@@ -218,12 +221,15 @@ fn pin_to_cpu_0(pid: u32) -> Outcome {
 }
 
 /// A guest that never gives up the CPU shares it with us: the tick ticks, timers fire in time, we get half of the CPU.
-fn tick_while_a_guest_spins(_: Duration) -> Outcome {
-    let launcher = start_spinner()?;
-    std::thread::sleep(Duration::from_millis(300));
+fn tick_while_a_guest_spins(timeout: Duration) -> Outcome {
+    let launcher = start_spinner(timeout)?;
     for thread in fs::read_dir(format!("/proc/{}/task", launcher.id())).map_err(text)? {
-        let name = thread.map_err(text)?.file_name();
-        pin_to_cpu_0(name.to_string_lossy().parse().map_err(text)?)?;
+        let thread = thread.map_err(text)?;
+        let pinned = pin_to_cpu_0(thread.file_name().to_string_lossy().parse().map_err(text)?);
+        // The one that reads standard input ends with that.
+        if thread.path().exists() {
+            pinned?;
+        }
     }
     let affinity = pin_to_cpu_0(0);
     let result = affinity.and_then(|()| watch_the_tick());
@@ -319,9 +325,8 @@ fn load() -> Outcome {
 }
 
 /// The module does not go while a guest runs, nor while only the device is open.
-fn unload_refused(_: Duration) -> Outcome {
-    let launcher = start_spinner()?;
-    std::thread::sleep(Duration::from_millis(500));
+fn unload_refused(timeout: Duration) -> Outcome {
+    let launcher = start_spinner(timeout)?;
     let refused = unload();
     end(launcher, libc::SIGKILL, Duration::from_secs(5))?;
     if refused != Err(libc::EWOULDBLOCK) {

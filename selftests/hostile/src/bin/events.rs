@@ -7,7 +7,7 @@
 use core::arch::asm;
 use lguest_guest::abi::LGUEST_EVENT_VALID;
 use lguest_guest::event::{self, set_handler, vector, Frame, KERNEL_CS, USER32_CS, USER_CS};
-use lguest_guest::{entry, hypercall, irq, shared_read, shared_write, user};
+use lguest_guest::{entry, hypercall, irq, println, shared_read, shared_write, user};
 use lguest_guest_tests::{arm, code, in_kernel, Random, User, CODE, NOTHING};
 use lguest_hostile_guests::commit;
 
@@ -27,6 +27,14 @@ fn main() -> u8 {
         ("entry-not-mapped", entry_not_mapped),
         ("bad-entries", bad_entries),
         ("spin-with-interrupts-off", || {
+            irq::disable();
+            loop {
+                core::hint::spin_loop();
+            }
+        }),
+        // For who must know when it spins.
+        ("tell-and-spin-with-interrupts-off", || {
+            println!("spinning");
             irq::disable();
             loop {
                 core::hint::spin_loop();
