@@ -157,15 +157,20 @@ fn stop_and_continue(timeout: Duration) -> Outcome {
     let guest = format!("{HERE}/selftests/guests/registers");
     let launcher = command::start(&["lg", "run", &guest, "-m", "64M"]).map_err(text)?;
     let mut random = Random(99);
+    let deadline = Instant::now() + timeout;
     while !launcher
         .ends_within(Duration::from_micros(random.below(5000)))
         .map_err(text)?
     {
+        if Instant::now() > deadline {
+            break;
+        }
         launcher.signal(libc::SIGSTOP);
         std::thread::sleep(Duration::from_micros(random.below(2000)));
         launcher.signal(libc::SIGCONT);
     }
-    launcher.finish(timeout).map_err(text)?.expect(End::Exit(0))
+    let left = deadline.saturating_duration_since(Instant::now());
+    launcher.finish(left).map_err(text)?.expect(End::Exit(0))
 }
 
 /// SIGINT and SIGTERM end a Launcher at once although its guest never gives up the CPU.
