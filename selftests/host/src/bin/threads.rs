@@ -36,8 +36,8 @@ fn two_in_run() -> Result<()> {
         "crime=spin-with-interrupts-off",
     )?;
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| run_here(|| vm.device.run().map(|_| ())));
-        std::thread::sleep(Duration::from_millis(200));
+        let first = scope.spawn(|| run_here(|| run_alone(&vm.device)));
+        wait_for_run(&vm.device);
         for _ in 0..1000 {
             assert_eq!(
                 raw_errno(vm.device.run()),
@@ -63,6 +63,25 @@ fn two_in_run() -> Result<()> {
         );
     });
     Ok(())
+}
+
+/// RUN, in which the look of `wait_for_run` may be in the way at first.
+fn run_alone(device: &Device) -> std::io::Result<()> {
+    loop {
+        match device.run() {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+            result => return result.map(|_| ()),
+        }
+    }
+}
+
+/// Waits until another thread is in RUN.
+fn wait_for_run(device: &Device) {
+    let patience = Instant::now() + Duration::from_secs(10);
+    while raw_errno(device.stats()) != Some(libc::EBUSY) {
+        assert!(Instant::now() < patience, "nobody is in RUN");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// The thread that is in RUN, as the kernel numbers it.
@@ -193,8 +212,8 @@ fn close_while_running() -> Result<()> {
     let fd = vm.device.0.as_raw_fd();
     let Vm { device, ram } = vm;
     std::thread::scope(|scope| {
-        let runner = scope.spawn(|| run_here(|| device.run().map(|_| ())));
-        std::thread::sleep(Duration::from_millis(100));
+        let runner = scope.spawn(|| run_here(|| run_alone(&device)));
+        wait_for_run(&device);
         // SAFETY: closed here, and never used again: `device` is forgotten below.
         unsafe { libc::close(fd) };
         std::thread::sleep(Duration::from_millis(100));
