@@ -12,24 +12,28 @@ entry!(main);
 
 fn main() -> u8 {
     const MS: u64 = 1_000_000;
-    // The Host's timer and the TSC measure the same time. The lower bound is exact, the upper one is for a busy Host.
+    // The Host's timer and the TSC measure the same time. The lower bound is exact, the upper one is for a busy Host,
+    // which can be late: then once more.
     for ns in [20 * MS, 200 * MS] {
-        irq::disable();
-        let start = irq::rdtsc();
-        arm(ns);
-        while !FIRED.load(Relaxed) {
-            irq::halt();
+        let in_time = (0..5).any(|_| {
             irq::disable();
-        }
-        let took = irq::ticks_to_ns(irq::rdtsc() - start);
-        assert!(
-            took * 100 >= ns * 99,
-            "a timer of {ns} ns fired after {took} ns of the TSC"
-        );
-        assert!(
-            took < ns * 4 + 500 * MS,
-            "a timer of {ns} ns fired after {took} ns of the TSC"
-        );
+            let start = irq::rdtsc();
+            arm(ns);
+            while !FIRED.load(Relaxed) {
+                irq::halt();
+                irq::disable();
+            }
+            let took = irq::ticks_to_ns(irq::rdtsc() - start);
+            assert!(
+                took * 100 >= ns * 99,
+                "a timer of {ns} ns fired after {took} ns of the TSC"
+            );
+            if took >= ns * 4 + 500 * MS {
+                println!("a timer of {ns} ns fired after {took} ns of the TSC");
+            }
+            took < ns * 4 + 500 * MS
+        });
+        assert!(in_time, "a timer of {ns} ns is never in time");
     }
     let mut last = 0;
     for _ in 0..100_000 {

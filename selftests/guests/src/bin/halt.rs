@@ -47,13 +47,20 @@ fn main() -> u8 {
     irq::halt();
     assert_eq!(FIRED.load(Relaxed), 1, "HALT delivers what was pending");
 
-    // HLT, which the Host emulates, with interrupts on as a kernel's idle loop has them.
+    // HLT, which the Host emulates, with interrupts on as a kernel's idle loop has them. The timer fires again and again:
+    // on a busy Host, the first time may be before the instruction.
+    set_handler(
+        u64::from(abi::LGUEST_VECTOR_TIMER),
+        Some(|frame: &mut Frame| {
+            fire(frame);
+            hypercall::set_timer(20 * MS);
+        }),
+    );
     hypercall::set_timer(20 * MS);
-    // SAFETY: the timer ends it; it cannot fire before the instruction unless the machine stands still for 20 ms.
+    // SAFETY: the timer ends it.
     unsafe { core::arch::asm!("hlt", options(nomem, nostack)) };
-    assert_eq!(
-        FIRED.load(Relaxed),
-        2,
+    assert!(
+        FIRED.load(Relaxed) >= 2,
         "HLT came back without its interrupt"
     );
     println!("201 halts ended by the timer");

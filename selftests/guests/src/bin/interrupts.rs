@@ -8,7 +8,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use lguest_guest::event::{set_handler, vector, Frame};
 use lguest_guest::{abi, entry, hypercall, irq, println, shared_read};
-use lguest_guest_tests::{arm, code, User, FIRED};
+use lguest_guest_tests::{arm, code, poke, User, DATA, FIRED};
 
 entry!(main);
 
@@ -135,14 +135,22 @@ fn at_eret_to_user_mode() {
 /// User mode cannot turn them off.
 fn in_user_mode_only() {
     let user = User::new();
-    arm(2_000_000);
-    // CLI faults, POPF ignores the flag; then a long loop.
-    let frame = user.run(code!("pushf", "andl $0xfffffdff, (%rsp)", "popf" => "cli"));
-    assert_eq!(frame.vector, vector::GENERAL_PROTECTION);
-    let mut frame = user.load(code!("6: loop 6b"));
-    frame.rcx = 10_000_000;
-    while !FIRED.load(Relaxed) && frame.vector != vector::INVALID_OPCODE {
-        lguest_guest::user::run(&mut frame);
-    }
-    assert!(FIRED.load(Relaxed), "the timer interrupts user mode");
+    poke(DATA, 0);
+    set_handler(u64::from(abi::LGUEST_VECTOR_TIMER), Some(|_| poke(DATA, 1)));
+    // CLI faults, POPF ignores the flag; then a loop that only the timer ends.
+    let code = code!("pushf", "andl $0xfffffdff, (%rsp)", "popf" => "cli");
+    assert_eq!(user.run(code).vector, vector::GENERAL_PROTECTION);
+    hypercall::set_timer(2_000_000);
+    let frame = user.run(code!(
+        "pushf",
+        "andl $0xfffffdff, (%rsp)",
+        "popf",
+        "6: cmpl $0, 0x700000",
+        "je 6b"
+    ));
+    assert_eq!(
+        frame.vector,
+        vector::INVALID_OPCODE,
+        "the timer interrupts user mode"
+    );
 }
