@@ -220,10 +220,9 @@ fn shell(timeout: Duration) -> Outcome {
     session.expect("\n50 132\r")?;
     session.expect(PROMPT)?;
 
-    session.type_in("sleep 1000\r")?;
-    session.expect("sleep 1000\r\n")?;
-    // The shell must have started it, or the key ends the line that it edits.
-    std::thread::sleep(Duration::from_secs(1));
+    // The key is for who has the terminal: before, it would end the line that is edited, or be the shell's own.
+    session.type_in("sh -c 'echo asleep; exec sleep 1000'\r")?;
+    session.expect("\nasleep\r")?;
     session.type_in(CTRL_C)?;
     session.expect(PROMPT)?;
 

@@ -194,8 +194,8 @@ fn session(timeout: Duration) -> Outcome {
     window.run(GUEST, "clear; stty size")?;
     window.shows("40 120")?;
 
-    // Ctrl-c is the guest's.
-    window.line("clear; echo asleep; sleep 1000")?;
+    // Ctrl-c is the guest's, and there for who has the terminal by then.
+    window.line("clear; sh -c 'echo asleep; exec sleep 1000'")?;
     window.shows("asleep")?;
     window.press(&["C-c"])?;
     window.prompt(GUEST)?;
