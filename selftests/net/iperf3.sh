@@ -4,16 +4,17 @@
 # TCP at full speed by passt: from the guest, to the guest, and both at once. UDP by a forwarded port.
 . "${0%/*}/lib.sh"
 
-background iperf3 -s -B 127.0.0.1 >/dev/null
+serve_iperf3 127.0.0.1 5301 5302 5303
 lg run --initrd "$(initrd)" --net user -- sh -e -c '
-	iperf3 -c 10.0.2.2 -t 2
-	iperf3 -c 10.0.2.2 -t 2 -R
-	iperf3 -c 10.0.2.2 -t 2 --bidir
+	iperf3 -c 10.0.2.2 -p 5301 -t 2
+	iperf3 -c 10.0.2.2 -p 5302 -t 2 -R
+	iperf3 -c 10.0.2.2 -p 5303 -t 2 --bidir
 ' | tee "$work/out"
 same "the number of results" 8 "$(grep -c 'sender\|receiver' "$work/out")"
 
 lg run --initrd "$(initrd)" --net user,forward=5202:5202,forward=5202:5202/udp -- iperf3 -s -1 -p 5202 &
 guest=$!
+children="$children $guest"
 until_true iperf3 -c 127.0.0.1 -p 5202 -t 1 -u -b 2M
 wait $guest
 

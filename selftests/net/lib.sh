@@ -7,7 +7,16 @@ set -eu
 work=/tmp/net
 rm -rf "$work" && mkdir -p "$work/www"
 children=''
-trap 'status=$?; kill $children 2>/dev/null || :; exit $status' EXIT
+trap 'status=$?; end; exit $status' EXIT
+
+# end - end all children. The next script wants their ports, so they must be gone.
+end() {
+	[ -n "$children" ] || return 0
+	# shellcheck disable=SC2086 # they are words
+	kill $children 2>/dev/null || :
+	# shellcheck disable=SC2086 # they are words
+	wait $children || :
+}
 
 fail() {
 	echo "failed: $*" >&2
@@ -25,6 +34,16 @@ serve() {
 	dd if=/dev/urandom of="$work/www/file" bs=1M count=4 2>/dev/null
 	sum=$(sha256sum <"$work/www/file")
 	background httpd -f -p 127.0.0.1:8000 -h "$work/www"
+}
+
+# serve_iperf3 ADDRESS PORT... - a server at each port, for one test each: one that has just served another refuses the next
+# for a moment.
+serve_iperf3() {
+	address=$1
+	shift
+	for port; do
+		background iperf3 -s -B "$address" -p "$port" >/dev/null
+	done
 }
 
 # initrd - print the name of an initrd with curl and iperf3, the Host's own.

@@ -17,7 +17,7 @@ grep -q 'fix: make one of your own: sudo ip tuntap add lg0 mode tap user' "$work
 
 [ -e /dev/net/tun ] || insmod /usr/lib/modules/tun.ko
 tunctl -t lg0
-trap 'status=$?; kill $children 2>/dev/null || :; tunctl -d lg0; exit $status' EXIT
+trap 'status=$?; end; tunctl -d lg0; exit $status' EXIT
 refused lg run --net tap=lo -- true
 grep -q 'why: it is no tap interface' "$work/said"
 
@@ -29,7 +29,7 @@ ip address add 10.9.0.1/24 dev lg0
 ip link set lg0 up
 serve
 background httpd -f -p 10.9.0.1:8000 -h "$work/www"
-background iperf3 -s -B 10.9.0.1 >/dev/null
+serve_iperf3 10.9.0.1 5201 5202
 # shellcheck disable=SC2016 # for the guest's shell
 script='
 	set -e
@@ -39,8 +39,8 @@ script='
 	until ping -q -c 1 -W 1 10.9.0.1 >/dev/null; do :; done
 	ping -q -c 3 -i 0.2 10.9.0.1
 	curl -sS http://10.9.0.1:8000/file | sha256sum
-	iperf3 -c 10.9.0.1 -t 2
-	iperf3 -c 10.9.0.1 -t 2 -R
+	iperf3 -c 10.9.0.1 -p 5201 -t 2
+	iperf3 -c 10.9.0.1 -p 5202 -t 2 -R
 	cp /usr/bin/curl / && httpd -p 80 -h /
 	until [ -e /done ]; do sleep 0.1; curl -sS http://10.9.0.1:8000/done -f -o /done 2>/dev/null || :; done
 '
