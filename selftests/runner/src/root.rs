@@ -22,6 +22,9 @@ pub(crate) const TESTS: &[Row] = &[
     ("shares", 60, |timeout| script(SHARES, timeout)),
     ("statuses", 120, |timeout| script(STATUSES, timeout)),
     ("pipes", 120, |timeout| script(PIPES, timeout)),
+    ("ends-of-pipes", 120, |timeout| {
+        script(ENDS_OF_PIPES, timeout)
+    }),
 ];
 
 /// `fails_with STATUS COMMAND...`: that is the status of COMMAND.
@@ -202,10 +205,13 @@ END
 grep -q '^err$' /tmp/pipes.user
 head -c 10000000 /dev/urandom >/tmp/pipes.out
 lg -- cat </tmp/pipes.out | cmp - /tmp/pipes.out
+rm -f /tmp/pipes.*
+"#;
+
+const ENDS_OF_PIPES: &str = r#"
 # What stays in the background keeps nobody waiting, and what was written before it is not lost.
 [ "$(lg -- sh -c 'sleep 1000 & head -c 50000 /dev/zero' | wc -c)" -eq 50000 ]
 # Input that the command does not want, and output that nobody wants.
 [ "$(yes | lg -- head -n 1)" = y ]
 [ "$(lg -- yes | head -n 1)" = y ]
-rm -f /tmp/pipes.*
 "#;
