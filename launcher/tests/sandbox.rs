@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use launcher::sandbox::{self, Grant};
@@ -14,17 +15,20 @@ use nix::unistd::{getpid, getppid, Pid};
 const SIGSYS: i32 = 31;
 const INSIDE: &str = "LG_TEST_INSIDE";
 
-/// Runs the test `name` again, as the process that goes into the sandbox.
+/// Runs the test `name` again, as the process that goes into the sandbox. It has an empty directory,
+/// which goes when it has ended.
 fn inside(name: &str) -> Output {
+    let directory = tempfile::tempdir().unwrap();
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
+        .env(INSIDE, directory.path())
         .output()
         .unwrap()
 }
 
-fn is_inside() -> bool {
-    std::env::var_os(INSIDE).is_some()
+/// The directory, in that process.
+fn is_inside() -> Option<PathBuf> {
+    std::env::var_os(INSIDE).map(PathBuf::from)
 }
 
 fn confined(output: &Output) -> String {
@@ -33,10 +37,8 @@ fn confined(output: &Output) -> String {
 
 #[test]
 fn files_elsewhere_are_gone_and_open_ones_stay() {
-    if is_inside() {
+    if let Some(dir) = is_inside() {
         let open = File::open("/proc/thread-self/status").unwrap();
-        let dir = std::env::temp_dir().join(format!("lg-sandbox-{}", std::process::id()));
-        fs::create_dir(&dir).unwrap();
         fs::write(dir.join("file"), "shared").unwrap();
         let grants = [Grant {
             directory: dir.clone(),
@@ -67,9 +69,7 @@ fn files_elsewhere_are_gone_and_open_ones_stay() {
 
 #[test]
 fn what_may_be_written_is_writable() {
-    if is_inside() {
-        let dir = std::env::temp_dir().join(format!("lg-sandbox-rw-{}", std::process::id()));
-        fs::create_dir(&dir).unwrap();
+    if let Some(dir) = is_inside() {
         let grants = [Grant {
             directory: dir.clone(),
             write: true,
@@ -94,7 +94,7 @@ fn stopped(output: &Output) {
 
 #[test]
 fn no_network() {
-    if is_inside() {
+    if is_inside().is_some() {
         sandbox::enter(&[], None).unwrap();
         let _ = TcpStream::connect("127.0.0.1:1");
         return;
@@ -104,7 +104,7 @@ fn no_network() {
 
 #[test]
 fn no_signals_for_other_processes() {
-    if is_inside() {
+    if is_inside().is_some() {
         sandbox::enter(&[], None).unwrap();
         let none = |pid: Pid| {
             let pid = pid.as_raw();
@@ -123,7 +123,7 @@ fn no_signals_for_other_processes() {
 
 #[test]
 fn no_programs() {
-    if is_inside() {
+    if is_inside().is_some() {
         sandbox::enter(&[], None).unwrap();
         let _ = Command::new("/bin/true").status();
         return;

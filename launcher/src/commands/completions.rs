@@ -82,9 +82,9 @@ mod tests {
 
     #[test]
     fn every_command_has_a_page() {
-        let directory = std::env::temp_dir().join(format!("lg-man-{}", std::process::id()));
-        fs::create_dir(&directory).unwrap();
-        man(&directory).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        man(directory).unwrap();
         for command in Cli::command().get_subcommands() {
             let path = directory.join(format!("lg-{}.1", command.get_name()));
             let text = fs::read_to_string(path).unwrap();
@@ -95,6 +95,5 @@ mod tests {
             run.contains("timeout") && run.contains("Ctrl\\-a x"),
             "{run}"
         );
-        fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -151,6 +151,8 @@ impl Peer for Stream {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Shutdown;
+
     use proptest::prelude::*;
     use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
@@ -225,7 +227,8 @@ mod tests {
         let (mut stream, mut theirs) = pair();
         theirs.write_all(&framed(&[1; 20])[..10]).unwrap();
         assert_eq!(stream.receive().unwrap(), None);
-        drop(theirs);
+        // Not by being dropped: a child that another test is just starting has it too.
+        theirs.shutdown(Shutdown::Both).unwrap();
         let error = stream.receive().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
         assert!(stream.send(&mut packet(&[1; 20])).is_err());
