@@ -121,7 +121,9 @@ class Initramfs:
             return
         with open(path, "rb") as file:
             data = file.read()
-        self._entry(name, stat.S_IFREG | stat.S_IMODE(os.stat(path).st_mode), data)
+        # For everybody there, whatever the umask here was when it was built.
+        program = os.stat(path).st_mode & stat.S_IXUSR
+        self.data(name, data, 0o755 if program else 0o644)
         if data[:4] == b"\x7fELF" and b"/ld-linux" in data[:4096]:
             for library in re.findall(r"(/\S+) \(0x", output_of(["ldd", path])):
                 self.copy(library, "usr" + library.removeprefix("/usr"))
