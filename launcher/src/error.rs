@@ -13,7 +13,7 @@ use crate::gdb::Place;
 use crate::image::ImageError;
 use crate::net;
 use crate::options_file::Problem;
-use crate::vsock::VsockError;
+use crate::socket_file::SocketError;
 
 /// An error of the Launcher. `Display` is the what.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +77,8 @@ pub enum Error {
     Network(#[from] net::Error),
     #[error("cannot wait for gdb at {place}")]
     Gdb { place: Place, source: io::Error },
+    #[error("cannot wait for gdb")]
+    GdbSocket(#[source] SocketError),
     #[error("cannot write the output")]
     Output(#[source] io::Error),
     #[error("{}:{line}: {source}", path.display())]
@@ -86,7 +88,7 @@ pub enum Error {
         source: Problem,
     },
     #[error("there can be no vsock")]
-    Vsock(#[source] VsockError),
+    Vsock(#[source] SocketError),
     #[error("cannot set up {what}")]
     Setup {
         what: &'static str,
@@ -127,7 +129,7 @@ impl Error {
             Self::Output(_) => Code::Output,
             Self::Setup { .. } => Code::Setup,
             Self::Network(source) => source.code(),
-            Self::Gdb { .. } => Code::Gdb,
+            Self::Gdb { .. } | Self::GdbSocket(_) => Code::Gdb,
             Self::Disk { source, .. } => source.code(),
             Self::TooManyDisks { .. } => Code::TooManyDisks,
             Self::Options { source, .. } => source.code(),
@@ -178,7 +180,7 @@ impl Error {
                 available >> 20
             ),
             Self::Options { source, .. } => source.why(),
-            Self::Vsock(source) => source.to_string(),
+            Self::Vsock(source) | Self::GdbSocket(source) => source.to_string(),
             Self::TagTwice(_) => "the guest tells shares apart by it".into(),
             Self::Disk { source, .. } => source.to_string(),
             Self::TooManyDisks { limit, .. } => format!("a guest can have {limit}"),
@@ -234,7 +236,7 @@ impl Error {
             Self::HostMemory { .. } => "give it less with -m, or end another guest",
             Self::Share { .. } => "name a directory that you may read",
             Self::Options { source, .. } => return source.fix(),
-            Self::Vsock(source) => return source.fix(),
+            Self::Vsock(source) | Self::GdbSocket(source) => return source.fix(),
             Self::TagTwice(_) => "choose another for one of them",
             Self::Disk { path, source } => return source.fix(path),
             Self::TooManyDisks { .. } => "leave out some, or put several file systems on one",
@@ -246,12 +248,6 @@ impl Error {
             Self::ModuleAbi { .. } => "build and install the module and lg from the same source",
             Self::Network(source) => return source.fix(),
             Self::Module { .. } => "sudo dmesg may tell more",
-            Self::Gdb {
-                place: Place::Socket(path),
-                source,
-            } if source.kind() == io::ErrorKind::AddrInUse => {
-                return format!("remove it: rm {}", path.display())
-            }
             Self::Gdb { .. } => "name another socket or port",
             Self::Output(_) => "see where standard output goes",
             Self::Setup { .. } => "close other programs: a limit of the system was reached",

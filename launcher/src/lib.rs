@@ -41,6 +41,7 @@ pub mod record;
 pub mod root;
 pub mod run;
 pub mod sandbox;
+pub mod socket_file;
 pub mod stats;
 pub mod streams;
 pub mod terminal;

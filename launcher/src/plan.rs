@@ -19,9 +19,11 @@ use crate::devices::{self, Devices};
 use crate::disk::{Access, Disk};
 use crate::error::Error;
 use crate::fs::share::{self, Share};
+use crate::gdb::Place;
 use crate::guest::Guest;
 use crate::machine;
 use crate::root;
+use crate::socket_file;
 use crate::told;
 
 /// What would run.
@@ -91,6 +93,9 @@ impl Plan {
         share::open_all(&guest.shares)?;
         if let Some(vsock) = &options.vsock {
             vsock.check().map_err(Error::Vsock)?;
+        }
+        if let Some(Place::Socket(path)) = &options.gdb {
+            socket_file::check(path).map_err(Error::GdbSocket)?;
         }
         let devices = devices(options, &guest, &disks)?;
         let memory = machine::make_memory(options.memory)?;
@@ -336,6 +341,7 @@ mod tests {
         assert_eq!(code(&["--share", "/usr:a", "--share", "/etc:a"]), "LG0033");
         assert_eq!(code(&["--net", "tap=lg-no-such-if"]), "LG0029");
         assert_eq!(code(&["--vsock", "/dev/null"]), "LG0035");
+        assert_eq!(code(&["--gdb", "/dev/null"]), "LG0034");
         assert_eq!(code(&["--root", "/no/such"]), "LG0044");
         assert_eq!(code(&["-m", "4M"]), "LG0015");
         assert_eq!(code(&["--append", &"x".repeat(2048)]), "LG0014");

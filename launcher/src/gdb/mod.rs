@@ -9,11 +9,10 @@ pub mod memory;
 pub mod registers;
 
 use std::fmt;
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -42,6 +41,7 @@ use nix::sys::socket::{recv, MsgFlags};
 
 use crate::end::End;
 use crate::error::Error;
+use crate::socket_file;
 use crate::terminal::say;
 use crate::vcpu::{Executor, Step, STOP_SIGNAL};
 use memory::Debugged;
@@ -130,30 +130,32 @@ impl ConnectionExt for Stream {
 impl Gdb {
     /// Waits for it at `place`. Nobody else can come there afterwards.
     pub fn wait(place: &Place) -> Result<Self, Error> {
-        let accept = || {
-            let waiting = || say(&format!("waiting for gdb: target remote {place}"));
-            match place {
-                Place::Socket(path) => {
-                    let listener = UnixListener::bind(path)?;
-                    waiting();
-                    let result = listener.accept().map(|(stream, _)| stream);
-                    let _ = fs::remove_file(path);
-                    result
-                }
-                Place::Port(port) => {
+        let failed = |source| Error::Gdb {
+            place: place.clone(),
+            source,
+        };
+        let waiting = || say(&format!("waiting for gdb: target remote {place}"));
+        let stream = match place {
+            Place::Socket(path) => {
+                // Whoever comes has all of the Guest, and so what the Guest has of us.
+                let (listener, _file) = socket_file::listen(path).map_err(Error::GdbSocket)?;
+                listener.set_nonblocking(false).map_err(failed)?;
+                waiting();
+                listener.accept().map_err(failed)?.0
+            }
+            Place::Port(port) => {
+                let accept = || {
                     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, *port))?;
                     waiting();
                     let (stream, _) = listener.accept()?;
                     stream.set_nodelay(true)?;
-                    // What is read, written and peeked at is any stream.
-                    Ok(OwnedFd::from(stream).into())
-                }
+                    Ok(stream)
+                };
+                // What is read, written and peeked at is any stream.
+                OwnedFd::from(accept().map_err(failed)?).into()
             }
         };
-        accept().map(Self).map_err(|source| Error::Gdb {
-            place: place.clone(),
-            source,
-        })
+        Ok(Self(stream))
     }
 
     /// Lets gdb drive `guest`. Returns how that ended, or `None` if gdb has gone and the Guest is

@@ -177,8 +177,9 @@ mod tests {
 
     use super::super::driver::{Driver, SIZE};
     use super::*;
+    use crate::socket_file::SocketFile;
     use crate::vsock::packet::{op, shutdown};
-    use crate::vsock::{SocketFile, Spec};
+    use crate::vsock::Spec;
 
     const CID: u64 = 3;
     const PORT: u32 = 1234;

@@ -22,9 +22,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
+use crate::socket_file::{self, SocketError, SocketFile};
 use connection::{Broken, Connection, Word, BUFFER};
 use packet::{op, socket_type, Header};
-pub use path::{SocketFile, Spec, VsockError};
+pub use path::Spec;
 
 /// The Host's CID.
 const HOST_CID: u64 = 2;
@@ -87,9 +88,9 @@ impl Hub {
     /// # Errors
     ///
     /// There is a file already, or none can be made there.
-    pub fn listen(spec: &Spec) -> Result<(Self, SocketFile), VsockError> {
-        let (listener, file) = path::listen(&spec.path)?;
-        let hub = Self::new(listener, spec).map_err(|source| VsockError::Listen {
+    pub fn listen(spec: &Spec) -> Result<(Self, SocketFile), SocketError> {
+        let (listener, file) = socket_file::listen(&spec.path)?;
+        let hub = Self::new(listener, spec).map_err(|source| SocketError::Listen {
             path: spec.path.clone(),
             source,
         })?;

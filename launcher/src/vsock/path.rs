@@ -2,17 +2,15 @@
 //! `--vsock`, and the UNIX sockets that it names.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
+
+use crate::socket_file::{self, SocketError};
 
 /// The CID of a guest, if none is named: the first that is not reserved.
 const FIRST_CID: u32 = 3;
@@ -66,101 +64,9 @@ impl Spec {
     /// # Errors
     ///
     /// There is a file already.
-    pub fn check(&self) -> Result<(), VsockError> {
-        check(&self.path)
+    pub fn check(&self) -> Result<(), SocketError> {
+        socket_file::check(&self.path)
     }
-}
-
-/// Why there can be no vsock.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // the messages say it
-pub enum VsockError {
-    #[error("{} is in use", .0.display())]
-    InUse(PathBuf),
-    #[error("{} is left from a run that was killed", .0.display())]
-    Stale(PathBuf),
-    #[error("{} exists, and is no socket", .0.display())]
-    Foreign(PathBuf),
-    #[error("{}: {source}", path.display())]
-    Listen { path: PathBuf, source: io::Error },
-}
-
-impl VsockError {
-    /// What the user can do.
-    pub fn fix(&self) -> String {
-        match self {
-            Self::InUse(_) => "name another path: every guest has its own".into(),
-            Self::Stale(path) => format!("remove it: rm {}", path.display()),
-            Self::Foreign(_) => "name a path where there is no file".into(),
-            Self::Listen { .. } => "name a path in a directory where you may make files".into(),
-        }
-    }
-}
-
-/// The file of a listening socket, which is removed with this.
-///
-/// By another process: in the sandbox nobody may remove files. It waits for the end of its input,
-/// and so removes the file even when we are killed.
-#[derive(Debug)]
-pub struct SocketFile {
-    remover: Child,
-}
-
-impl SocketFile {
-    fn new(path: &Path) -> io::Result<Self> {
-        let remover = Command::new("sh")
-            .args(["-c", "read -r _; rm -f -- \"$0\""])
-            .arg(path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            // The terminal's signals are for us.
-            .process_group(0)
-            .spawn();
-        remover.map(|remover| Self { remover })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Closes its input; should the wait fail, the file is gone a little later.
-        let _ = self.remover.wait();
-    }
-}
-
-/// `Ok` if there is no file at `path`; else what kind of file it is.
-fn check(path: &Path) -> Result<(), VsockError> {
-    let Ok(metadata) = fs::symlink_metadata(path) else {
-        return Ok(());
-    };
-    let path = path.to_owned();
-    Err(match UnixStream::connect(&path) {
-        _ if !metadata.file_type().is_socket() => VsockError::Foreign(path),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => VsockError::Stale(path),
-        _ => VsockError::InUse(path),
-    })
-}
-
-/// Listens on `path`, where there is no file yet. Only the user can connect.
-pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketFile), VsockError> {
-    check(path)?;
-    let failed = |source| VsockError::Listen {
-        path: path.to_owned(),
-        source,
-    };
-    // Nobody can connect between bind and listen, and by then the mode is right.
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let bind = || -> nix::Result<_> {
-        let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-        Ok(socket)
-    };
-    let socket = bind().map_err(|error| failed(error.into()))?;
-    let file = SocketFile::new(path).map_err(failed)?;
-    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
-    let backlog = socket::Backlog::new(128).expect("a small number");
-    socket::listen(&socket, backlog).map_err(|error| failed(error.into()))?;
-    Ok((socket.into(), file))
 }
 
 /// The sockets that the Guest connects to.
@@ -210,32 +116,5 @@ mod tests {
             assert!(parse(bad).is_err(), "{bad}");
         }
         assert!(parse(&"x".repeat(97)).is_err());
-    }
-
-    #[test]
-    fn the_socket_is_private_and_comes_and_goes() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("sock");
-        let (listener, file) = listen(&path).unwrap();
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        assert!(matches!(listen(&path), Err(VsockError::InUse(_))));
-        drop(listener);
-        // A child that another test is just starting has it too, until it runs its program.
-        let stale = (0..100).any(|_| {
-            let stale = matches!(listen(&path), Err(VsockError::Stale(_)));
-            if !stale {
-                std::thread::sleep(std::time::Duration::from_millis(20));
-            }
-            stale
-        });
-        assert!(stale);
-        drop(file);
-        assert!(!path.exists());
-        fs::write(&path, "precious").unwrap();
-        assert!(matches!(listen(&path), Err(VsockError::Foreign(_))));
-        assert_eq!(fs::read(&path).unwrap(), b"precious");
-        let nowhere = directory.path().join("no/such");
-        assert!(matches!(listen(&nowhere), Err(VsockError::Listen { .. })));
     }
 }
