@@ -113,6 +113,8 @@ pub struct Run {
     pub root: Option<PathBuf>,
 
     /// Let the guest write to its root what you may
+    ///
+    /// /tmp, /run and /dev stay the guest's own, and what is written there is gone afterwards.
     #[arg(long, help_heading = GUEST)]
     pub rw: bool,
 

@@ -5,12 +5,16 @@
 //! for signals. Each can report an [`End`]; this one waits for the first. The others end with the
 //! process, wherever they are: a Guest that does not stop by itself is never waited for.
 
+use std::ffi::c_void;
 use std::io::{self, Write};
+use std::process;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::Arc;
 use std::thread;
 
+use nix::libc::siginfo_t;
 use nix::sys::signal::{SigSet, Signal};
+use vmm_sys_util::signal::register_signal_handler;
 
 use crate::cli::Run;
 use crate::devices::{self, Devices};
@@ -26,6 +30,7 @@ use crate::memory::{self, Memory};
 use crate::net;
 use crate::record::Record;
 use crate::sandbox::{self, Grant};
+use crate::socket_file::SocketFile;
 use crate::stats;
 use crate::streams::{output, Keyboard, Streams};
 use crate::terminal::{self, lines_for_terminal, say, Terminal};
@@ -40,7 +45,7 @@ use crate::virtio::rng::Rng;
 use crate::virtio::vsock::Vsock;
 use crate::virtio::{Device, Interrupt};
 use crate::vm::{Vcpu, Vm};
-use crate::vsock::{Hub, SocketFile};
+use crate::vsock::Hub;
 
 /// The signals that end a run, and the one that says that the window has another size.
 const FATAL: [Signal; 4] = [
@@ -58,8 +63,14 @@ const RESIZED: Signal = Signal::SIGWINCH;
 /// What lg fails by, before the guest runs or later.
 pub fn run(options: &Run, log: &KernelLog, record: &mut Record) -> Result<End, Error> {
     record.memory(options.memory);
+    // A write beyond `ulimit -f` is an error, of the guest's or of ours, and not the end of lg.
+    register_signal_handler(Signal::SIGXFSZ as i32, on_file_limit)
+        .map_err(|error| setup("signals")(error.into()))?;
     prepare(options, log, record)?.run(options, record)
 }
+
+/// Nothing is to be done: the call that is too much says so, once the signal has a handler.
+extern "C" fn on_file_limit(_: i32, _: *mut siginfo_t, _: *mut c_void) {}
 
 /// A machine that is ready to go.
 struct Machine {
@@ -263,7 +274,7 @@ impl Machine {
     fn run(self, options: &Run, record: &mut Record) -> Result<End, Error> {
         let Self {
             ends,
-            end,
+            end: receiver,
             vm,
             executor,
             gdb,
@@ -313,10 +324,12 @@ impl Machine {
         let vcpu = RunningVcpu::start(executor, gdb, ends).map_err(&threads)?;
 
         let end = match options.timeout {
-            Some(timeout) => end.recv_timeout(timeout),
-            None => end.recv().map_err(RecvTimeoutError::from),
+            Some(timeout) => receiver.recv_timeout(timeout),
+            None => receiver.recv().map_err(RecvTimeoutError::from),
         };
         let end = end.unwrap_or(End::TimedOut);
+        // Who sends another end is told that it is too late (`wait_for_signals`).
+        drop(receiver);
         if !matches!(end, End::Signal(_) | End::Left | End::TimedOut) {
             devices.drain();
         }
@@ -343,11 +356,17 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
         .map(drop)
 }
 
-/// Waits for signals: a new size goes to the console, the others end the run.
+/// Waits for signals: a new size goes to the console, the others end the run; or lg, where the run
+/// has ended and what is left to be done does not come to its end: nobody may read the output.
 fn wait_for_signals(signals: &SigSet, window: Option<Window>, ends: &Sender<End>) {
     while let Ok(signal) = signals.wait() {
         if signal != RESIZED {
-            let _ = ends.send(End::Signal(signal));
+            let end = End::Signal(signal);
+            let status = end.status();
+            if ends.send(end).is_err() {
+                terminal::restore();
+                process::exit(status.into());
+            }
         } else if let (Some(window), Some((columns, rows))) = (&window, terminal::window_size()) {
             window.size.set(columns, rows);
             window.interrupt.config_changed();

@@ -296,7 +296,9 @@ extern "C" fn on_forbidden_call(_: i32, info: *mut siginfo_t, _: *mut c_void) {
     );
     let length = 256 - left.len();
     terminal::restore();
-    let _ = io::stderr().write_all(&text[..length]);
+    // Not by io::stderr(), whose lock a thread may hold that waits for a reader.
+    // SAFETY: reads `text`.
+    let _ = unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), length) };
     // SAFETY: ends the process without running anything of it.
     unsafe { libc::_exit(LAUNCHER_ERROR.into()) }
 }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Our standard input, output and error, and what they are in the Guest.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::sync::mpsc::Sender;
 use std::sync::Arc;
 
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use rustix::fs::fstat;
+use rustix::io::Errno;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::end::End;
@@ -92,14 +94,36 @@ fn are_one_file(one: impl AsFd, other: impl AsFd) -> bool {
 }
 
 /// Writes to `stream`. A failure is the end.
-pub fn output(mut stream: impl Write + Send + 'static, ends: &Sender<End>) -> Output {
+pub fn output(stream: impl AsFd + Send + 'static, ends: &Sender<End>) -> Output {
     let ends = ends.clone();
     Box::new(move |bytes| {
-        if let Err(error) = stream.write_all(bytes).and_then(|()| stream.flush()) {
+        if let Err(error) = write_all(&stream, bytes) {
             // When nobody listens any more, another end was first.
             let _ = ends.send(End::of_output(error));
         }
     })
+}
+
+fn write_all(stream: &impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(stream, bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait_for(stream, PollFlags::POLLOUT),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Waits for a stream that whoever gave it to us, or has it too, made one that nobody waits for:
+/// that is a property of the open file.
+fn wait_for(stream: &impl AsFd, events: PollFlags) {
+    // Who is interrupted tries again.
+    let _ = poll(
+        &mut [PollFd::new(stream.as_fd(), events)],
+        PollTimeout::NONE,
+    );
 }
 
 /// Passes standard input on to the Guest.
@@ -120,6 +144,10 @@ impl Keyboard {
                 Ok(0) => break,
                 Ok(count) => &buffer[..count],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    wait_for(&io::stdin(), PollFlags::POLLIN);
+                    continue;
+                }
                 Err(error) => {
                     say(&format!("standard input ends here: {error}"));
                     break;
@@ -167,8 +195,26 @@ impl Keyboard {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
+    use std::sync::mpsc;
+    use std::thread;
 
     use super::*;
+
+    #[test]
+    fn a_stream_that_does_not_wait_gets_all() {
+        let (mut reader, writer) = UnixStream::pair().unwrap();
+        writer.set_nonblocking(true).unwrap();
+        let text: Vec<_> = (0..3_000_000u32).map(|n| n as u8).collect();
+        let (ends, end) = mpsc::channel();
+        let mut write = output(writer, &ends);
+        let written = text.clone();
+        let writer = thread::spawn(move || write(&written));
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).unwrap();
+        writer.join().unwrap();
+        assert!(read == text);
+        assert!(end.try_recv().is_err());
+    }
 
     #[test]
     fn copies_of_a_descriptor_are_one_file() {

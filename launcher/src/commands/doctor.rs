@@ -117,7 +117,7 @@ impl Facts {
             files: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard),
             // Kernels that do not know the switch have it on, if they have io_uring at all.
             io_uring: read("/proc/sys/kernel/io_uring_disabled")
-                .is_some_and(|text| text.trim() == "0"),
+                .is_none_or(|text| text.trim() == "0"),
             landlock: sandbox::has_landlock(),
             passt: net::passt::find(),
             release,

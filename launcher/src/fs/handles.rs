@@ -77,11 +77,13 @@ impl OpenDirectory {
         };
         if offset != self.at {
             rustix::fs::seek(file, SeekFrom::Start(offset))?;
-            self.at = offset;
         }
         let size = size.clamp(DIRECTORY_READ_MIN, DIRECTORY_READ_MAX);
         let mut buffer = vec![MaybeUninit::uninit(); size];
         let mut entries = RawDir::new(file, &mut buffer);
+        // The Host reads on, and unless all of that is taken, where it stands is not known.
+        self.at = u64::MAX;
+        let mut at = offset;
         while let Some(entry) = entries.next() {
             let entry = entry?;
             let next = entry.next_entry_cookie();
@@ -92,12 +94,11 @@ impl OpenDirectory {
                 file_type: entry.file_type(),
             });
             if !taken? {
-                // The Host has read on; where it stands is not known.
-                self.at = u64::MAX;
                 return Ok(());
             }
-            self.at = next;
+            at = next;
         }
+        self.at = at;
         Ok(())
     }
 }

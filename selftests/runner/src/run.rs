@@ -20,7 +20,46 @@ pub(crate) const TESTS: &[Row] = &[
     ("json", 120, json),
     ("dry-run", 60, dry_run),
     ("one-log", 60, |timeout| script(ONE_LOG, timeout)),
+    ("gdb-socket", 60, |timeout| script(GDB_SOCKET, timeout)),
+    ("file-limit", 30, |timeout| script(FILE_LIMIT, timeout)),
+    ("stuck-output", 60, |timeout| script(STUCK_OUTPUT, timeout)),
 ];
+
+/// The socket of --gdb is for nobody else, replaces nothing, and goes with lg.
+const GDB_SOCKET: &str = r#"
+umask 0
+echo precious >/tmp/file
+fails_with 125 /usr/lib/lg/lg run --gdb /tmp/file -- true
+[ "$(cat /tmp/file)" = precious ]
+/usr/lib/lg/lg run -m 128M --gdb /tmp/gdb -- true &
+until [ -S /tmp/gdb ] && grep -q '/tmp/gdb$' /proc/net/unix; do sleep .1; done
+sleep .5
+[ "$(stat -c %a /tmp/gdb)" = 600 ]
+kill $!
+wait $! && exit 1
+until [ ! -e /tmp/gdb ]; do sleep .1; done
+rm /tmp/file
+"#;
+
+/// A file that may not get large is an error of three lines, and no death by SIGXFSZ.
+const FILE_LIMIT: &str = r#"
+(ulimit -f 1000; fails_with 125 /usr/lib/lg/lg run -m 128M -- true)
+"#;
+
+/// lg's own last words find no reader either; but it can be told to give up.
+const STUCK_OUTPUT: &str = r#"
+mkfifo /tmp/pipe
+sleep 100 </tmp/pipe &
+READER=$!
+/usr/lib/lg/lg run -m 128M --timeout 5 -- yes >/tmp/pipe 2>&1 &
+LG=$!
+sleep 10
+[ -e /proc/$LG/exe ]
+kill -TERM $LG
+fails_with 143 wait $LG
+kill $READER
+rm /tmp/pipe
+"#;
 
 /// What a command writes by turns to both outputs is in that order in a log of both.
 const ONE_LOG: &str = r#"
