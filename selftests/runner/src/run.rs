@@ -169,7 +169,9 @@ fn json(timeout: Duration) -> Outcome {
 
     // As long as the guest runs there is no record, nor that of the run before.
     let body = format!(
-        "{lg} -- sleep 60 & sleep 3; [ -e {RECORD} -a ! -s {RECORD} ]; kill $!; wait $! || exit $?"
+        "{lg} -- sh -c 'echo runs; sleep 60' >/tmp/runs &
+        until grep -q runs /tmp/runs; do kill -0 $!; sleep 0.1; done
+        [ -e {RECORD} -a ! -s {RECORD} ]; kill $!; wait $! || exit $?"
     );
     command::run(&["sh", "-ec", &body], timeout)
         .map_err(|error| error.to_string())?
@@ -178,7 +180,7 @@ fn json(timeout: Duration) -> Outcome {
     let is_there = |words| text.contains(words);
     match is_there(r#""reason": "signal""#) && is_there(r#""message": "SIGTERM""#) {
         true => Ok(()),
-        false => Err(text),
+        false => Err(format!("the record of a run that was terminated: {text:?}")),
     }
 }
 
