@@ -7,13 +7,13 @@
 help:
 	@echo 'make run        build what is missing and boot Linux as a guest of lg, down to a shell'
 	@echo 'make check      all tests'
-	@echo 'make check-all  all tests, on every CPU model'
+	@echo 'make check-all  all tests, on every kind of test machine'
 	@echo 'make bench      the same kernel directly and as a guest, and its devices, side by side'
 	@echo 'make modules KDIR=/lib/modules/$$(uname -r)/build'
 	@echo '                lg.ko for your own kernel'
 	@echo 'make install    lg, its guest and that module, for everybody in group lguest'
 	@echo
-	@echo 'Parts: setup module launcher guests kernel rootfs; lint, fmt; clean.'
+	@echo 'Parts: all = module launcher guests kernel rootfs; setup; lint, fmt; clean.'
 
 all: module launcher guests kernel rootfs
 

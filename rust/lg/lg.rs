@@ -2,16 +2,18 @@
 
 //! lg.ko: runs paravirtualized 64-bit Linux guests without VT-x or SVM.
 //!
-//! The guest, kernel and all, runs at CPL3 on page tables of ours (the shadow). The switcher, a
-//! page or two of assembly mapped in both worlds, takes the CPU from one to the other.
+//! The guest, kernel and all, runs at CPL3 on page tables of ours (the shadow). The switcher, three
+//! pages of assembly mapped in both worlds, takes the CPU from one to the other.
 //!
-//! Where things are, each knowing only what is below it:
+//! Where things are, each knowing what is below it (vcpu and privileged also reach back into their VM,
+//! for its memory and its eventfds):
 //!
 //! ```text
 //!   device      /dev/lguest, copies arguments in and out
 //!   vm          memory, vCPUs, eventfds of one VM
 //!   vcpu        the run loop: enter, look why it came out, handle; privileged: rare instructions
 //!   mmu, irq    the shadow; pending interrupts
+//!   death       why a guest died, in words
 //!   sys         all that is unsafe: switcher.S, run sections, page tables, guest RAM, the Host's C functions
 //!   lg_core     pure logic, which cargo tests: walking tables, decoding, descriptors, flags
 //!   abi         the contract, from include/uapi/linux/lguest.h

@@ -80,14 +80,14 @@ pub(crate) enum Next {
     Die(Death),
 }
 
-/// Where the guest wants its system calls and events.
+/// Where the guest wants its events. (Of its system calls the switcher knows.)
 #[derive(Clone, Copy)]
 struct Entries {
     event_user: Gva,
     event_kernel: Gva,
 }
 
-/// What the Launcher wants by LGUEST_SET_DEBUG, but that it steps the guest: the switcher knows.
+/// What LGUEST_SET_DEBUG asked for, except stepping, which the switcher keeps.
 #[derive(Default)]
 struct Debug {
     /// #BP is the Launcher's.

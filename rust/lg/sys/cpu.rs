@@ -397,7 +397,7 @@ pub(crate) fn probe() -> Result {
         ),
         (
             !confidential,
-            "this is a confidential VM (SEV or TDX), whose exits lg cannot take over",
+            "memory is encrypted: a confidential VM (SEV, TDX), or SME (boot with mem_encrypt=off)",
         ),
         (
             cr4 & CR4_FRED == 0,

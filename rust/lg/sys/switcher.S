@@ -22,7 +22,7 @@
  * Host memory.
  *
  * Numbers in braces are filled in by rustc from the Rust definitions (sys/switcher.rs).  In here
- * `sh_` is a field of the shared page, `st_` one of the state page.
+ * `SH_` is a field of the shared page, `ST_` one of the state page.
  */
 	.section .rodata.lg_switcher, "a", @progbits
 	.balign 4096
