@@ -311,7 +311,7 @@ fn place_taken(_: Duration) -> Outcome {
     fs::remove_file(SOCKET).map_err(text)?;
     let finished = finished.map_err(text)?;
     finished.expect(End::Exit(125))?;
-    match survived && finished.output.contains("fix: remove it: rm /tmp/gdb") {
+    match survived && finished.output.contains("exists, and is no socket") {
         true => Ok(()),
         false => Err(finished.report("said:")),
     }
