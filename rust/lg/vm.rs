@@ -115,10 +115,10 @@ impl Vm {
             return Err(EEXIST);
         }
         let mut memory = self.memory.lock();
-        match &*memory {
-            Memory::Setup(ram) if Vcpu::accepts(init, ram) => {}
+        let ram = match &mut *memory {
+            Memory::Setup(ram) if Vcpu::accepts(init, ram) => ram,
             _ => return Err(EINVAL),
-        }
+        };
         let slot = Arc::new(
             Slot::new(task::current_mm().ok_or(EINVAL)?, LGUEST_MAX_VCPUS)?,
             GFP_KERNEL_ACCOUNT,
@@ -130,12 +130,10 @@ impl Vm {
         let root = Gpa::new(init.cr3);
         let mut mmu = Mmu::new(root, slot.clone(), five_levels, max_pages)?;
         let new = Vcpu::new(init, slot, &mut mmu, self.interrupts.clone())?;
-        // From here on nothing fails.
-        if let Memory::Setup(ram) = &mut *memory {
-            let ram = core::mem::replace(ram, GuestRam::new());
-            *memory = Memory::Ready(mmu.with_ram(ram));
-            *vcpu = Some(new);
-        }
+        // Nothing can fail any more, so the RAM may go.
+        let ram = core::mem::replace(ram, GuestRam::new());
+        *memory = Memory::Ready(mmu.with_ram(ram));
+        *vcpu = Some(new);
         Ok(())
     }
 
