@@ -193,6 +193,17 @@ mod tests {
     }
 
     #[test]
+    fn nothing_else() {
+        let mut ring = Ring::<u16>::new(&file(&[0; 0x1000]), DEPTH).unwrap();
+        let socket = opcode::Socket::new(nix::libc::AF_INET, nix::libc::SOCK_STREAM, 0);
+        // SAFETY: has no memory.
+        unsafe { ring.uring.submission().push(&socket.build()) }.unwrap();
+        ring.uring.submit_and_wait(1).unwrap();
+        let result = ring.uring.completion().next().unwrap().result();
+        assert_eq!(result, -nix::libc::EACCES);
+    }
+
+    #[test]
     fn operations() {
         let memory = Memory::from_ranges(&[(GuestAddress(0), 0x10_000)]).unwrap();
         let file = file(&[0; 0x1000]);

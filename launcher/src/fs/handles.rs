@@ -185,3 +185,45 @@ impl Handles {
         self.handles.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_that_could_not_be_given_comes_again() {
+        let directory = tempfile::tempdir().unwrap();
+        for n in 0..9 {
+            File::create(directory.path().join(n.to_string())).unwrap();
+        }
+        let mut open = OpenDirectory {
+            file: Some(File::open(&directory).unwrap()),
+            at: 0,
+        };
+        let mut names = Vec::new();
+        let mut offset = 0;
+        // Every second time the Guest's buffer cannot be written.
+        for round in 0.. {
+            let mut more = false;
+            let result = open.read(offset, 4096, |entry| {
+                if more {
+                    return match round % 2 {
+                        0 => Err(io::ErrorKind::InvalidInput.into()),
+                        _ => Ok(false),
+                    };
+                }
+                more = true;
+                names.push(entry.name.to_owned());
+                offset = entry.next;
+                Ok(true)
+            });
+            if !more {
+                result.unwrap();
+                break;
+            }
+        }
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), 2 + 9);
+    }
+}
