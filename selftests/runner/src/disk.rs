@@ -294,11 +294,15 @@ fn two_guests(timeout: Duration) -> Outcome {
         dd if=/dev/zero of=/dev/vda bs=64k count=16 conv=fsync
         cmp -n $((1 << 20)) /dev/zero /dev/vda
         echo ready
-        sleep 10";
+        until [ -e /mnt/go/now ]; do sleep .1; done";
+    let go = "/tmp/go/now";
+    fs::create_dir("/tmp/go").map_err(text)?;
     let mut guests = Vec::new();
     for path in own {
         make(path, false)?;
-        guests.push(command::start(&guest(&[common, path], script)).map_err(text)?);
+        let mut argv = guest(&[common, path], script);
+        argv.splice(2..2, ["--share", "/tmp/go:go"]);
+        guests.push(command::start(&argv).map_err(text)?);
     }
     guests[0].prints(timeout, |output| output.contains("\nready"))?;
     for taken in ["/tmp/common.img", own[0], "/tmp/own0.img,ro"] {
@@ -306,6 +310,7 @@ fn two_guests(timeout: Duration) -> Outcome {
         refused.expect(End::Exit(125))?;
         says(&refused, "it is in use")?;
     }
+    fs::write(go, "").map_err(text)?;
     for guest in guests {
         guest.finish(timeout).map_err(text)?.expect(End::Exit(0))?;
     }
@@ -316,6 +321,7 @@ fn two_guests(timeout: Duration) -> Outcome {
         }
         fs::remove_file(path).map_err(text)?;
     }
+    fs::remove_dir_all("/tmp/go").map_err(text)?;
     fs::remove_file("/tmp/common.img").map_err(text)
 }
 

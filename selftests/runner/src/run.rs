@@ -28,9 +28,8 @@ pub(crate) const TESTS: &[Row] = &[
 /// The socket of --gdb is for nobody else, and goes with lg.
 const GDB_SOCKET: &str = r#"
 umask 0
-/usr/lib/lg/lg run -m 128M --gdb /tmp/gdb -- true &
-until [ -S /tmp/gdb ] && grep -q '/tmp/gdb$' /proc/net/unix; do sleep .1; done
-sleep .5
+/usr/lib/lg/lg run -m 128M --gdb /tmp/gdb -- true 2>/tmp/said &
+until grep 'waiting for gdb' /tmp/said; do sleep .1; done
 [ "$(stat -c %a /tmp/gdb)" = 600 ]
 kill $!
 wait $! && exit 1
