@@ -58,7 +58,7 @@ struct lguest_note {
  */
 
 /*
- * Return from an event or a system call, done wholly by the switcher.  Resumes what lguest_shared
+ * Return from an event or a system call; the plain case costs no exit.  Resumes what lguest_shared
  * holds: RIP, CS, RFLAGS, RSP, RAX, RCX, R11, and for user mode user_gs_base; the other registers
  * go through as they are.  CS is 0x10 for guest kernel mode, 0x33 for 64-bit and 0x23 for 32-bit
  * user mode.  RFLAGS.IF becomes the virtual interrupt flag in the same step; guest user mode always
@@ -72,7 +72,7 @@ struct lguest_note {
 #define LHCALL_SET_ENTRIES	1
 /*
  * Load CR3 with RDI.  Bits 11:0 (a PCID) are ignored.  Without bit 63 the cached user half of this
- * root is dropped.
+ * root is dropped.  A root outside RAM kills the Guest.
  */
 #define LHCALL_WRITE_CR3	2
 /* Drop cached translations: RDI is one of LGUEST_FLUSH_*, RSI a GVA for LGUEST_FLUSH_ONE. */
