@@ -95,6 +95,8 @@ module! {
 struct Lg {
     #[pin]
     device: MiscDeviceRegistration<vm::Vm>,
+    // Last: no VM is left when it goes.
+    slots: sys::slots::Slots,
 }
 
 impl kernel::InPlaceModule for Lg {
@@ -105,6 +107,7 @@ impl kernel::InPlaceModule for Lg {
                 fits?;
                 sys::cpu::refuse_async_page_faults();
             },
+            slots: sys::slots::Slots::new(),
             device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"lguest" }),
         })
     }

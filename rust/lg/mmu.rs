@@ -48,10 +48,8 @@ use crate::{
         hole,
         page::Wait,
         ram::GuestRam,
-        switcher::{
-            Slot,
-            SHARED_LEAF, //
-        },
+        slots::Lease,
+        switcher::SHARED_LEAF,
         table::{
             Table,
             TableBox, //
@@ -127,7 +125,7 @@ pub(crate) struct Mmu {
     contexts: KVec<Context>,
     current: Gpa,
     upper: TableBox,
-    slot: Arc<Slot>,
+    slot: Arc<Lease>,
     five_levels: bool,
     clock: u64,
     /// Pages in all these tables.
@@ -268,7 +266,7 @@ impl Mmu {
     /// With `root` as the current root, and without RAM. `max_pages` is the budget for shadow tables.
     pub(crate) fn new(
         root: Gpa,
-        slot: Arc<Slot>,
+        slot: Arc<Lease>,
         five_levels: bool,
         max_pages: usize,
     ) -> Result<Self> {

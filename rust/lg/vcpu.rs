@@ -36,10 +36,10 @@ use crate::{
         },
         page::Wait,
         ram::GuestRam,
+        slots::Lease,
         switcher::{
             with_section,
             Regs,
-            Slot,
             Switcher,
             EXIT_HYPERCALL,
             EXIT_SWITCHER_FAULT,
@@ -111,7 +111,7 @@ pub(crate) struct Vcpu {
     debug: Debug,
     pub(crate) stats: lguest_stats,
     // Last: the switcher's pages.
-    slot: Arc<Slot>,
+    slot: Arc<Lease>,
 }
 
 impl Vcpu {
@@ -124,7 +124,7 @@ impl Vcpu {
     /// A vCPU at the entry point that the contract describes. [`Vcpu::accepts`] said yes.
     pub(crate) fn new(
         init: &lguest_vcpu,
-        slot: Arc<Slot>,
+        slot: Arc<Lease>,
         mmu: &mut Mmu,
         interrupts: Arc<Timer<Interrupts>>,
     ) -> Result<Self> {

@@ -14,8 +14,7 @@ use crate::{
         eventfd::EventFd,
         page::Wait,
         ram::GuestRam,
-        switcher::Slot,
-        task,
+        slots::Lease,
         timer::Timer, //
     },
     vcpu::Vcpu,
@@ -119,10 +118,7 @@ impl Vm {
             Memory::Setup(ram) if Vcpu::accepts(init, ram) => ram,
             _ => return Err(EINVAL),
         };
-        let slot = Arc::new(
-            Slot::new(task::current_mm().ok_or(EINVAL)?, LGUEST_MAX_VCPUS)?,
-            GFP_KERNEL_ACCOUNT,
-        )?;
+        let slot = Arc::new(Lease::new(LGUEST_MAX_VCPUS)?, GFP_KERNEL_ACCOUNT)?;
         let max_pages = crate::module_parameters::max_shadow_pages
             .value()
             .max(MIN_SHADOW_PAGES) as usize;

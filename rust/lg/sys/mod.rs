@@ -11,6 +11,7 @@ pub(crate) mod hole;
 pub(crate) mod page;
 pub(crate) mod ram;
 pub(crate) mod section;
+pub(crate) mod slots;
 pub(crate) mod switcher;
 pub(crate) mod table;
 pub(crate) mod task;

@@ -56,6 +56,22 @@ pub(crate) unsafe fn page_to_hpa(page: *const bindings::page) -> Hpa {
     Hpa::new(pfn << 12)
 }
 
+/// The host physical address of a page of the module's own.
+///
+/// # Safety
+///
+/// `addr` is in the module's memory.
+pub(crate) unsafe fn module_page_to_hpa(addr: *const u8) -> Hpa {
+    // SAFETY: A module's memory is mapped like what vmalloc gives, as long as the module is there.
+    Hpa::new((unsafe { bindings::vmalloc_to_pfn(addr.cast()) } as u64) << 12)
+}
+
+/// A random number below `limit`, which nobody can predict.
+pub(crate) fn random_below(limit: u64) -> u64 {
+    // SAFETY: Has no preconditions.
+    unsafe { bindings::get_random_u64() % limit }
+}
+
 /// May the caller be put to sleep?
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {

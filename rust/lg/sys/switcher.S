@@ -3,8 +3,9 @@
  * The switcher: the few hundred instructions that are in both worlds.
  *
  * This is a position independent blob.  It is assembled into .rodata (so that neither objtool nor
- * the kernel's alternatives rewrite a byte of it) and copied to pages which lg's own page tables
- * map executable, at the start of each vCPU's region in the switcher's slot of the address space:
+ * the kernel's alternatives rewrite a byte of it, and the kernel maps it read-only wherever it does).
+ * These very pages lg's own page tables map executable, at the start of each vCPU's region in the
+ * switcher's slot of the address space:
  *
  *	+0x0000	text		this blob, the same physical pages for every vCPU		RX
  *	+0x3000	state		struct State: the registers, both worlds' descriptors		RW
@@ -507,6 +508,8 @@ switcher_fault:
 	movq	%rax, state + {ST_CR2}(%rip)
 	jmp	leave
 
+	/* The rest of the page is mapped, too. */
+	.balign 4096, 0xcc
 	.globl lg_switcher_end
 lg_switcher_end:
 	.previous

@@ -9,11 +9,10 @@ use super::{
         HostTables,
         IrqsOff, //
     },
-    hole::{
-        self,
-        Hole, //
-    },
+    hole,
     page::{
+        module_page_to_hpa,
+        random_below,
         HostPage,
         Wait, //
     },
@@ -38,11 +37,7 @@ use core::{
     arch::global_asm,
     mem::offset_of, //
 };
-use kernel::{
-    mm::Mm,
-    prelude::*,
-    sync::aref::ARef, //
-};
+use kernel::prelude::*;
 
 /// What [`Regs::vector`] says when the guest left by other means than an exception or an interrupt
 /// (0 to 255).
@@ -274,17 +269,19 @@ pub(crate) const SHARED_LEAF: u64 = P | W | U | A | D | NX;
 /// How a shadow root links to the slot.
 const SLOT_LINK: u64 = P | W | A;
 
-/// The switcher's slot of one VM: its tables, the text, and a region for each vCPU.
+/// The switcher's slot of one address space: its tables, and a region for each vCPU.
 ///
 /// # Invariants
 ///
-/// `tables` map what `text` and `regions` own, and nothing else.
+/// The tables map what `regions` own and the text, which lies in the module's own read-only pages, and
+/// nothing else; and that never changes.
 pub(crate) struct Slot {
-    // Dropped in this order: the way in, the tables, the pages.
-    hole: Hole,
-    tables: TableBox,
+    // Dropped in this order: the tables, the pages.
+    /// For the Host's world.
+    host: TableBox,
+    /// For the guest's, where the shared page is as well: no Host code uses it at these addresses.
+    guest: TableBox,
     regions: KVec<Region>,
-    _text: [HostPage; TEXT_PAGES],
 }
 
 /// Pages of one vCPU.
@@ -314,65 +311,53 @@ fn map(tables: &mut TableBox, va: u64, hpa: Hpa, flags: u64) -> Result {
 }
 
 impl Slot {
-    /// Makes the regions of `vcpus` vCPUs and links them into the address space of the caller. May
-    /// sleep.
-    pub(crate) fn new(mm: ARef<Mm>, vcpus: u32) -> Result<Self> {
+    /// Makes the regions of `vcpus` vCPUs. May sleep.
+    pub(crate) fn new(vcpus: u32) -> Result<Self> {
+        let start = &raw const lg_switcher_start;
         let size = offset(&raw const lg_switcher_end) as usize;
-        if size > TEXT_PAGES * 4096 {
+        if size != TEXT_PAGES * 4096 || start as usize % 4096 != 0 {
             pr_err!(
-                "the switcher has {} bytes, more than fit before its state page\n",
-                size
+                "the switcher does not lie in {} pages of its own\n",
+                TEXT_PAGES
             );
             return Err(EINVAL);
         }
-        let text = [
-            HostPage::new(Wait::Allowed)?,
-            HostPage::new(Wait::Allowed)?,
-            HostPage::new(Wait::Allowed)?,
-        ];
-        for (i, page) in text.iter().enumerate() {
-            let from = i * 4096;
-            let len = size.saturating_sub(from).min(4096);
-            // SAFETY: `from..from + len` lies inside the blob, and the page is ours and not mapped
-            // yet.
-            unsafe {
-                (&raw const lg_switcher_start)
-                    .add(from)
-                    .copy_to_nonoverlapping(page.as_ptr::<u8>(), len)
-            };
-        }
-        let mut tables = TableBox::new(Wait::Allowed)?;
+        let (mut host, mut guest) = (TableBox::new(Wait::Allowed)?, TableBox::new(Wait::Allowed)?);
         let mut regions = KVec::new();
+        // What the guest writes into its registers lies in there: not at an address that it knows beforehand.
+        let first =
+            hole::base() + REGION * random_below(hole::MIN_SIZE / REGION - u64::from(vcpus));
         for id in 0..vcpus {
-            let region = Region::new(hole::base() + u64::from(id) * REGION)?;
-            for (i, page) in text.iter().enumerate() {
-                map(&mut tables, region.base + i as u64 * 4096, page.hpa(), TEXT)?;
+            let region = Region::new(first + u64::from(id) * REGION)?;
+            for tables in [&mut host, &mut guest] {
+                for offset in (0..TEXT_PAGES as u64).map(|page| page * 4096) {
+                    // SAFETY: This is a page of the switcher, which is in the module.
+                    let hpa = unsafe { module_page_to_hpa(start.add(offset as usize)) };
+                    map(tables, region.base + offset, hpa, TEXT)?;
+                }
+                map(tables, region.base + STATE, region.state.hpa(), DATA)?;
+                map(tables, region.base + GDT, region._gdt.hpa(), DATA)?;
+                map(tables, region.base + IDT, region._idt.hpa(), RODATA)?;
+                map(tables, region.base + STACKS, region._stacks.hpa(), DATA)?;
             }
-            map(&mut tables, region.base + STATE, region.state.hpa(), DATA)?;
-            map(&mut tables, region.base + SHARED, region.shared.hpa(), DATA)?;
-            map(&mut tables, region.base + GDT, region._gdt.hpa(), DATA)?;
-            map(&mut tables, region.base + IDT, region._idt.hpa(), RODATA)?;
-            map(
-                &mut tables,
-                region.base + STACKS,
-                region._stacks.hpa(),
-                DATA,
-            )?;
+            map(&mut guest, region.base + SHARED, region.shared.hpa(), DATA)?;
             regions.push(region, GFP_KERNEL_ACCOUNT)?;
         }
-        // SAFETY: Everything behind `tables` belongs to the fields which are dropped after `hole`.
-        let hole = unsafe { Hole::fill(mm, tables.hpa()) }?;
         Ok(Self {
-            hole,
-            tables,
+            host,
+            guest,
             regions,
-            _text: text,
         })
+    }
+
+    /// The tables for the Host's world, at index [`hole::SLOT`].
+    pub(crate) fn hpa(&self) -> Hpa {
+        self.host.hpa()
     }
 
     /// The entry by which a shadow root maps the slot, at index [`hole::SLOT`].
     pub(crate) fn link(&self) -> u64 {
-        self.tables.hpa().get() | SLOT_LINK
+        self.guest.hpa().get() | SLOT_LINK
     }
 
     /// The physical address of vCPU `id`'s shared page.
@@ -380,9 +365,16 @@ impl Slot {
         Some(self.regions.get(id)?.shared.hpa())
     }
 
-    /// The address space in which the switcher can be entered.
-    pub(crate) fn mm(&self) -> &Mm {
-        self.hole.mm()
+    /// Makes all regions as new.
+    ///
+    /// # Safety
+    ///
+    /// Nobody has a [`Switcher`] of the slot.
+    pub(crate) unsafe fn reset(&self) {
+        for region in &self.regions {
+            // SAFETY: As the caller promises.
+            unsafe { region.reset() };
+        }
     }
 
     /// What vCPU `id` is driven by. The caller keeps `self` alive at least as long.
@@ -406,6 +398,20 @@ impl Region {
         this.fill_tss();
         this.fill_idt();
         Ok(this)
+    }
+
+    /// Empties what a guest or its switcher writes: registers, roots, the shared page, descriptors, stacks.
+    ///
+    /// # Safety
+    ///
+    /// Nobody has a [`Switcher`] of the region.
+    unsafe fn reset(&self) {
+        for page in [&self.state, &self.shared, &self._gdt, &self._stacks] {
+            // SAFETY: The pages are ours, and nobody uses them.
+            unsafe { page.as_ptr::<u8>().write_bytes(0, 4096) };
+        }
+        self.fill_gdt();
+        self.fill_tss();
     }
 
     /// The guest's GDT has Linux's indices, so that STAR stays the Host's.

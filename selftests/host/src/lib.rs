@@ -194,6 +194,13 @@ pub struct Vm {
     pub ram: Ram,
 }
 
+/// Where a guest starts.
+#[derive(Clone, Copy)]
+pub struct Start {
+    cr3: u64,
+    rip: u64,
+}
+
 /// How a guest ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
@@ -210,13 +217,24 @@ pub enum End {
 impl Vm {
     /// Loads the bare guest at `path` into `size` bytes of RAM (a multiple of 2 MiB, at most 1 GiB), as the header says.
     pub fn load(path: &Path, size: usize, command_line: &str) -> Result<Self> {
+        let (vm, start) = Self::prepare(path, size, command_line)?;
+        vm.create_vcpu(start)?;
+        Ok(vm)
+    }
+
+    /// The same, but without a vCPU, which is to start there.
+    pub fn prepare(path: &Path, size: usize, command_line: &str) -> Result<(Self, Start)> {
         let ram = Ram::new(size)?;
-        let (cr3, entry) = load_image(&ram, &std::fs::read(path)?)?;
+        let (cr3, rip) = load_image(&ram, &std::fs::read(path)?)?;
         write_boot_params(&ram, command_line);
         let device = Device::open().map_err(|error| format!("/dev/lguest: {error}"))?;
         device.add_memory(0, ram.size(), ram.hva())?;
-        device.create_vcpu(cr3, entry, BOOT_PARAMS)?;
-        Ok(Self { device, ram })
+        Ok((Self { device, ram }, Start { cr3, rip }))
+    }
+
+    /// Makes the vCPU.
+    pub fn create_vcpu(&self, start: Start) -> io::Result<i32> {
+        self.device.create_vcpu(start.cr3, start.rip, BOOT_PARAMS)
     }
 
     /// Runs it to its end; prints what it prints.
@@ -268,6 +286,22 @@ impl Vm {
             Some(left) if gpa != 0 => text_of(&self.ram.read(gpa, left.min(1024) as usize)),
             _ => String::new(),
         }
+    }
+}
+
+/// Keeps the calling thread on one CPU: on this one or, where there are not so many, on the last.
+pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
+    // SAFETY: takes a number.
+    let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) } as usize;
+    // SAFETY: an empty set, which is all zeros.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a set of ours, which the call reads.
+    match unsafe {
+        libc::CPU_SET(cpu.min(online - 1), &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &set)
+    } {
+        0 => Ok(()),
+        _ => Err(Error::last_os_error()),
     }
 }
 

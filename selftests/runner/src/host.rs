@@ -22,6 +22,9 @@ pub(crate) const TESTS: &[Row] = &[
     ("segments", 60, |timeout| program("segments", timeout)),
     ("debug", 120, |timeout| program("debug", timeout)),
     ("forks", 60, |timeout| program("forks", timeout)),
+    ("slot-reuse", 120, |timeout| program("reuse", timeout)),
+    ("close-is-quiet", 120, |timeout| program("quiet", timeout)),
+    ("slots-come-back", 120, slots_come_back),
     ("kill-9", 180, kill_9),
     ("stop-and-continue", 60, stop_and_continue),
     ("terminate", 30, terminate),
@@ -369,6 +372,30 @@ fn free_pages() -> Result<i64, String> {
     });
     let free = kib("MemFree:").ok_or("no MemFree")? + kib("KReclaimable:").unwrap_or(0);
     Ok(free / 4 + kept.sum::<i64>())
+}
+
+/// A process that ends gives back what it had of the switcher, though not at once: hundreds of them leave no more than a
+/// few do.
+fn slots_come_back(timeout: Duration) -> Outcome {
+    const ROUNDS: i64 = 150;
+    let guest = format!("{HERE}/guests/hello");
+    let rounds = |count| {
+        (0..count).try_for_each(|_| {
+            command::run(&[&format!("{HERE}/selftests/miniboot"), &guest], timeout)
+                .map_err(text)?
+                .expect(End::Exit(0))
+        })
+    };
+    rounds(20)?;
+    let before = free_pages()?;
+    rounds(ROUNDS)?;
+    let lost = before - free_pages()?;
+    // The slot of one takes more than 10.
+    if lost < 5 * ROUNDS {
+        Ok(())
+    } else {
+        Err(format!("{ROUNDS} processes left {lost} pages behind"))
+    }
 }
 
 /// Unloads and loads the module 50 times with a guest in between; no page is lost on the way.
