@@ -51,9 +51,11 @@ use crate::{
         slots::Lease,
         switcher::SHARED_LEAF,
         table::{
+            Dropped,
             Table,
             TableBox, //
         },
+        task,
     },
 };
 use kernel::{
@@ -71,6 +73,8 @@ const LARGE: u64 = 1 << 53;
 const SHARED_SLOT: usize = 270;
 /// How many roots are cached, so that looking for one stays quick.
 const MAX_CONTEXTS: usize = 128;
+/// Pages that are freed in one go.
+const STEP: usize = 256;
 /// Pages looked at around one that faulted.
 const AROUND: u64 = 16;
 
@@ -125,10 +129,12 @@ pub(crate) struct Mmu {
     contexts: KVec<Context>,
     current: Gpa,
     upper: TableBox,
+    /// What was forgotten, but is not freed yet: at the next occasion with interrupts on.
+    dropped: Dropped,
     slot: Arc<Lease>,
     five_levels: bool,
     clock: u64,
-    /// Pages in all these tables.
+    /// Pages in all these tables, the dropped ones too.
     pages: usize,
     max_pages: usize,
     prefilled: u64,
@@ -219,9 +225,20 @@ impl Context {
         ))
     }
 
-    /// Empties the lower half; returns how many pages that freed.
-    fn drop_user_half(&mut self) -> usize {
-        self.kernel.clear(0..256) + self.user.clear(0..256)
+    /// Empties the lower half.
+    fn drop_user_half(&mut self) -> Dropped {
+        let mut dropped = self.kernel.clear(0..256);
+        dropped.add(self.user.clear(0..256));
+        dropped
+    }
+
+    fn into_dropped(self) -> Dropped {
+        let mut dropped = Dropped::from(self.user);
+        dropped.add(self.kernel.into());
+        for table in self.top.into_iter().flatten() {
+            dropped.add(table.into());
+        }
+        dropped
     }
 }
 
@@ -246,20 +263,20 @@ fn make_leaf_table<'a>(
 }
 
 /// Forgets the page that `gva` is in, whatever its size, and perhaps small ones where a large one has
-/// been; returns how many tables that freed.
-fn drop_page(level4: &mut Table, gva: Gva) -> usize {
+/// been.
+fn drop_page(level4: &mut Table, gva: Gva) -> Dropped {
     let mut table = level4;
     for level in [4, 3, 2] {
         let i = gva.index(level);
         if table.get(i) & LARGE != 0 {
-            return table.set(i, 0);
+            return table.replace(i, 0);
         }
         let Some(child) = table.child(i) else {
-            return 0;
+            return Dropped::NOTHING;
         };
         table = child;
     }
-    table.set(gva.index(1), 0)
+    table.replace(gva.index(1), 0)
 }
 
 impl Mmu {
@@ -274,6 +291,7 @@ impl Mmu {
             contexts: KVec::new(),
             current: root,
             upper: TableBox::new(Wait::Allowed)?,
+            dropped: Dropped::NOTHING,
             slot,
             five_levels,
             clock: 0,
@@ -288,8 +306,9 @@ impl Mmu {
     }
 
     /// The same with RAM. Apart from [`new`](Self::new), which may fail, and would take the RAM along.
-    pub(crate) fn with_ram(self, ram: GuestRam) -> Self {
-        Self { ram, ..self }
+    pub(crate) fn with_ram(mut self, ram: GuestRam) -> Self {
+        self.ram = ram;
+        self
     }
 
     pub(crate) fn ram(&self) -> &GuestRam {
@@ -301,7 +320,7 @@ impl Mmu {
     pub(crate) fn load(&mut self, root: Gpa, keep: bool, wait: Wait) -> Result<Roots> {
         let i = self.find(root, wait)?;
         if !keep {
-            self.pages -= self.contexts[i].drop_user_half();
+            self.dropped.add(self.contexts[i].drop_user_half());
         }
         self.clock += 1;
         self.contexts[i].used = self.clock;
@@ -318,7 +337,7 @@ impl Mmu {
         if wait == Wait::Forbidden {
             return Err(EAGAIN);
         }
-        self.make_room();
+        self.make_room(wait)?;
         let context = Context::new(root, self.slot.link(), self.upper.hpa(), self.five_levels)?;
         let pages = context.own_pages();
         self.contexts.push(context, GFP_KERNEL_ACCOUNT)?;
@@ -327,27 +346,41 @@ impl Mmu {
     }
 
     fn remove(&mut self, i: usize) {
-        if let Ok(mut context) = self.contexts.remove(i) {
-            self.pages -= context.drop_user_half() + context.own_pages();
+        if let Ok(context) = self.contexts.remove(i) {
+            self.dropped.add(context.into_dropped());
         }
     }
 
-    /// Brings the tables below the budget: least recently used contexts first, then everything. The
-    /// current context loses what it maps at most, so that the roots the CPU uses never dangle.
-    fn make_room(&mut self) {
+    /// Brings the tables below the budget: what was dropped goes first, then least recently used contexts, then
+    /// everything. The current context loses what it maps at most, so that the roots the CPU uses never dangle.
+    ///
+    /// `EAGAIN` when there is something to do and waiting is forbidden.
+    fn make_room(&mut self, wait: Wait) -> Result {
         while self.pages >= self.max_pages || self.contexts.len() >= MAX_CONTEXTS {
+            if wait == Wait::Forbidden {
+                return Err(EAGAIN);
+            }
+            task::reschedule_if_asked();
+            if !self.dropped.is_empty() {
+                self.free_dropped();
+                continue;
+            }
+            self.recycled += 1;
             let oldest = (0..self.contexts.len())
                 .filter(|&i| self.contexts[i].root != self.current)
                 .min_by_key(|&i| self.contexts[i].used);
-            self.recycled += 1;
             match oldest {
                 Some(i) => self.remove(i),
-                None => {
-                    self.flush_all();
-                    return;
-                }
+                None => self.flush_all(),
             }
         }
+        Ok(())
+    }
+
+    /// Frees some of what was dropped; says whether there is more. IRQs on.
+    pub(crate) fn free_dropped(&mut self) -> bool {
+        self.pages -= self.dropped.free(STEP);
+        !self.dropped.is_empty()
     }
 
     /// Forgets everything.
@@ -357,32 +390,32 @@ impl Mmu {
                 self.remove(i);
             } else {
                 let context = &mut self.contexts[i];
-                self.pages -= context.drop_user_half();
+                self.dropped.add(context.drop_user_half());
                 if context.top.is_none() {
                     // Links into the upper half.
-                    context.kernel.clear(256..hole::SLOT);
-                    context.kernel.clear(hole::SLOT + 1..512);
+                    drop(context.kernel.clear(256..hole::SLOT));
+                    drop(context.kernel.clear(hole::SLOT + 1..512));
                 }
             }
         }
-        self.pages -= self.upper.clear(0..512);
+        self.dropped.add(self.upper.clear(0..512));
     }
 
     /// Forgets the user half of the current root.
     pub(crate) fn flush_user(&mut self) {
         if let Some(context) = self.contexts.iter_mut().rfind(|c| c.root == self.current) {
-            self.pages -= context.drop_user_half();
+            self.dropped.add(context.drop_user_half());
         }
     }
 
     /// Forgets one page, small or large: of the current root in the lower half, of all roots in the upper.
     pub(crate) fn flush_one(&mut self, gva: Gva) {
         match shadow::half(gva) {
-            Half::Kernel => self.pages -= drop_page(&mut self.upper, gva),
+            Half::Kernel => self.dropped.add(drop_page(&mut self.upper, gva)),
             Half::User => {
                 if let Some(context) = self.contexts.iter_mut().rfind(|c| c.root == self.current) {
-                    self.pages -= drop_page(&mut context.user, gva);
-                    self.pages -= drop_page(&mut context.kernel, gva);
+                    self.dropped.add(drop_page(&mut context.user, gva));
+                    self.dropped.add(drop_page(&mut context.kernel, gva));
                 }
             }
         }
@@ -435,7 +468,7 @@ impl Mmu {
                 None => return Ok(Fault::Mmio(Gpa::new(t.gpa.get() | gva.offset()))),
             },
         };
-        self.make_room();
+        self.make_room(wait)?;
         let i = self.find(self.current, wait)?;
         let Self {
             contexts,
@@ -540,6 +573,16 @@ impl Mmu {
         stats.shadow_recycled = self.recycled;
         stats.prefilled = self.prefilled;
         stats.pinned_pages = self.ram.pinned();
+    }
+}
+
+impl Drop for Mmu {
+    /// In steps, as always.
+    fn drop(&mut self) {
+        self.flush_all();
+        while self.free_dropped() {
+            task::reschedule_if_asked();
+        }
     }
 }
 

@@ -214,6 +214,10 @@ impl Vcpu {
                 return Err(EINTR);
             }
             task::reschedule_if_asked();
+            if vm.memory(Wait::Allowed)?.mmu()?.free_dropped() {
+                // The guest runs when all that it had dropped is freed: it cannot be faster than we are.
+                continue;
+            }
             next = match self.run_section(vm, run) {
                 // What could not be done with IRQs off.
                 Err(error) if error == EAGAIN => self

@@ -26,19 +26,28 @@ fn direct_map_to_hpa(addr: *const u8) -> Hpa {
     Hpa::new((addr as u64).wrapping_sub(base))
 }
 
-/// The word of a page's `struct page` that is for whoever owns the page.
-///
+/// The words of a page's `struct page` that are for whoever owns the page.
+pub(crate) struct OwnerWords<'a> {
+    pub(crate) private: &'a AtomicU64,
+    pub(crate) index: &'a AtomicU64,
+}
+
 /// # Safety
 ///
 /// `addr` is the direct map address of a page which the caller owns for `'a`.
-pub(crate) unsafe fn owner_word<'a>(addr: *const u8) -> &'a AtomicU64 {
+pub(crate) unsafe fn owner_words<'a>(addr: *const u8) -> OwnerWords<'a> {
     // SAFETY: `vmemmap_base` is set during early boot and never again.
     let vmemmap = unsafe { bindings::vmemmap_base } as *mut bindings::page;
     let page = vmemmap.wrapping_add((direct_map_to_hpa(addr).get() >> 12) as usize);
-    // SAFETY: Every page in the direct map has a `struct page`, and the caller owns this one.
+    // SAFETY: Every page in the direct map has a `struct page`, and the caller owns this one. It is in no
+    // page cache, so the index is his as well.
     unsafe {
-        let field = &raw mut (*page).__bindgen_anon_1.__bindgen_anon_1.private;
-        &*field.cast::<AtomicU64>()
+        let fields = &raw mut (*page).__bindgen_anon_1.__bindgen_anon_1;
+        let index = &raw mut (*fields).__bindgen_anon_2.__folio_index;
+        OwnerWords {
+            private: &*(&raw mut (*fields).private).cast::<AtomicU64>(),
+            index: &*index.cast::<AtomicU64>(),
+        }
     }
 }
 

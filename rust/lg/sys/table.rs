@@ -3,16 +3,17 @@
 //! Page tables that the CPU walks: the shadow's, and those of the switcher's slot.
 //!
 //! A table owns the tables below which it made itself ([`OWNED`]); other entries are leaves, or
-//! links to a table that somebody else owns.
+//! links to a table that somebody else owns. What is taken out of a table becomes [`Dropped`].
 
 use super::page::{
     direct_map,
-    owner_word,
+    owner_words,
     HostPage,
     Wait, //
 };
 use crate::lg_core::addr::Hpa;
 use core::{
+    mem::ManuallyDrop,
     ops::{
         Deref,
         DerefMut,
@@ -37,8 +38,9 @@ const ADDR: u64 = 0x000f_ffff_ffff_f000;
 /// * It is the whole of a page that a [`TableBox`] owns, or owned until it was leaked.
 /// * An entry with [`OWNED`] holds the physical address of a [`Table`] that was leaked from a
 ///   [`TableBox`] and that no other entry owns.
-/// * Entry `i` is 0 unless bit `i / 8` of the page's owner word is set: most tables are nearly
+/// * Entry `i` is 0 unless bit `i / 8` of the page's first owner word is set: most tables are nearly
 ///   empty, and flushes are frequent, so emptying one must not take 512 steps.
+/// * The second owner word is for the list of [`Dropped`] that the table is in, if it is.
 #[repr(C, align(4096))]
 pub(crate) struct Table([AtomicU64; 512]);
 
@@ -50,7 +52,12 @@ impl Table {
 
     fn used(&self) -> &AtomicU64 {
         // SAFETY: By the type invariant.
-        unsafe { owner_word(core::ptr::from_ref(self).cast()) }
+        unsafe { owner_words(core::ptr::from_ref(self).cast()) }.private
+    }
+
+    fn next(&self) -> &AtomicU64 {
+        // SAFETY: By the type invariant.
+        unsafe { owner_words(core::ptr::from_ref(self).cast()) }.index
     }
 
     fn store(&mut self, i: usize, entry: u64) {
@@ -71,12 +78,16 @@ impl Table {
         self.get(i) & !OWNED
     }
 
-    /// Makes entry `i` a leaf, a link, or nothing (0). What it owned is freed; the number of pages
-    /// is returned.
-    pub(crate) fn set(&mut self, i: usize, entry: u64) -> usize {
-        let freed = self.free_child(i);
+    /// Makes entry `i`, which owns nothing, a leaf, a link, or nothing (0).
+    pub(crate) fn set(&mut self, i: usize, entry: u64) {
+        drop(self.replace(i, entry));
+    }
+
+    /// The same for any entry. What it owned is returned.
+    pub(crate) fn replace(&mut self, i: usize, entry: u64) -> Dropped {
+        let owned = self.take_child(i);
         self.store(i, entry & !OWNED);
-        freed
+        owned.map_or(Dropped::NOTHING, Dropped::from)
     }
 
     /// The table below entry `i`, if this one owns it.
@@ -115,36 +126,144 @@ impl Table {
         self.child(i).ok_or(EINVAL)
     }
 
-    /// Frees the table below entry `i` and all below that; returns how many pages that were.
-    fn free_child(&mut self, i: usize) -> usize {
+    /// The table below entry `i`, if this one owned it until now.
+    fn take_child(&mut self, i: usize) -> Option<TableBox> {
         let entry = self.get(i);
         if entry & OWNED == 0 {
-            return 0;
+            return None;
         }
-        self.store(i, 0);
+        self.0[i % 512].store(0, Ordering::Relaxed);
         // SAFETY: By the type invariant the entry owned a leaked table; the entry is gone, so it is
         // ours.
-        let mut child = unsafe { TableBox::from_hpa(Hpa::new(entry & ADDR)) };
-        1 + child.clear(0..512)
+        Some(unsafe { TableBox::from_hpa(Hpa::new(entry & ADDR)) })
     }
 
-    /// Clears a range of entries; returns how many pages that freed. At most five levels deep.
-    pub(crate) fn clear(&mut self, range: Range<usize>) -> usize {
-        let mut freed = 0;
+    /// Clears a range of entries; returns what they owned. Interrupts may be off: it takes some instructions for each
+    /// entry that is used, and none for what is below it.
+    pub(crate) fn clear(&mut self, range: Range<usize>) -> Dropped {
+        let mut dropped = Dropped::NOTHING;
         let mut left = self.used().load(Ordering::Relaxed);
         while left != 0 {
             let group = left.trailing_zeros() as usize;
             left &= left - 1;
-            let entries = group * 8..group * 8 + 8;
-            for i in entries.clone().filter(|i| range.contains(i)) {
-                freed += self.set(i, 0);
+            let mut empty = true;
+            for i in group * 8..group * 8 + 8 {
+                if self.get(i) == 0 {
+                    continue;
+                }
+                if !range.contains(&i) {
+                    empty = false;
+                    continue;
+                }
+                if let Some(child) = self.take_child(i) {
+                    dropped.push(child);
+                } else {
+                    self.0[i].store(0, Ordering::Relaxed);
+                }
             }
-            if entries.into_iter().all(|i| self.get(i) == 0) {
+            if empty {
                 let used = self.used().load(Ordering::Relaxed);
                 self.used().store(used & !(1 << group), Ordering::Relaxed);
             }
         }
+        dropped
+    }
+}
+
+/// Tables which nothing leads to any more, each with all that is below it, until their pages are freed.
+///
+/// Taking a table out takes a moment whatever hangs below it. Freeing takes its time for each page, so it is
+/// put off to where interrupts are on, and done in steps ([`free`](Self::free)); dropping the object frees
+/// all of it at once.
+///
+/// # When a page may be used again
+///
+/// When no CPU can know the way to it. Tables are taken out in the Host's world, and while no CPU is on a root
+/// of their VM: its one vCPU is out, or in the hands of who does this. What a CPU remembers of those roots has
+/// either been dropped when it loaded the Host's CR3 (without PCIDs), or is tagged with PCID 0. Nobody but a
+/// guest loads that, and never with bit 63, so it is dropped before it is used again; and nothing in a shadow is
+/// global. So what is in here no CPU can reach, however soon it is freed.
+///
+/// With several vCPUs this is where to wait until each has left the guest.
+#[must_use = "if it is dropped, its pages are freed on the spot; with interrupts off that is too long"]
+pub(crate) struct Dropped {
+    /// The first and the last of a list, of which each holds the next one's address; 0 if there is none.
+    first: u64,
+    last: u64,
+}
+
+impl Dropped {
+    pub(crate) const NOTHING: Self = Self { first: 0, last: 0 };
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first == 0
+    }
+
+    fn push(&mut self, table: TableBox) {
+        table.next().store(self.first, Ordering::Relaxed);
+        let hpa = table.hpa().get();
+        // The page lives on in the list.
+        core::mem::forget(table);
+        if self.first == 0 {
+            self.last = hpa;
+        }
+        self.first = hpa;
+    }
+
+    /// Takes what is in `other` as well.
+    pub(crate) fn add(&mut self, mut other: Self) {
+        let (first, last) = (
+            core::mem::take(&mut other.first),
+            core::mem::take(&mut other.last),
+        );
+        if first == 0 {
+            return;
+        }
+        if self.first == 0 {
+            self.last = last;
+        } else {
+            // SAFETY: The last of a list that we have is a leaked table, which is ours.
+            let last = ManuallyDrop::new(unsafe { TableBox::from_hpa(Hpa::new(last)) });
+            last.next().store(self.first, Ordering::Relaxed);
+        }
+        self.first = first;
+    }
+
+    fn pop(&mut self) -> Option<TableBox> {
+        if self.first == 0 {
+            return None;
+        }
+        // SAFETY: What is in the list was leaked by `push`, and it is taken out here.
+        let table = unsafe { TableBox::from_hpa(Hpa::new(self.first)) };
+        self.first = table.next().load(Ordering::Relaxed);
+        Some(table)
+    }
+
+    /// Frees `limit` pages at most; returns how many it were. Takes up to 512 steps for each.
+    pub(crate) fn free(&mut self, limit: usize) -> usize {
+        let mut freed = 0;
+        while freed < limit {
+            let Some(mut table) = self.pop() else {
+                break;
+            };
+            table.move_children(self);
+            freed += 1;
+        }
         freed
+    }
+}
+
+impl From<TableBox> for Dropped {
+    fn from(table: TableBox) -> Self {
+        let mut this = Self::NOTHING;
+        this.push(table);
+        this
+    }
+}
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.free(usize::MAX);
     }
 }
 
@@ -166,6 +285,22 @@ impl TableBox {
     unsafe fn from_hpa(hpa: Hpa) -> Self {
         // SAFETY: As the caller promises.
         Self(unsafe { HostPage::from_hpa(hpa) })
+    }
+
+    /// Adds what it owns to `to`. It has no entries any more then, and is to be freed: what its page holds is left as
+    /// it is.
+    fn move_children(&mut self, to: &mut Dropped) {
+        let mut left = self.used().load(Ordering::Relaxed);
+        while left != 0 {
+            let group = left.trailing_zeros() as usize;
+            left &= left - 1;
+            for i in group * 8..group * 8 + 8 {
+                if let Some(child) = self.take_child(i) {
+                    to.push(child);
+                }
+            }
+        }
+        self.used().store(0, Ordering::Relaxed);
     }
 
     /// Its physical address, for CR3 or an entry above.
@@ -192,7 +327,9 @@ impl DerefMut for TableBox {
 
 impl Drop for TableBox {
     fn drop(&mut self) {
-        self.clear(0..512);
-        self.used().store(0, Ordering::Relaxed);
+        let mut below = Dropped::NOTHING;
+        self.move_children(&mut below);
+        drop(below);
+        self.next().store(0, Ordering::Relaxed);
     }
 }
