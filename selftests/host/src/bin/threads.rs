@@ -182,7 +182,8 @@ fn interrupt_often<T>(thread: &ScopedJoinHandle<'_, T>) {
     }
 }
 
-/// One address space has room for one switcher; when the first VM is gone, the second may come.
+/// One address space has room for one switcher; when the first VM is gone, the second may come, and finds nothing of what
+/// the first one left.
 fn two_vms() -> Result<()> {
     let vm = Vm::load(Path::new(GUEST), 64 << 20, "")?;
     let error = Vm::load(Path::new(GUEST), 64 << 20, "")
@@ -194,6 +195,12 @@ fn two_vms() -> Result<()> {
         "{error}"
     );
     assert_eq!(vm.run()?, End::PowerOff(0));
+    drop(vm);
+    // It dies with an event that it has not taken.
+    let end = Vm::load(Path::new(SPINNER), 64 << 20, "crime=event-not-taken")?.run()?;
+    assert!(matches!(end, End::Death(_)), "{end:?}");
+    let vm = Vm::load(Path::new(GUEST), 64 << 20, "")?;
+    assert_eq!(vm.run()?, End::PowerOff(0), "after a dead one");
     drop(vm);
     for _ in 0..20 {
         let vm = Vm::load(Path::new("/usr/lib/lg/guests/hello"), 64 << 20, "")?;
