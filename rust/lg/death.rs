@@ -34,6 +34,8 @@ pub(crate) enum Death {
     Impossible(Event, u64),
     /// HALT or HLT with interrupts off: nothing can ever wake it.
     HaltForever(u64),
+    /// The Host has lost memory that the guest used.
+    MemoryError,
     /// lg's own fault: an exception at CPL0 in the switcher.
     SwitcherFault {
         vector: u8,
@@ -82,6 +84,9 @@ impl fmt::Display for Death {
             Self::SwitcherSlot(gva) => write!(f, "touched the switcher's slot at {gva}"),
             Self::Impossible(event, rip) => write!(f, "unexpected {} at rip {rip:#x}", Named(event)),
             Self::HaltForever(rip) => write!(f, "halted with interrupts off at rip {rip:#x}"),
+            Self::MemoryError => {
+                f.write_str("memory error: the host's memory lost what the guest had in it")
+            }
             Self::SwitcherFault {
                 vector,
                 error,

@@ -93,21 +93,21 @@ module! {
 
 #[pin_data]
 struct Lg {
+    // The device goes first: no guest runs once it is gone.
     #[pin]
     device: MiscDeviceRegistration<vm::Vm>,
-    // Last: no VM is left when it goes.
+    // No VM is left when these go.
     slots: sys::slots::Slots,
+    _async_page_faults: sys::async_pf::Off,
 }
 
 impl kernel::InPlaceModule for Lg {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         let fits = sys::cpu::probe();
         try_pin_init!(Self {
-            _: {
-                fits?;
-                sys::cpu::refuse_async_page_faults();
-            },
+            _: { fits? },
             slots: sys::slots::Slots::new(),
+            _async_page_faults: sys::async_pf::refuse()?,
             device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"lguest" }),
         })
     }

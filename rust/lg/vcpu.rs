@@ -42,6 +42,7 @@ use crate::{
             Regs,
             Switcher,
             EXIT_HYPERCALL,
+            EXIT_INTERRUPTED,
             EXIT_SWITCHER_FAULT,
             EXIT_SYSCALL32, //
         },
@@ -67,6 +68,9 @@ macro_rules! sh {
 }
 
 const SYSCALL_LENGTH: u64 = 2;
+/// How long a guest has to wait that locks the whole bus, on a Host that minds: as a process has to for
+/// a split lock (arch/x86/kernel/cpu/bus_lock.c).
+const BUS_LOCK_PAUSE_MS: u32 = 10;
 
 /// Where to go on after an exit was handled.
 pub(crate) enum Next {
@@ -313,12 +317,15 @@ impl Vcpu {
             },
         );
         self.stats.msr_writes += msr_writes;
-        self.switcher.replay_exceptions();
+        let intact = self.switcher.replay_exceptions(&irqs);
         // The CPU has acknowledged this interrupt: the Host's handler has to run before anything
         // else may.
         if let Some(vector) = self.host_interrupt() {
             self.switcher.regs().vector = 0;
             self.switcher.replay(vector);
+        }
+        if !intact {
+            return Ok(Next::Die(Death::MemoryError));
         }
         next
     }
@@ -352,12 +359,19 @@ impl Vcpu {
     /// The interrupt of the Host's that ended the guest's turn, if one did.
     fn host_interrupt(&mut self) -> Option<u8> {
         let vector = u8::try_from(self.switcher.regs().vector).ok()?;
-        (trap::route(vector) == Route::HostInterrupt).then_some(vector)
+        (self.route(vector) == Route::HostInterrupt).then_some(vector)
     }
 
-    /// Has something come that the Host's handlers have to hear of?
+    /// Is the section over, for something has come that the Host's handlers have to hear of, or have
+    /// dealt with in the middle of it?
     fn host_waits(&mut self) -> bool {
-        self.host_interrupt().is_some() || self.switcher.has_exceptions()
+        self.switcher.regs().vector == EXIT_INTERRUPTED
+            || self.host_interrupt().is_some()
+            || self.switcher.has_exceptions()
+    }
+
+    fn route(&self, vector: u8) -> Route {
+        trap::route(vector, self.switcher.int80_is_a_device())
     }
 
     fn count_exit(&mut self) {
@@ -369,9 +383,11 @@ impl Vcpu {
                     *count += 1;
                 }
             }
+            // What interrupts the switcher are NMIs, but for machine checks.
+            self.stats.nmis += u64::from(vector == EXIT_INTERRUPTED);
             return;
         };
-        match trap::route(vector) {
+        match self.route(vector) {
             Route::HostInterrupt => self.stats.interrupts += 1,
             Route::HostException => self.stats.nmis += 1,
             Route::PageFault => self.stats.page_faults += 1,
@@ -425,6 +441,7 @@ impl Vcpu {
                     regs.rip = regs.rip.wrapping_sub(SYSCALL_LENGTH);
                     Ok(self.inject_exception(Event::new(trap::UD, 0)))
                 }
+                EXIT_INTERRUPTED => Ok(Next::Again),
                 _ => Ok(Next::Die(Death::SwitcherFault {
                     vector: exit as u8,
                     error,
@@ -435,11 +452,11 @@ impl Vcpu {
         };
         const { assert!(EXIT_SWITCHER_FAULT > 0xff) };
         let event = Event::new(vector, error as u32);
-        match trap::route(vector) {
+        match self.route(vector) {
             Route::HostInterrupt | Route::HostException => Ok(Next::Again),
             Route::PageFault => self.page_fault(vm, run, error as u32, wait),
             Route::Protection => self.protection(vm, event, wait),
-            Route::Guest => Ok(self.exception(run, event)),
+            Route::Guest => self.exception(run, event, wait),
             Route::Fatal => {
                 let rip = self.switcher.regs().rip;
                 Ok(Next::Die(Death::Impossible(event, rip)))
@@ -497,23 +514,49 @@ impl Vcpu {
         Ok(Next::Again)
     }
 
-    /// An exception of the guest's, unless it is what the Launcher debugs with.
-    fn exception(&mut self, run: &mut lguest_run, event: Event) -> Next {
+    /// An exception of the guest's, unless it is what the Launcher debugs with or the Host minds.
+    fn exception(&mut self, run: &mut lguest_run, event: Event, wait: Wait) -> Result<Next> {
+        match event.vector {
+            // Nobody asked for alignment checks: the Host has split locks fault.
+            trap::AC
+                if cpu::detects_split_locks() && self.switcher.regs().rflags & flags::AC == 0 =>
+            {
+                if wait == Wait::Forbidden {
+                    return Err(EAGAIN);
+                }
+                task::sleep_ms(BUS_LOCK_PAUSE_MS);
+                self.switcher.allow_split_locks();
+                return Ok(Next::Again);
+            }
+            trap::DB if self.switcher.bus_lock() => {
+                if wait == Wait::Forbidden {
+                    return Err(EAGAIN);
+                }
+                task::sleep_ms(BUS_LOCK_PAUSE_MS);
+                if !self.switcher.forget_bus_lock() {
+                    return Ok(Next::Again);
+                }
+            }
+            _ => {}
+        }
         let asked = match event.vector {
             trap::BP => self.debug.breakpoints,
             trap::DB => self.switcher.stepped(),
             _ => false,
         };
-        if asked {
+        Ok(if asked {
             self.debug_exit(run, event.vector)
         } else {
             self.inject_exception(event)
-        }
+        })
     }
 
     /// #GP: perhaps a privileged instruction of the guest's kernel that no hypercall replaced.
     fn protection(&mut self, vm: &Vm, event: Event, wait: Wait) -> Result<Next> {
         let regs = *self.switcher.regs();
+        if event.error_code == Some(trap::INT80_REFUSED) && self.switcher.int80_is_a_device() {
+            return self.int80(vm, event, wait);
+        }
         if !self.switcher.user_mode() && event.error_code == Some(0) && regs.cs == 0x33 {
             if wait == Wait::Forbidden {
                 return Err(EAGAIN);
@@ -531,6 +574,27 @@ impl Vcpu {
             }
         }
         Ok(self.inject_exception(event))
+    }
+
+    /// The gate of `int 0x80` is closed, for a device of the Host's may have the vector. The guest gets
+    /// its system call all the same.
+    fn int80(&mut self, vm: &Vm, refused: Event, wait: Wait) -> Result<Next> {
+        if wait == Wait::Forbidden {
+            return Err(EAGAIN);
+        }
+        let user = self.switcher.user_mode();
+        let rip = self.switcher.regs().rip;
+        let mut insn = [0; emulate::MAX_LENGTH];
+        let len = {
+            let mut guard = vm.memory(wait)?;
+            guard.mmu()?.fetch(Gva::new(rip), user, &mut insn)
+        };
+        let Some(len) = emulate::int80_length(&insn[..len]) else {
+            // The guest has changed it meanwhile.
+            return Ok(self.inject_exception(refused));
+        };
+        self.switcher.regs().rip = rip.wrapping_add(len.into());
+        Ok(self.inject_exception(Event::new(trap::INT80, 0)))
     }
 
     fn inject_exception(&mut self, event: Event) -> Next {

@@ -233,6 +233,14 @@ pub fn decode(bytes: &[u8]) -> Option<(Privileged, u8)> {
     Some((instruction, code.used))
 }
 
+/// The length of the `int 0x80` at the start of `bytes`, 32-bit code or 64-bit; `None` if there is none.
+pub fn int80_length(bytes: &[u8]) -> Option<u8> {
+    let bytes = bytes.get(..MAX_LENGTH).unwrap_or(bytes);
+    let mut code = Code { bytes, used: 0 };
+    Prefixes::read(&mut code)?;
+    (code.next()? == 0xcd && code.next()? == 0x80).then_some(code.used)
+}
+
 /// The instructions whose opcode starts with 0F.
 fn two_byte(code: &mut Code<'_>, prefixes: &Prefixes) -> Option<Privileged> {
     Some(match code.next()? {

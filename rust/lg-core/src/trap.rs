@@ -51,8 +51,12 @@ pub const VC: u8 = 29;
 pub const SX: u8 = 30;
 /// The first vector that interrupts may have.
 pub const FIRST_INTERRUPT: u8 = 32;
-/// `int 0x80`, the system call of 32-bit programs. Linux never gives this vector to a device.
+/// `int 0x80`, the system call of 32-bit programs. Linux gives this vector to no device unless it runs
+/// without 32-bit emulation.
 pub const INT80: u8 = 0x80;
+/// The error code of the #GP for an `int 0x80` which the gate does not let through (SDM 3A, "Error
+/// Code"): the vector, and that it is one.
+pub const INT80_REFUSED: u32 = ((INT80 as u32) << 3) | 2;
 
 /// Whether the processor pushes an error code for this exception.
 pub const fn has_error_code(vector: u8) -> bool {
@@ -77,9 +81,11 @@ pub enum Route {
     Fatal,
 }
 
-/// Says who deals with `vector`.
-pub const fn route(vector: u8) -> Route {
+/// Says who deals with `vector`. `int80_is_a_device`: the Host may have given vector 0x80 away, and its
+/// gate is closed to `int 0x80`.
+pub const fn route(vector: u8, int80_is_a_device: bool) -> Route {
     match vector {
+        INT80 if int80_is_a_device => Route::HostInterrupt,
         NMI | MC => Route::HostException,
         PF => Route::PageFault,
         GP => Route::Protection,

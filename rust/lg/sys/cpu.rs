@@ -6,12 +6,20 @@ use crate::lg_core::{
     flags,
     segment, //
 };
-use core::arch::{
-    asm,
-    x86_64::__cpuid_count, //
+use core::{
+    arch::{
+        asm,
+        x86_64::__cpuid_count, //
+    },
+    sync::atomic::{
+        AtomicBool,
+        Ordering, //
+    },
 };
 use kernel::{
     bindings,
+    cpu::CpuId,
+    ffi,
     prelude::*, //
 };
 
@@ -22,6 +30,8 @@ pub(crate) const MSR_SYSENTER_CS: u32 = 0x174;
 pub(crate) const MSR_U_CET: u32 = 0x6a0;
 pub(crate) const MSR_PEBS_ENABLE: u32 = 0x3f1;
 pub(crate) const MSR_DEBUGCTL: u32 = 0x1d9;
+pub(crate) const MSR_TEST_CTRL: u32 = 0x33;
+const MSR_XFD_ERR: u32 = 0x1c5;
 
 pub(crate) const CR4_LA57: u64 = 1 << 12;
 const CR4_FSGSBASE: u64 = 1 << 16;
@@ -171,25 +181,57 @@ pub(crate) fn paging_levels() -> u8 {
     }
 }
 
-pub(crate) fn has_rdtscp() -> bool {
-    // SAFETY: Every 64-bit CPU has leaf 0x80000001.
-    unsafe { __cpuid_count(0x8000_0001, 0) }.edx & (1 << 27) != 0
+/// What [`probe`] found, once: CPUID is an exit where the Host is a virtual machine. (And the Host's own
+/// list lacks what its command line takes out of it, which is still there for guests.)
+static HAS_RDTSCP: AtomicBool = AtomicBool::new(false);
+static HAS_SYSENTER: AtomicBool = AtomicBool::new(false);
+
+fn find_msrs() {
+    // SAFETY: Every 64-bit CPU has both leaves.
+    let (basic, extended) = unsafe { (__cpuid_count(1, 0), __cpuid_count(0x8000_0001, 0)) };
+    HAS_SYSENTER.store(basic.edx & (1 << 11) != 0, Ordering::Relaxed);
+    HAS_RDTSCP.store(extended.edx & (1 << 27) != 0, Ordering::Relaxed);
 }
 
-/// Does this CPU offer the SYSENTER MSRs?
+/// Has the CPU MSR_TSC_AUX?
+pub(crate) fn has_rdtscp() -> bool {
+    HAS_RDTSCP.load(Ordering::Relaxed)
+}
+
+/// Has the CPU the SYSENTER MSRs?
 pub(crate) fn has_sysenter() -> bool {
-    // SAFETY: Every 64-bit CPU has leaf 1.
-    unsafe { __cpuid_count(1, 0) }.edx & (1 << 11) != 0
+    HAS_SYSENTER.load(Ordering::Relaxed)
 }
 
 /// Turns interrupts off until it is dropped. Holds the flags from before.
+///
+/// A kernel that checks its own locking (`CONFIG_TRACE_IRQFLAGS`) is told, as by its own
+/// `local_irq_save`. (The guard of the kernel crate, `LocalInterruptDisabled`, counts instead, and would
+/// make the Host's handlers believe that interrupts are off while they are replayed.)
 pub(crate) struct IrqsOff(u64);
+
+#[cfg(CONFIG_TRACE_IRQFLAGS)]
+unsafe extern "C" {
+    // kernel/trace/trace_preemptirq.c
+    fn trace_hardirqs_on();
+    fn trace_hardirqs_off();
+}
+
+/// Tells a kernel which keeps account that interrupts are off, whatever its own handlers left.
+pub(crate) fn irqs_are_off() {
+    #[cfg(CONFIG_TRACE_IRQFLAGS)]
+    // SAFETY: Interrupts are off.
+    unsafe {
+        trace_hardirqs_off()
+    };
+}
 
 impl IrqsOff {
     pub(crate) fn new() -> Self {
         let flags: u64;
         // SAFETY: Dropping turns them on again if they were.
         unsafe { asm!("pushfq", "pop {}", "cli", out(reg) flags) };
+        irqs_are_off();
         Self(flags)
     }
 }
@@ -197,9 +239,87 @@ impl IrqsOff {
 impl Drop for IrqsOff {
     fn drop(&mut self) {
         if self.0 & flags::IF != 0 {
+            #[cfg(CONFIG_TRACE_IRQFLAGS)]
+            // SAFETY: They will be with the next instruction, as this function wants to hear it.
+            unsafe {
+                trace_hardirqs_on()
+            };
             // SAFETY: They were on when `new` was called.
             unsafe { asm!("sti", options(nostack)) };
         }
+    }
+}
+
+/// Where this CPU counts the NMIs that the Host's handler has begun to handle (irq_stat,
+/// arch/x86/kernel/nmi.c). IRQs off, or another CPU's may be meant by the time it is read.
+pub(crate) fn nmi_count() -> *const u32 {
+    const NMI: usize = bindings::irq_stat_counts_IRQ_COUNT_NMI as usize;
+    let here = (&raw const bindings::irq_stat).wrapping_byte_add(this_cpu_offset());
+    // SAFETY: A per-CPU variable; only its address is taken.
+    unsafe { (&raw const (*here).counts[NMI]).cast() }
+}
+
+unsafe extern "C" {
+    /// `apic->send_IPI_mask` (arch/x86/kernel/apic/init.c), by which Linux's own self-test sends a CPU
+    /// an NMI of its own (arch/x86/kernel/nmi_selftest.c).
+    fn __SCT__apic_call_send_IPI_mask(mask: *const bindings::cpumask, vector: ffi::c_int);
+}
+
+/// Makes the local APIC of this CPU raise an NMI, which comes at once or, while another one blocks it,
+/// after the next IRET.
+///
+/// Whoever sent the first one need not be known: every handler of Linux's asks its device.
+pub(crate) fn send_nmi_to_self(_: &IrqsOff) {
+    const NMI_VECTOR: ffi::c_int = 2;
+    let cpu = CpuId::current().as_u32() as usize;
+    const BITS: usize = ffi::c_ulong::BITS as usize;
+    // As `get_cpu_mask` does: row 1 + n has bit n set in its first word, and is preceded by zeroes.
+    let row = (&raw const bindings::cpu_bit_bitmap).cast::<[ffi::c_ulong; ROW]>();
+    const ROW: usize = bindings::NR_CPUS as usize / BITS;
+    let mask = row
+        .wrapping_add(1 + cpu % BITS)
+        .cast::<ffi::c_ulong>()
+        .wrapping_sub(cpu / BITS);
+    // SAFETY: The mask has this CPU's bit and no other, and a CPU with IRQs off stays online.
+    unsafe { __SCT__apic_call_send_IPI_mask(mask.cast(), NMI_VECTOR) };
+}
+
+/// Handles a machine check that interrupted the guest at `rip`, the way Linux handles one in user mode:
+/// an uncorrected error in memory that the thread used is recovered by taking the page away, and the
+/// signal goes to the thread on its way back to user mode. (KVM does the same, `kvm_machine_check`.) Says
+/// if it was one. IRQs off, in the thread that ran the guest.
+pub(crate) fn machine_check_in_user_mode(_: &IrqsOff, rip: u64) -> bool {
+    #[cfg(CONFIG_X86_MCE)]
+    {
+        unsafe extern "C" {
+            // arch/x86/include/asm/mce.h
+            fn do_machine_check(regs: *mut bindings::pt_regs);
+        }
+        let mut regs = bindings::pt_regs {
+            ip: rip as usize,
+            flags: flags::IF as usize,
+            ..Default::default()
+        };
+        regs.__bindgen_anon_1.cs = 0x33;
+        // SAFETY: The registers are a frame from user mode as the function looks at it, and it may be
+        // called with IRQs off in process context.
+        unsafe { do_machine_check(&raw mut regs) };
+        // SAFETY: A field of the current task's, which the call above counts up.
+        unsafe { (*bindings::get_current()).mce_count != 0 }
+    }
+    #[cfg(not(CONFIG_X86_MCE))]
+    {
+        let _ = rip;
+        false
+    }
+}
+
+/// After a #NM: forgets which state component it was about, if it was about one that XFD disables. The
+/// Host's handler takes what it finds there for its own thread's.
+pub(crate) fn clear_xfd_err() {
+    if boot_cpu_has(bindings::X86_FEATURE_XFD) {
+        // SAFETY: The MSR exists and takes 0; the Host keeps nothing in it.
+        unsafe { wrmsr(MSR_XFD_ERR, 0) };
     }
 }
 
@@ -209,6 +329,17 @@ impl Drop for IrqsOff {
 pub(crate) struct DescPtr {
     pub(crate) limit: u16,
     pub(crate) base: u64,
+}
+
+/// From the address of a per-CPU variable to this CPU's. IRQs off, or it is another CPU's soon.
+fn this_cpu_offset() -> usize {
+    let offset: usize;
+    // SAFETY: `this_cpu_off` is a per-CPU variable, so GS reaches it.
+    unsafe {
+        asm!("mov {}, gs:[rip + {}]", out(reg) offset, sym bindings::this_cpu_off,
+             options(nostack, preserves_flags))
+    };
+    offset
 }
 
 unsafe extern "C" {
@@ -231,18 +362,14 @@ impl HostTables {
     /// Of the CPU we are on. IRQs off.
     pub(crate) fn read() -> Self {
         let mut tables = Self::default();
-        let offset: usize;
-        // SAFETY: Both store to memory that we own; `this_cpu_off` is a per-CPU variable, so GS
-        // reaches it.
+        // SAFETY: Both store to memory that we own.
         unsafe {
             asm!("sgdt [{}]", in(reg) &raw mut tables.gdtr, options(nostack, preserves_flags));
             asm!("sidt [{}]", in(reg) &raw mut tables.idtr, options(nostack, preserves_flags));
-            asm!("mov {}, gs:[rip + {}]", out(reg) offset, sym bindings::this_cpu_off,
-                 options(nostack, preserves_flags));
         }
         tables.gdtr_rw = DescPtr {
             limit: tables.gdtr.limit,
-            base: ((&raw const gdt_page) as usize).wrapping_add(offset) as u64,
+            base: ((&raw const gdt_page) as usize).wrapping_add(this_cpu_offset()) as u64,
         };
         tables
     }
@@ -345,34 +472,36 @@ pub(crate) fn has_debug_store() -> (bool, bool) {
     )
 }
 
-/// Is this machine a KVM guest whose host may report swapped-out memory by a #PF of its own
-/// (asynchronous page faults, Documentation/virt/kvm/x86/msr.rst)?
-fn has_async_page_faults() -> bool {
-    const HYPERVISOR: u32 = 0x4000_0000;
-    // SAFETY: Every 64-bit CPU has leaf 1, and where its hypervisor bit is set, these two.
-    unsafe {
-        __cpuid_count(1, 0).ecx & (1 << 31) != 0
-            && __cpuid_count(HYPERVISOR, 0).ebx.to_le_bytes() == *b"KVMK"
-            && __cpuid_count(HYPERVISOR + 1, 0).eax & (1 << 4) != 0
-    }
+/// Does the Host make split locks fault?
+pub(crate) fn detects_split_locks() -> bool {
+    boot_cpu_has(bindings::X86_FEATURE_SPLIT_LOCK_DETECT)
 }
 
-extern "C" fn stop_async_page_faults(_: *mut core::ffi::c_void) {
-    const MSR_KVM_ASYNC_PF_EN: u32 = 0x4b56_4d02;
-    // SAFETY: The MSR exists: `has_async_page_faults`. Without them our host just makes us wait.
-    unsafe { wrmsr(MSR_KVM_ASYNC_PF_EN, 0) };
+/// May the Host have #DB raised for a bus lock (DEBUGCTL.BUS_LOCK_DETECT)?
+pub(crate) fn detects_bus_locks() -> bool {
+    boot_cpu_has(bindings::X86_FEATURE_BUS_LOCK_DETECT)
 }
 
-/// Makes the machine's own hypervisor, if it is KVM, stop raising #PF while a CPU is at CPL3: lg
-/// would take them for the guest's.
-pub(crate) fn refuse_async_page_faults() {
-    if has_async_page_faults() {
-        on_every_cpu(stop_async_page_faults);
-    }
+/// Do XRSTOR and FXRSTOR leave FIP, FDP and FOP alone unless there is an exception in the image (AMD
+/// before Zen)?
+pub(crate) fn leaks_fpu_pointers() -> bool {
+    // X86_BUG_FXSAVE_LEAK (asm/cpufeatures.h): bugs are counted behind the features.
+    boot_cpu_has(bindings::NCAPINTS * 32 + 6)
+}
+
+/// Is `int 0x80` a system call of the Host's? Where 32-bit emulation is off, the vector may be a
+/// device's.
+pub(crate) fn int80_is_system_call() -> bool {
+    const DPL: u64 = 3 << 45;
+    let idtr = HostTables::read().idtr;
+    let gate = (idtr.base + 0x80 * 16) as *const u64;
+    // SAFETY: The Host's IDT has 256 gates, and Linux maps it for ever.
+    unsafe { gate.read_volatile() & DPL == DPL }
 }
 
 /// Can lg run on this machine? Says in the log why not.
 pub(crate) fn probe() -> Result {
+    find_msrs();
     let cr4 = read_cr4();
     // SAFETY: Written during boot.
     let xen = unsafe { (&raw const bindings::xen_domain_type).read() }
@@ -382,7 +511,7 @@ pub(crate) fn probe() -> Result {
         bindings::cc_platform_has(bindings::cc_attr_CC_ATTR_GUEST_STATE_ENCRYPT)
             || bindings::cc_platform_has(bindings::cc_attr_CC_ATTR_MEM_ENCRYPT)
     };
-    let checks: [(bool, &str); 8] = [
+    let checks: [(bool, &str); 9] = [
         (
             !cfg!(CONFIG_PREEMPT_RT),
             "this is a PREEMPT_RT kernel, which may not take its locks with interrupts off",
@@ -414,6 +543,10 @@ pub(crate) fn probe() -> Result {
         (
             boot_cpu_has(bindings::X86_FEATURE_XSAVE),
             "the CPU has no XSAVE",
+        ),
+        (
+            boot_cpu_has(bindings::X86_FEATURE_APIC),
+            "the local APIC is off, which lg passes NMIs on with",
         ),
     ];
     for (fits, why) in checks {

@@ -5,6 +5,7 @@
 //! The modules above see safe interfaces only, and the compiler holds them to it
 //! (`#![deny(unsafe_code)]`).
 
+pub(crate) mod async_pf;
 pub(crate) mod cpu;
 pub(crate) mod eventfd;
 pub(crate) mod hole;

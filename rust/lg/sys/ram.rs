@@ -38,11 +38,38 @@ const PAGE: u64 = 4096;
 /// Pages that are pinned at once at most: 64 KiB.
 const BATCH: usize = 16;
 
+#[cfg(CONFIG_MEMORY_FAILURE)]
+const HWPOISON: u32 = bindings::pageflags_PG_hwpoison;
+#[cfg(not(CONFIG_MEMORY_FAILURE))]
+const HWPOISON: u32 = 0;
+
 struct Region {
     gpa: u64,
     hva: u64,
     /// The page behind each guest frame, as the address of its `struct page`; 0 until it is pinned.
     pages: KVVec<AtomicU64>,
+}
+
+impl Region {
+    /// The page of this index if it is pinned; `EHWPOISON` if memory failed there since. The pin keeps
+    /// such a page where it is, and reading it would be another machine check, in the kernel.
+    fn good_page(&self, index: usize) -> Result<Option<Hpa>> {
+        let word = self.pages.get(index).ok_or(EINVAL)?.load(Ordering::Acquire);
+        let page = word as *const bindings::page;
+        if page.is_null() {
+            return Ok(None);
+        }
+        // SAFETY: By the invariant of `GuestRam` it is a `struct page`; others change flags at any time,
+        // hence volatile.
+        let (flags, hpa) = unsafe {
+            let flags = (&raw const (*page).flags.f).read_volatile();
+            (flags, page_to_hpa(page))
+        };
+        if cfg!(CONFIG_MEMORY_FAILURE) && flags & (1 << HWPOISON) != 0 {
+            return Err(EHWPOISON);
+        }
+        Ok(Some(hpa))
+    }
 }
 
 /// # Invariants
@@ -116,27 +143,23 @@ impl GuestRam {
         self.find(gpa).is_some()
     }
 
-    /// The Host's page behind `gpa` if it is pinned already; never sleeps.
+    /// The Host's page behind `gpa` if it is pinned already, and good; never sleeps.
     pub(crate) fn pinned_page(&self, gpa: Gpa) -> Option<Hpa> {
         let (region, index) = self.find(gpa)?;
-        let page = region.pages.get(index)?.load(Ordering::Acquire);
-        if page == 0 {
-            return None;
-        }
-        // SAFETY: By the type invariant it is a `struct page`.
-        Some(unsafe { page_to_hpa(page as *const bindings::page) })
+        region.good_page(index).ok()?
     }
 
     /// The Host's page behind `gpa`, pinned now if it was not. `None` outside RAM, `EFAULT` when
-    /// the Launcher has no memory there. May sleep; only in the Launcher's own address space.
+    /// the Launcher has no memory there, `EHWPOISON` when the Host has found an uncorrectable error in
+    /// it. May sleep; only in the Launcher's own address space.
     pub(crate) fn page(&self, gpa: Gpa) -> Result<Option<Hpa>> {
         let Some((region, index)) = self.find(gpa) else {
             return Ok(None);
         };
-        if self.pinned_page(gpa).is_none() {
+        if region.good_page(index)?.is_none() {
             self.pin(region, index)?;
         }
-        Ok(self.pinned_page(gpa))
+        region.good_page(index)
     }
 
     /// Pins a page and, since the guest is likely to come for them next, those behind it up to the

@@ -32,6 +32,10 @@ const CR4_HIDDEN: u64 = CR4_PKE | CR4_LASS;
 /// Offsets in the XSAVE area (SDM 1, 13.4.1).
 const MXCSR: usize = 24;
 const MXCSR_DEFAULT: u32 = 0x1f80;
+/// DEBUGCTL.TR and BTS: the CPU writes records of branches to memory (SDM 3B, 19.4.1).
+const DEBUGCTL_BTS: u64 = 1 << 6 | 1 << 7;
+/// TEST_CTRL: #AC for split locks.
+const TEST_CTRL_SPLIT_LOCK: u64 = 1 << 29;
 
 /// A vCPU's FPU, SSE, AVX registers while something else is in the CPU's.
 ///
@@ -74,6 +78,12 @@ impl GuestFpu {
     ///
     /// The current task's FPU state has been saved.
     unsafe fn restore(&self) {
+        if leaks_fpu_pointers() {
+            let zero = 0u32;
+            // As the Host does before it restores any state: a load sets the pointers to itself.
+            // SAFETY: The caller gave up what was in the registers.
+            unsafe { asm!("fnclex", "emms", "fild dword ptr [{}]", in(reg) &raw const zero) };
+        }
         // What is not in the image is initialized: nothing of the last owner's stays.
         let mask = xcr0() & !PKRU;
         // SAFETY: By the type invariant the image is good for XRSTOR; the caller gave up what was
@@ -104,14 +114,15 @@ struct SwappedMsr {
 #[must_use]
 pub(crate) struct Section<'a> {
     _irqs: &'a IrqsOff,
-    swapped: [Option<SwappedMsr>; 7],
+    swapped: [Option<SwappedMsr>; 8],
     cr4: u64,
     pkru: Option<u32>,
     dr7: u64,
 }
 
 impl<'a> Section<'a> {
-    /// `lstar` and `cstar` are where SYSCALL of 64-bit and of 32-bit code goes.
+    /// `lstar` and `cstar` are where SYSCALL of 64-bit and of 32-bit code goes. `split_locks`: they
+    /// do not fault, on a CPU on which they could.
     ///
     /// # Safety
     ///
@@ -122,6 +133,7 @@ impl<'a> Section<'a> {
         lstar: u64,
         cstar: u64,
         tsc_aux: u64,
+        split_locks: bool,
     ) -> Self {
         // SAFETY: Process context outside of any other FPU section; `end` comes with IRQs still
         // off.
@@ -129,7 +141,7 @@ impl<'a> Section<'a> {
         let cr4 = read_cr4();
         let mut this = Self {
             _irqs: irqs,
-            swapped: [const { None }; 7],
+            swapped: [const { None }; 8],
             cr4,
             pkru: None,
             dr7: read_dr7(),
@@ -170,7 +182,13 @@ impl<'a> Section<'a> {
                 this.swap(5, MSR_PEBS_ENABLE, 0);
             }
             if bts {
-                this.swap(6, MSR_DEBUGCTL, 0);
+                // Bus locks go on being detected, as for any other program.
+                let debugctl = rdmsr(MSR_DEBUGCTL);
+                this.swap(6, MSR_DEBUGCTL, debugctl & !DEBUGCTL_BTS);
+            }
+            if split_locks {
+                let test_ctrl = rdmsr(MSR_TEST_CTRL);
+                this.swap(7, MSR_TEST_CTRL, test_ctrl & !TEST_CTRL_SPLIT_LOCK);
             }
             fpu.restore();
         }

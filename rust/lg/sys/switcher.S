@@ -69,23 +69,49 @@ lg_switcher_start:
  *
  * Called by: Rust as `extern "C" fn()`, in the Host's world, IF=0. The frame the Host's handler
  * sees must say IF=1: with IF=0 its exit path leaves the timer unarmed.  STI holds interrupts off
- * for one more instruction, so none slips in between.  An NMI (2) and a machine check (18) keep IF=0:
- * they can come with IF=0, and end by an IRET after which an interrupt would be taken before CLI.
+ * for one more instruction, so none slips in between.  A machine check (18) keeps IF=0: it can come
+ * with IF=0, and ends by an IRET after which an interrupt would be taken before CLI.  An NMI (2) is
+ * never raised by INT (see unblock_nmis).
  */
 	.balign 4096, 0xcc
 	.set vector, 0
 	.rept 256
 	.balign 16, 0xcc
 	endbr64
-	.if (vector != 2) && (vector != 18)
+	.if vector == 2
+	jmp	unblock_nmis
+	.else
+	.if vector != 18
 	sti
 	.endif
 	int	$vector
 	cli
 	ret
+	.endif
 	.set vector, vector + 1
 	.endr
 	.balign 4096, 0xcc
+
+/*
+ * An IRET to the next instruction.  The Host's entry code for NMIs counts on the CPU to block others
+ * until it has put its frame where the next one does not overwrite it.  INT does not block them; so
+ * lg has the local APIC raise another NMI, and then does here what ends the blocking of the first.
+ *
+ * Called by: the stub of vector 2 above.
+ */
+unblock_nmis:
+	movl	%ss, %eax
+	pushq	%rax
+	leaq	8(%rsp), %rax
+	pushq	%rax
+	pushfq
+	movl	%cs, %eax
+	pushq	%rax
+	leaq	1f(%rip), %rax
+	pushq	%rax
+	iretq
+1:
+	ret
 
 /*
  * lg_switcher_enter - from the Host's world into the guest's.
@@ -113,14 +139,22 @@ lg_switcher_enter:
 	movq	%rax, state + {ST_HOST_FS_BASE}(%rip)
 	rdgsbase %rax
 	movq	%rax, state + {ST_HOST_GS_BASE}(%rip)
+	sldt	state + {ST_HOST_LDT}(%rip)
+	movq	state + {ST_NMI_COUNT_PTR}(%rip), %rax
+	movl	state + {ST_NMI_COUNT}(%rip), %edx
 
 	lidt	state + {ST_IDTR}(%rip)
+	/*
+	 * The Host's handlers can no longer run.  If one for NMIs has since the section began, it may have
+	 * let perf write its records to memory again, at addresses which are about to be the guest's.
+	 */
+	cmpl	%edx, (%rax)
+	jne	not_now
 	lgdt	state + {ST_GDTR}(%rip)
 	andb	$~2, gdt + {TSS_TYPE}(%rip)	/* LTR refuses a busy TSS */
 	movl	${TSS_SELECTOR}, %eax
 	ltr	%ax
 	/* A call gate in the Launcher's LDT, which would be read from guest memory, could lead to CPL0. */
-	sldt	state + {ST_HOST_LDT}(%rip)
 	xorl	%eax, %eax
 	lldt	%ax
 	movq	state + {ST_CR3}(%rip), %rax
@@ -167,7 +201,42 @@ lg_switcher_enter:
 	popq	%rsi
 	popq	%rdi
 	addq	$16, %rsp			/* vector and error code */
+
+/*
+ * The ways into the guest.  All else is the guest's already: CR3, GS base, mode, general registers.
+ * `guest_iret`: RSP points at regs.rip.  `guest_sysret`: RSP is the guest's; RCX, R11: RIP, RFLAGS.
+ *
+ * An NMI or a machine check which hit the switcher has been noted, and the guest does not get the CPU
+ * before the Host has heard of it.  One that comes behind the comparison goes back to it: ist_trap.
+ */
+guest_iret:
+	cmpq	$0, state + {ST_NMI}(%rip)	/* and ST_MCE */
+	jne	1f
+guest_iret_last:
 	iretq
+1:
+	pushq	$0				/* error code */
+	pushq	${EXIT_INTERRUPTED}		/* vector */
+	jmp	save_and_leave
+
+guest_sysret:
+	cmpq	$0, state + {ST_NMI}(%rip)
+	jne	1f
+guest_sysret_last:
+	sysretq
+1:
+	movq	%rsp, regs + {R_RSP}(%rip)
+	leaq	regs + {R_RSP}(%rip), %rsp
+	pushq	%r11				/* rflags */
+	pushq	$0x33				/* cs */
+	pushq	%rcx				/* rip */
+	pushq	$0				/* error code */
+	pushq	${EXIT_INTERRUPTED}		/* vector */
+	jmp	save_and_leave
+
+not_now:
+	movq	${EXIT_INTERRUPTED}, regs + {R_VECTOR}(%rip)
+	jmp	leave
 
 /*
  * lg_switcher_syscall - SYSCALL in the guest: LSTAR points here.
@@ -198,7 +267,7 @@ lg_switcher_syscall:
 	wrgsbase %rcx
 	movq	state + {ST_SYSCALL_ENTRY}(%rip), %rcx	/* canonical: checked */
 	movl	$0x202, %r11d
-	sysretq
+	jmp	guest_sysret
 
 hypercall:
 	testq	%rax, %rax
@@ -264,7 +333,7 @@ eret:
 	orl	$0x202, %r11d
 	movq	shared + {SH_RSP}(%rip), %rsp
 	movq	shared + {SH_RAX}(%rip), %rax
-	sysretq
+	jmp	guest_sysret
 1:
 	andl	${USER_RFLAGS}, %r11d
 	orl	$0x202, %r11d
@@ -297,7 +366,7 @@ eret_iret:
 	movq	shared + {SH_RCX}(%rip), %rcx
 	movq	shared + {SH_R11}(%rip), %r11
 	movq	shared + {SH_RAX}(%rip), %rax
-	iretq
+	jmp	guest_iret
 
 eret_slow:
 	xorl	%eax, %eax
@@ -359,16 +428,16 @@ page_fault:
 	incq	state + {ST_SPURIOUS_COUNT}(%rip)
 	popq	%rax
 	addq	$16, %rsp
-	iretq
+	jmp	guest_iret
 1:
 	popq	%rax
 	jmp	trap
 
 /*
  * Vectors with a stack of their own.  From CPL3: move the frame to state.regs and leave as every
- * other.  From CPL0 they hit the switcher itself: NMI and #MC are noted for the Host and we go on
- * (the next exit delivers them); #DB can only be a single-step trap which SYSCALL carried over the
- * border, and is dropped.
+ * other.  From CPL0 they hit the switcher itself: NMI and #MC are noted for the Host and we go on,
+ * but not into the guest; #DB can only be a single-step trap which SYSCALL carried over the border,
+ * and is dropped.
  *
  * Stack: vector, error code, rip, cs, rflags, rsp, ss on the IST stack.
  */
@@ -388,7 +457,7 @@ ist_trap:
 	cmpq	$8, (%rsp)
 	je	switcher_fault
 	cmpq	$1, (%rsp)
-	je	3f
+	je	6f
 	cmpq	$2, (%rsp)
 	jne	2f
 	movl	$1, state + {ST_NMI}(%rip)
@@ -396,6 +465,28 @@ ist_trap:
 2:
 	movl	$1, state + {ST_MCE}(%rip)
 3:
+	/* Where the comparison is done but the guest is not entered, it is done again. */
+	pushq	%rax
+	pushq	%rdx
+	movq	{F_RIP}+16(%rsp), %rax
+	leaq	guest_iret(%rip), %rdx
+	subq	%rdx, %rax
+	cmpq	$(guest_iret_last - guest_iret), %rax
+	jbe	4f
+	leaq	guest_sysret(%rip), %rdx
+	movq	{F_RIP}+16(%rsp), %rax
+	subq	%rdx, %rax
+	cmpq	$(guest_sysret_last - guest_sysret), %rax
+	ja	5f
+4:
+	movq	%rdx, {F_RIP}+16(%rsp)
+5:
+	popq	%rdx
+	popq	%rax
+	jmp	7f
+6:
+	movl	$1, state + {ST_DB_DROPPED}(%rip)
+7:
 	addq	$16, %rsp
 	iretq
 

@@ -44,6 +44,8 @@ use kernel::prelude::*;
 pub(crate) const EXIT_HYPERCALL: u64 = 0x100;
 /// SYSCALL from 32-bit code.
 pub(crate) const EXIT_SYSCALL32: u64 = 0x101;
+/// The guest did nothing: something of the Host's came first. It may be entered again as it is.
+pub(crate) const EXIT_INTERRUPTED: u64 = 0x102;
 /// Or'ed with the vector of an exception at CPL0 in the switcher itself.
 pub(crate) const EXIT_SWITCHER_FAULT: u64 = 0x200;
 
@@ -146,8 +148,17 @@ pub(crate) struct State {
     invlpg: u64,
     /// GVA of the last fault that was taken for spurious; 0 after an exit.
     spurious: u64,
+    /// Not 0: an NMI came, and the Host is still to hear of it. The switcher looks at this word and
+    /// the next as one.
     nmi: u32,
+    /// Not 0: a machine check hit the switcher.
     mce: u32,
+    /// Not 0: a #DB hit the switcher.
+    db_dropped: u32,
+    /// How many NMIs the Host's handlers had seen on this CPU when the section began, and where they
+    /// count.
+    nmi_count: u32,
+    nmi_count_ptr: u64,
     fault_rip: u64,
     /// DR6 of the guest's last #DB.
     dr6: u64,
@@ -160,6 +171,8 @@ const _: () = {
     assert!(core::mem::size_of::<State>() <= 4096);
     // The CPU aligns RSP to 16 before it pushes a frame: the end of `regs` must be aligned already.
     assert!((offset_of!(State, regs) + core::mem::size_of::<Regs>()) % 16 == 0);
+    assert!(offset_of!(State, nmi) % 8 == 0);
+    assert!(offset_of!(State, mce) == offset_of!(State, nmi) + 4);
 };
 
 global_asm!(
@@ -171,11 +184,13 @@ global_asm!(
     TSS_TYPE = const 8 * TSS_INDEX + 5,
     EXIT_HYPERCALL = const EXIT_HYPERCALL,
     EXIT_SYSCALL32 = const EXIT_SYSCALL32,
+    EXIT_INTERRUPTED = const EXIT_INTERRUPTED,
     EXIT_SWITCHER_FAULT = const EXIT_SWITCHER_FAULT,
     USER_RFLAGS = const flags::sanitize_user(!0),
     KERNEL_RFLAGS = const flags::sanitize_kernel(!0),
     // Of the frame at `trap`: vector, error code, rip, cs, ...
     F_ERROR = const 8,
+    F_RIP = const 16,
     F_CS = const 24,
     R_VECTOR = const offset_of!(Regs, vector),
     R_ERROR = const offset_of!(Regs, error),
@@ -222,6 +237,9 @@ global_asm!(
     ST_SPURIOUS_COUNT = const offset_of!(State, spurious_count),
     ST_NMI = const offset_of!(State, nmi),
     ST_MCE = const offset_of!(State, mce),
+    ST_DB_DROPPED = const offset_of!(State, db_dropped),
+    ST_NMI_COUNT = const offset_of!(State, nmi_count),
+    ST_NMI_COUNT_PTR = const offset_of!(State, nmi_count_ptr),
     ST_FAULT_RIP = const offset_of!(State, fault_rip),
     ST_DIRECT_SYSCALLS = const offset_of!(State, direct_syscalls),
     ST_DIRECT_ERETS = const offset_of!(State, direct_erets),
@@ -465,7 +483,9 @@ impl Region {
                 _ => 0,
             };
             // INT3, INTO and INT 0x80 are for everybody; any other INT n is #GP, as under Linux.
-            let dpl = if matches!(vector, 3 | 4 | 0x80) { 3 } else { 0 };
+            // Nor is INT 0x80 where a device of the Host's may have the vector.
+            let open = matches!(vector, 3 | 4) || vector == 0x80 && cpu::int80_is_system_call();
+            let dpl = if open { 3 } else { 0 };
             let gate = segment::interrupt_gate(0x10, self.base + vector * 16, ist, dpl);
             // SAFETY: The page is ours, holds 256 gates, and is not in use yet.
             unsafe { (*idt)[vector as usize] = gate };
@@ -474,6 +494,8 @@ impl Region {
 }
 
 const CPUNODE_INDEX: usize = 15;
+/// DR6: 0 after a bus lock.
+const DR6_NO_BUS_LOCK: u64 = 1 << 11;
 
 /// Being inside of [`with_section`].
 pub(crate) struct InSection(());
@@ -495,8 +517,15 @@ pub(crate) fn with_section<V, R>(
             &raw const lg_switcher_syscall
         });
     let cstar = this.base + offset(&raw const lg_switcher_syscall32);
+    let split_locks = core::mem::take(&mut this.split_locks);
+    let nmi_count = cpu::nmi_count();
+    let state = this.state();
+    state.nmi_count_ptr = nmi_count as u64;
+    // SAFETY: It is this CPU's counter, and IRQs are off.
+    state.nmi_count = unsafe { nmi_count.read_volatile() };
     // SAFETY: These are the entry points of a region.
-    let section = unsafe { Section::begin(irqs, &this.fpu, lstar, cstar, this.tsc_aux) };
+    let section =
+        unsafe { Section::begin(irqs, &this.fpu, lstar, cstar, this.tsc_aux, split_locks) };
     let result = f(owner, &InSection(()));
     let msr_writes = section.msr_writes();
     section.end(&mut switcher(owner).fpu);
@@ -520,6 +549,11 @@ pub(crate) struct Switcher {
     stepping: bool,
     /// Last time, it was the guest's own as well.
     guest_stepping: bool,
+    /// A machine check came while the guest ran.
+    guest_mce: bool,
+    /// In the next section, split locks do not fault.
+    split_locks: bool,
+    int80_is_a_device: bool,
 }
 
 // SAFETY: The pages behind the pointers have no tie to a thread.
@@ -536,6 +570,9 @@ impl Switcher {
             tsc_aux: id as u64,
             stepping: false,
             guest_stepping: false,
+            guest_mce: false,
+            split_locks: false,
+            int80_is_a_device: !cpu::int80_is_system_call(),
         };
         let base = this.base;
         let state = this.state();
@@ -595,6 +632,25 @@ impl Switcher {
 
     pub(crate) fn dr6(&mut self) -> u64 {
         self.state().dr6
+    }
+
+    /// Was a bus lock a reason of the last #DB?
+    pub(crate) fn bus_lock(&mut self) -> bool {
+        cpu::detects_bus_locks() && self.state().dr6 & DR6_NO_BUS_LOCK == 0
+    }
+
+    /// Makes it none; is there another reason?
+    pub(crate) fn forget_bus_lock(&mut self) -> bool {
+        /// Four breakpoints; debug registers, a step, a task switch.
+        const DR6_REASONS: u64 = 0xf | 7 << 13;
+        let state = self.state();
+        state.dr6 |= DR6_NO_BUS_LOCK;
+        state.dr6 & DR6_REASONS != 0
+    }
+
+    /// May vector 0x80 come from a device of the Host's?
+    pub(crate) fn int80_is_a_device(&self) -> bool {
+        self.int80_is_a_device
     }
 
     /// From the next section on: makes the guest leave after each instruction.
@@ -761,47 +817,64 @@ impl Switcher {
         unsafe { core::mem::transmute::<u64, extern "C" fn()>(enter)() };
 
         let state = self.state();
-        state.invlpg = 0;
+        if state.regs.vector != EXIT_INTERRUPTED {
+            state.invlpg = 0;
+        }
         if stepping {
             // The guest may have cleared it, and that stays; what is set is ours.
             state.regs.rflags &= !flags::TF | guest_tf;
         }
-        if state.regs.vector == 1 {
-            state.dr6 = cpu::take_dr6();
+        let dropped = core::mem::take(&mut state.db_dropped) != 0;
+        match state.regs.vector {
+            1 => state.dr6 = cpu::take_dr6(),
+            // The Host expects to find it as after a reset.
+            _ if dropped => _ = cpu::take_dr6(),
+            2 => state.nmi = 1,
+            7 => cpu::clear_xfd_err(),
+            18 => self.guest_mce = true,
+            _ => {}
         }
-        state.nmi |= u32::from(state.regs.vector == 2);
-        state.mce |= u32::from(state.regs.vector == 18);
         self.guest_stepping = guest_tf != 0;
     }
 
     /// Does an NMI or a machine check of the Host's wait?
     pub(crate) fn has_exceptions(&mut self) -> bool {
         let state = self.state();
-        state.nmi | state.mce != 0
+        state.nmi | state.mce != 0 || self.guest_mce
     }
 
     /// Delivers them. IRQs off, outside of the run section: the Host's handlers find the CPU as the
-    /// Host set it up, and what they do to it (perf's turns the debug store on) stays.
-    pub(crate) fn replay_exceptions(&mut self) {
+    /// Host set it up, and what they do to it (perf's turns the debug store on) stays. `false` when
+    /// the machine check was for memory that the guest used: the Host has lost it.
+    pub(crate) fn replay_exceptions(&mut self, irqs: &IrqsOff) -> bool {
         let state = self.state();
         let (nmi, mce) = (
             core::mem::take(&mut state.nmi),
             core::mem::take(&mut state.mce),
         );
+        let rip = state.regs.rip;
         if nmi != 0 {
+            cpu::send_nmi_to_self(irqs);
+            // If the one that came interrupted the guest, no other is taken before an IRET.
             self.replay(2);
         }
         if mce != 0 {
             self.replay(18);
         }
+        !(core::mem::take(&mut self.guest_mce) && cpu::machine_check_in_user_mode(irqs, rip))
     }
 
-    /// Delivers to the Host what arrived while the guest ran: an interrupt, an NMI or a machine
-    /// check. IRQs off.
+    /// Lets the guest do split locks for a section, on a Host that makes them fault.
+    pub(crate) fn allow_split_locks(&mut self) {
+        self.split_locks = true;
+    }
+
+    /// Delivers to the Host an interrupt that arrived while the guest ran. IRQs off.
     pub(crate) fn replay(&mut self, vector: u8) {
         let stub = self.base + REPLAY + u64::from(vector) * 16;
         // SAFETY: The stub raises the interrupt whose handler the Host's IDT names, from CPL0, as
         // if it had come here.
         unsafe { core::mem::transmute::<u64, extern "C" fn()>(stub)() };
+        cpu::irqs_are_off();
     }
 }

@@ -69,6 +69,12 @@ pub(crate) fn reschedule_if_asked() {
     }
 }
 
+/// Sleeps for so long, or until there is a signal. Process context, IRQs on.
+pub(crate) fn sleep_ms(ms: u32) {
+    // SAFETY: The caller may sleep.
+    unsafe { bindings::msleep_interruptible(ms) };
+}
+
 /// Marks the time until it is dropped as guest time, for `top` and cgroups (as KVM does,
 /// `PF_VCPU`).
 pub(crate) struct GuestTime(());

@@ -465,3 +465,23 @@ proptest! {
         compare(&code);
     }
 }
+
+#[test]
+fn int80_is_known_with_its_prefixes() {
+    for (bytes, length) in [
+        (&[0xcd, 0x80, 0x90][..], Some(2)),
+        (&[0x66, 0xcd, 0x80], Some(3)),
+        (&[0x2e, 0x67, 0x48, 0xcd, 0x80], Some(5)),
+        (&[0xcd, 0x81], None),
+        (&[0xcc, 0x80], None),
+        (&[0x90, 0xcd, 0x80], None),
+        (&[0xcd], None),
+        (&[], None),
+    ] {
+        assert_eq!(lg_core::emulate::int80_length(bytes), length, "{bytes:x?}");
+    }
+    // An instruction has 15 bytes at most.
+    let mut long = [0x66; 16];
+    long[14..].copy_from_slice(&[0xcd, 0x80]);
+    assert_eq!(lg_core::emulate::int80_length(&long), None);
+}
