@@ -32,7 +32,7 @@ launcher:
 	@install -C target/x86_64-unknown-linux-gnu/release/lg build/lg
 
 guests:
-	scripts/setup root
+	scripts/setup host
 	selftests/build
 
 kernel:

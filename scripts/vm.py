@@ -62,7 +62,9 @@ COMPLAINT = re.compile(
     r"|possible (recursive|circular) locking|inconsistent lock state|suspicious RCU usage"
     r"|rcu:? .*(self-detected stall|detected stall|detected expedited stall)|soft lockup|hard LOCKUP"
     r"|hung_task|blocked for more than|scheduling while atomic|sleeping function called"
-    r"|unable to handle|nobody cared|NMI received for unknown reason|Bad page|corruption"
+    r"|unable to handle|nobody cared|NMI received for unknown reason|Bad page"
+    # A process is told so when a test has made a memory error.
+    r"|(?<!hardware memory )corruption"
 )
 
 
@@ -228,6 +230,12 @@ def qemu(options, scratch, interactive):
         device = "virtconsole" if name == "tty" else f"virtserialport,name={name}"
         argv += ["-chardev", f"socket,id={name},fd={peer.fileno()}"]
         argv += ["-device", f"{device},chardev={name}"]
+    # QEMU's monitor is behind a port too, for what only hardware can do: machine checks.
+    monitor = socket.socketpair()
+    theirs += monitor
+    argv += ["-chardev", f"socket,id=hmp,fd={monitor[0].fileno()}", "-mon", "chardev=hmp"]
+    argv += ["-chardev", f"socket,id=monitor,fd={monitor[1].fileno()}"]
+    argv += ["-device", "virtserialport,name=monitor,chardev=monitor"]
     return argv, ports, theirs
 
 

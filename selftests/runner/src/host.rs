@@ -2,7 +2,8 @@
 //! Does the Host stay well whatever Launchers and guests do to it?
 
 use crate::command::{self, End, Running};
-use crate::Outcome;
+use crate::{nmi, Outcome};
+use std::ffi::CStr;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{chown, PermissionsExt};
 use std::time::{Duration, Instant};
@@ -30,23 +31,36 @@ pub(crate) const TESTS: &[Row] = &[
     ("terminate", 30, terminate),
     ("four-guests", 120, four_guests),
     ("tick-while-a-guest-spins", 60, tick_while_a_guest_spins),
+    ("nmi-storm", 300, nmi::storm),
+    ("nmi-at-once", 180, nmi::at_once),
+    ("cpu-goes-and-comes", 120, cpu_goes_and_comes),
+    ("memory-error-found", 60, |timeout| {
+        program("memory_errors poison", timeout)
+    }),
     ("sandbox", 30, sandbox),
     ("unload-refused", 30, unload_refused),
     ("reload", 180, reload),
 ];
 
-/// What one of the programs of selftests/host says.
+/// What one of the programs of selftests/host says; `name` may go on with its arguments.
 fn program(name: &str, timeout: Duration) -> Outcome {
-    let finished = command::run(&[&format!("{HERE}/selftests/{name}")], timeout).map_err(text)?;
+    let path = format!("{HERE}/selftests/{name}");
+    let argv: Vec<&str> = path.split(' ').collect();
+    let finished = command::run(&argv, timeout).map_err(text)?;
     finished.expect(End::Exit(0))
 }
 
-fn text(error: impl ToString) -> String {
+pub(crate) fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
 /// A guest that spins with interrupts off, by now, until somebody ends it.
 fn start_spinner(timeout: Duration) -> Result<Running, String> {
+    start_busy("tell-and-spin-with-interrupts-off", timeout)
+}
+
+/// A guest that is committing a crime which never ends.
+pub(crate) fn start_busy(crime: &str, timeout: Duration) -> Result<Running, String> {
     let path = format!("{HERE}/selftests/hostile/events");
     let argv = [
         "lg",
@@ -55,7 +69,7 @@ fn start_spinner(timeout: Duration) -> Result<Running, String> {
         "-m",
         "64M",
         "--append",
-        "crime=tell-and-spin-with-interrupts-off",
+        &format!("crime={crime}"),
     ];
     let launcher = command::start(&argv).map_err(text)?;
     launcher.prints(timeout, |output| output.contains("spinning"))?;
@@ -216,11 +230,12 @@ fn ticks() -> Result<u64, String> {
     count.parse().map_err(text)
 }
 
-fn pin_to_cpu_0(pid: u32) -> Outcome {
+/// Pins one thread; 0 is the calling one.
+fn pin(pid: u32, cpu: usize) -> Outcome {
     // SAFETY: an empty set, which is all zeros.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     // SAFETY: a set of ours.
-    unsafe { libc::CPU_SET(0, &mut set) };
+    unsafe { libc::CPU_SET(cpu, &mut set) };
     // SAFETY: reads the set.
     match unsafe { libc::sched_setaffinity(pid as i32, size_of_val(&set), &set) } {
         0 => Ok(()),
@@ -228,18 +243,27 @@ fn pin_to_cpu_0(pid: u32) -> Outcome {
     }
 }
 
-/// A guest that never gives up the CPU shares it with us: the tick ticks, timers fire in time, we get half of the CPU.
-fn tick_while_a_guest_spins(timeout: Duration) -> Outcome {
-    let launcher = start_spinner(timeout)?;
+/// Pins every thread of a Launcher.
+pub(crate) fn pin_launcher(launcher: &Running, cpu: usize) -> Outcome {
     for thread in fs::read_dir(format!("/proc/{}/task", launcher.id())).map_err(text)? {
         let thread = thread.map_err(text)?;
-        let pinned = pin_to_cpu_0(thread.file_name().to_string_lossy().parse().map_err(text)?);
+        let pinned = pin(
+            thread.file_name().to_string_lossy().parse().map_err(text)?,
+            cpu,
+        );
         // The one that reads standard input ends with that.
         if thread.path().exists() {
             pinned?;
         }
     }
-    let affinity = pin_to_cpu_0(0);
+    Ok(())
+}
+
+/// A guest that never gives up the CPU shares it with us: the tick ticks, timers fire in time, we get half of the CPU.
+fn tick_while_a_guest_spins(timeout: Duration) -> Outcome {
+    let launcher = start_spinner(timeout)?;
+    pin_launcher(&launcher, 0)?;
+    let affinity = pin(0, 0);
     let result = affinity.and_then(|()| watch_the_tick());
     let ended = end(launcher, libc::SIGKILL, Duration::from_secs(5))?;
     unpin();
@@ -260,6 +284,37 @@ fn unpin() {
         (0..libc::CPU_SETSIZE as usize).for_each(|cpu| libc::CPU_SET(cpu, &mut set));
         libc::sched_setaffinity(0, size_of_val(&set), &set);
     }
+}
+
+/// CPUs go and come while a guest runs: it moves on, and the module hears of each that comes.
+fn cpu_goes_and_comes(timeout: Duration) -> Outcome {
+    const STATES: &str = "/sys/devices/system/cpu/hotplug/states";
+    let states = fs::read_to_string(STATES).map_err(text)?;
+    if !states.lines().any(|line| line.ends_with(": lg:online")) {
+        return Err(format!("the module hears of no CPU:\n{states}"));
+    }
+    let launcher = start_busy("system-calls-for-ever", timeout)?;
+    for _ in 0..10 {
+        for cpu in 1..online() {
+            let switch = format!("/sys/devices/system/cpu/cpu{cpu}/online");
+            // So that it has to move.
+            pin_launcher(&launcher, cpu)?;
+            fs::write(&switch, "0").map_err(text)?;
+            fs::write(&switch, "1").map_err(text)?;
+        }
+    }
+    match end(launcher, libc::SIGKILL, Duration::from_secs(10))? {
+        End::Signal(libc::SIGKILL) => {}
+        other => return Err(format!("the guest ended with {other:?}")),
+    }
+    expect_no_users()?;
+    hello()
+}
+
+/// How many CPUs there are.
+pub(crate) fn online() -> usize {
+    // SAFETY: has no preconditions.
+    unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) as usize }
 }
 
 fn watch_the_tick() -> Outcome {
@@ -310,8 +365,13 @@ fn cpu_time() -> Duration {
 }
 
 fn unload() -> Result<(), i32> {
+    remove(c"lg")
+}
+
+/// Unloads a module.
+pub(crate) fn remove(name: &CStr) -> Result<(), i32> {
     // SAFETY: takes a string.
-    match unsafe { libc::syscall(libc::SYS_delete_module, c"lg".as_ptr(), libc::O_NONBLOCK) } {
+    match unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()
             .raw_os_error()
@@ -320,8 +380,13 @@ fn unload() -> Result<(), i32> {
 }
 
 fn load() -> Outcome {
+    insert(&format!("{HERE}/lg.ko"))
+}
+
+/// Loads a module of the Host's kernel.
+pub(crate) fn insert(path: &str) -> Outcome {
     use std::os::fd::AsRawFd;
-    let module = fs::File::open(format!("{HERE}/lg.ko")).map_err(text)?;
+    let module = fs::File::open(path).map_err(text)?;
     // SAFETY: takes a descriptor and a string.
     match unsafe { libc::syscall(libc::SYS_finit_module, module.as_raw_fd(), c"".as_ptr(), 0) } {
         0 => Ok(()),

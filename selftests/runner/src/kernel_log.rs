@@ -31,10 +31,14 @@ const COMPLAINTS: [&str; 22] = [
     "corruption",
 ];
 
+/// How it tells a process of a memory error, which a test has made.
+const MEMORY_ERROR: &str = "hardware memory corruption";
+
 /// The first complaint in `text`, if any.
 pub(crate) fn complaint_in(text: &str) -> Option<&str> {
-    text.lines()
-        .find(|line| COMPLAINTS.iter().any(|complaint| line.contains(complaint)))
+    text.lines().find(|line| {
+        COMPLAINTS.iter().any(|complaint| line.contains(complaint)) && !line.contains(MEMORY_ERROR)
+    })
 }
 
 /// /dev/kmsg from where we have read to.

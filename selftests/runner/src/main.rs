@@ -10,6 +10,7 @@ mod fs;
 mod gdb;
 mod host;
 mod kernel_log;
+mod nmi;
 mod root;
 mod run;
 mod terminal;

@@ -83,6 +83,8 @@ const HOSTILE: &[(&str, &str, Fate)] = &[
     ("events", "entry-not-mapped", DOUBLE_FAULT),
     ("events", "bad-entries", Survives),
     ("events", "spin-with-interrupts-off", Spins),
+    ("events", "system-calls-for-ever", Spins),
+    ("events", "hypercalls-for-ever", Spins),
     ("events", "spin-in-user-mode", Spins),
     ("events", "fault-for-ever", Spins),
     ("events", "fault-for-ever-in-the-kernel", Spins),

@@ -40,6 +40,18 @@ fn main() -> u8 {
                 core::hint::spin_loop();
             }
         }),
+        // Most of its time is the switcher's.
+        ("system-calls-for-ever", || {
+            set_handler(vector::SYSCALL, Some(|_| ()));
+            println!("spinning");
+            User::new().run(code!("6: syscall", "jmp 6b"));
+        }),
+        ("hypercalls-for-ever", || {
+            println!("spinning");
+            loop {
+                hypercall::flush_tlb(99, 0);
+            }
+        }),
         ("spin-in-user-mode", || {
             User::new().run(code!("6: jmp 6b"));
         }),

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Do NMIs reach the Host wherever they hit a guest? (`selftests/module/lg_nmi.c` sends them.)
+
+use crate::command::{End, Running};
+use crate::host::{insert, online, pin_launcher, remove, start_busy, text};
+use crate::Outcome;
+use std::fs;
+use std::time::Duration;
+
+const MODULE: &str = "/usr/lib/lg/selftests/lg_nmi.ko";
+const PARAMETERS: &str = "/sys/module/lg_nmi/parameters";
+
+/// Guests that spend their time in the switcher: on the way from one of their modes to the other, and in
+/// and out.
+const BUSY: [&str; 2] = ["system-calls-for-ever", "hypercalls-for-ever"];
+
+/// Runs `test` with such a guest on the last CPU, whose number it gets.
+fn beside(crime: &str, timeout: Duration, test: impl Fn(usize) -> Outcome) -> Outcome {
+    insert(MODULE)?;
+    let outcome = start_busy(crime, timeout).and_then(|launcher| {
+        let cpu = online() - 1;
+        let outcome = pin_launcher(&launcher, cpu).and_then(|()| test(cpu));
+        end(launcher)?;
+        outcome.map_err(|error| format!("{crime}: {error}"))
+    });
+    let removed = remove(c"lg_nmi").map_err(|errno| format!("lg_nmi stays: error {errno}"));
+    outcome.and(removed)
+}
+
+fn end(launcher: Running) -> Outcome {
+    launcher.signal(libc::SIGKILL);
+    let finished = launcher.finish(Duration::from_secs(10)).map_err(text)?;
+    finished.expect(End::Signal(libc::SIGKILL))
+}
+
+/// So many NMIs that they hit everything: the switcher, the Host's handler of the one before. The CPU
+/// takes another one afterwards, and goes on.
+pub(crate) fn storm(timeout: Duration) -> Outcome {
+    BUSY.iter().try_for_each(|crime| {
+        beside(crime, timeout, |cpu| {
+            fs::write(format!("{PARAMETERS}/storm"), format!("{cpu} 100000")).map_err(text)
+        })
+    })
+}
+
+/// An NMI that hits the switcher does not wait until the guest, which does nothing but system calls, is
+/// interrupted: that would be most of them. A few come together with an interrupt by chance.
+pub(crate) fn at_once(timeout: Duration) -> Outcome {
+    const COUNT: u32 = 500;
+    beside(BUSY[0], timeout, |cpu| {
+        fs::write(format!("{PARAMETERS}/measure"), format!("{cpu} {COUNT}")).map_err(text)?;
+        let late = fs::read_to_string(format!("{PARAMETERS}/late")).map_err(text)?;
+        let late: u32 = late.trim().parse().map_err(text)?;
+        if late > COUNT / 10 {
+            return Err(format!("{late} of {COUNT} NMIs waited for an interrupt"));
+        }
+        println!("# {late} of {COUNT} NMIs came with an interrupt");
+        Ok(())
+    })
+}
