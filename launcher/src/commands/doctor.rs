@@ -126,12 +126,13 @@ impl Facts {
 }
 
 /// What of the CPU's flags lg.ko refuses to do without, and what each is for.
-const CPU_NEEDS: [(&str, &str); 5] = [
+const CPU_NEEDS: [(&str, &str); 6] = [
     ("lm", "64-bit mode"),
     ("nx", "pages that are not executable"),
     ("syscall", "SYSCALL"),
     ("fsgsbase", "RDFSBASE and its like"),
     ("xsave", "XSAVE"),
+    ("apic", "the local APIC"),
 ];
 /// Fewer open files are too few for a shared directory.
 const FILES_MIN: u64 = 4096;
@@ -364,7 +365,7 @@ mod tests {
 
     fn healthy() -> Facts {
         Facts {
-            cpu: "lm nx syscall fsgsbase xsave"
+            cpu: "lm nx syscall fsgsbase xsave apic"
                 .split(' ')
                 .map(str::to_owned)
                 .collect(),
