@@ -61,6 +61,7 @@ pub mod lg_core {
     pub mod eret;
     pub mod flags;
     pub mod irq;
+    pub mod mitigations;
     pub mod paging;
     pub mod segment;
     pub mod shadow;
@@ -105,7 +106,10 @@ impl kernel::InPlaceModule for Lg {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         let fits = sys::cpu::probe();
         try_pin_init!(Self {
-            _: { fits? },
+            _: {
+                fits?;
+                sys::mitigations::probe()?;
+            },
             slots: sys::slots::Slots::new(),
             _async_page_faults: sys::async_pf::refuse()?,
             device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"lguest" }),

@@ -19,6 +19,7 @@ pub mod emulate;
 pub mod eret;
 pub mod flags;
 pub mod irq;
+pub mod mitigations;
 pub mod paging;
 pub mod segment;
 pub mod shadow;

@@ -444,23 +444,15 @@ fn on_every_cpu(f: extern "C" fn(*mut core::ffi::c_void)) {
     };
 }
 
-fn boot_cpu_has(feature: u32) -> bool {
+/// Has the Host's kernel this feature, or bug, of the CPU, or has it given itself one of the words that
+/// it keeps beside them?
+pub(crate) fn boot_cpu_has(feature: u32) -> bool {
     // SAFETY: Written during boot.
     let words =
         unsafe { (&raw const bindings::boot_cpu_data.__bindgen_anon_3.x86_capability).read() };
     words
         .get(feature as usize / 32)
         .is_some_and(|word| word & 1 << (feature % 32) != 0)
-}
-
-/// Does the Host empty the CPU's buffers (VERW) before it goes to CPL3?
-pub(crate) fn clears_buffers() -> bool {
-    boot_cpu_has(bindings::X86_FEATURE_CLEAR_CPU_BUF)
-}
-
-/// Does the Host overwrite return predictions after a VM exit?
-pub(crate) fn fills_rsb() -> bool {
-    boot_cpu_has(bindings::X86_FEATURE_RSB_VMEXIT)
 }
 
 /// May the Host let the CPU write records of its performance counters to memory, at linear

@@ -9,6 +9,7 @@ pub(crate) mod async_pf;
 pub(crate) mod cpu;
 pub(crate) mod eventfd;
 pub(crate) mod hole;
+pub(crate) mod mitigations;
 pub(crate) mod page;
 pub(crate) mod ram;
 pub(crate) mod section;

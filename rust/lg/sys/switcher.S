@@ -38,6 +38,32 @@ lg_switcher_start:
 	.set st_mode,	state + {ST_MODE}
 
 /*
+ * There is no near return in here, and no indirect jump or call: where they go first, by prediction,
+ * may be of the guest's making.  scripts/check-switcher looks.
+ */
+
+/*
+ * Where the CPU leaks what its buffers hold to CPL3 (MDS and its like), empty them.  Last thing on
+ * each way to guest user mode, and from the Host to the guest, but for the look whether an NMI waits.
+ * Changes the flags.
+ */
+	.macro	clear_buffers
+	cmpl	$0, state + {ST_CLEAR_BUFFERS}(%rip)
+	je	.Lcleared\@
+	verw	state + {ST_VERW}(%rip)
+.Lcleared\@:
+	.endm
+
+/* Back to who called, by RCX, with the Host's CS. */
+	.macro	far_return
+	popq	%rcx
+	pushq	$0x10
+	pushq	%rcx
+	lretq
+	int3
+	.endm
+
+/*
  * Exception and interrupt stubs, 16 bytes apart: the IDT's gate N points at stub N.
  *
  * Entered by: the CPU, IF=0, on the stack of the TSS: for CPL3 that is the end of state.regs, so
@@ -86,7 +112,7 @@ lg_switcher_start:
 	.endif
 	int	$vector
 	cli
-	ret
+	far_return
 	.endif
 	.set vector, vector + 1
 	.endr
@@ -111,7 +137,7 @@ unblock_nmis:
 	pushq	%rax
 	iretq
 1:
-	ret
+	far_return
 
 /*
  * lg_switcher_enter - from the Host's world into the guest's.
@@ -157,6 +183,15 @@ lg_switcher_enter:
 	/* A call gate in the Launcher's LDT, which would be read from guest memory, could lead to CPL0. */
 	xorl	%eax, %eax
 	lldt	%ax
+	/* Where the Host's kernel runs with IBRS and its programs do not, nor does the guest. */
+	cmpl	$0, state + {ST_IBRS}(%rip)
+	je	1f
+	movl	${MSR_SPEC_CTRL}, %ecx
+	movl	state + {ST_SPEC_CTRL}(%rip), %eax
+	andl	$~1, %eax
+	movl	state + {ST_SPEC_CTRL}+4(%rip), %edx
+	wrmsr
+1:
 	movq	state + {ST_CR3}(%rip), %rax
 	movq	%rax, %cr3
 	/* The Host's stack is gone.  From here RSP walks state.regs. */
@@ -179,11 +214,6 @@ lg_switcher_enter:
 	testq	%rax, %rax
 	jz	1f
 	invlpg	(%rax)
-1:
-	/* Where the CPU leaks what its buffers hold to CPL3 (MDS and its like), empty them. */
-	cmpl	$0, state + {ST_CLEAR_BUFFERS}(%rip)
-	je	1f
-	verw	state + {ST_VERW}(%rip)
 1:
 	popq	%r15
 	popq	%r14
@@ -208,8 +238,12 @@ lg_switcher_enter:
  *
  * An NMI or a machine check which hit the switcher has been noted, and the guest does not get the CPU
  * before the Host has heard of it.  One that comes behind the comparison goes back to it: ist_trap.
+ *
+ * `guest_iret` empties the CPU's buffers for either mode.  A system call need not: who takes
+ * `guest_sysret` to user mode has done it.
  */
 guest_iret:
+	clear_buffers
 	cmpq	$0, state + {ST_NMI}(%rip)	/* and ST_MCE */
 	jne	1f
 guest_iret_last:
@@ -333,6 +367,7 @@ eret:
 	orl	$0x202, %r11d
 	movq	shared + {SH_RSP}(%rip), %rsp
 	movq	shared + {SH_RAX}(%rip), %rax
+	clear_buffers
 	jmp	guest_sysret
 1:
 	andl	${USER_RFLAGS}, %r11d
@@ -529,10 +564,27 @@ save_and_leave:
 	movq	%rax, state + {ST_CR2}(%rip)
 
 /*
- * From the guest's world back into the Host's.  RSP: anywhere in the region.  Nothing of the guest
- * is live in a register.
+ * From the guest's world back into the Host's.  RSP: anywhere in the region.
+ *
+ * The guest's registers go first: what the Host executes by a wrong prediction shall find nothing of
+ * the guest's choosing in them.
  */
 leave:
+	xorl	%eax, %eax
+	xorl	%ebx, %ebx
+	xorl	%ecx, %ecx
+	xorl	%edx, %edx
+	xorl	%esi, %esi
+	xorl	%edi, %edi
+	xorl	%ebp, %ebp
+	xorl	%r8d, %r8d
+	xorl	%r9d, %r9d
+	xorl	%r10d, %r10d
+	xorl	%r11d, %r11d
+	xorl	%r12d, %r12d
+	xorl	%r13d, %r13d
+	xorl	%r14d, %r14d
+	xorl	%r15d, %r15d
 	movq	state + {ST_HOST_CR3}(%rip), %rax
 	movq	%rax, %cr3
 	/*
@@ -557,22 +609,50 @@ leave:
 	wrfsbase %rax
 	movq	state + {ST_HOST_GS_BASE}(%rip), %rax
 	wrgsbase %rax
-	lidt	state + {ST_HOST_IDTR}(%rip)
-	movq	state + {ST_HOST_RSP}(%rip), %rsp
 	/*
-	 * The guest ran at kernel addresses, and may have left some of them as predictions for returns. Where
-	 * the Host overwrites those after a VM exit, so do we.
+	 * The guest ran at the Host's addresses, and may have left predictions for them.  All of this comes
+	 * before the Host's IDT, so that no handler of the Host's runs without it; except that the returns
+	 * of its kernel are untrained by Switcher::enter, right behind the far return below.
 	 */
-	cmpl	$0, state + {ST_FILL_RSB}(%rip)
-	je	2f
-	.rept 32
-	call	1f
-	int3
+	cmpl	$0, state + {ST_IBRS}(%rip)
+	je	1f
+	movl	${MSR_SPEC_CTRL}, %ecx
+	movl	state + {ST_SPEC_CTRL}(%rip), %eax
+	movl	state + {ST_SPEC_CTRL}+4(%rip), %edx
+	wrmsr
 1:
+	cmpl	$0, state + {ST_IBPB}(%rip)
+	je	1f
+	movl	${MSR_PRED_CMD}, %ecx
+	movl	$1, %eax
+	xorl	%edx, %edx
+	wrmsr
+1:
+	/* Returns: 64 calls (Linux's 32 are too few on some), half of them at a time for want of stack. */
+	cmpl	$0, state + {ST_FILL_RSB}(%rip)
+	je	1f
+	leaq	regs(%rip), %rsp
+	.rept 2
+	.rept 32
+	call	2f
+	int3
+2:
 	.endr
 	addq	$(32 * 8), %rsp
-	lfence
+	.endr
+1:
+	/* Branch history: taken branches, more than are remembered (the longest: Alder Lake, 194). */
+	cmpl	$0, state + {ST_CLEAR_HISTORY}(%rip)
+	je	1f
+	.rept 200
+	jmp	2f
+	int3
 2:
+	.endr
+1:
+	lfence				/* no branch above is still a guess */
+	lidt	state + {ST_HOST_IDTR}(%rip)
+	movq	state + {ST_HOST_RSP}(%rip), %rsp
 	popfq				/* AC and DF may be the guest's */
 	popq	%r15
 	popq	%r14
@@ -580,7 +660,7 @@ leave:
 	popq	%r12
 	popq	%rbx
 	popq	%rbp
-	ret
+	far_return
 
 /*
  * An exception at CPL0 in this file: a bug of lg's.  The VM dies, the Host lives; what we know goes

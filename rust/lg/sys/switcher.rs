@@ -10,6 +10,10 @@ use super::{
         IrqsOff, //
     },
     hole,
+    mitigations::{
+        self,
+        Actions, //
+    },
     page::{
         module_page_to_hpa,
         random_below,
@@ -30,6 +34,10 @@ use crate::{
             Hpa, //
         },
         flags,
+        mitigations::{
+            Policy,
+            Set, //
+        },
         segment, //
     }, //
 };
@@ -37,7 +45,10 @@ use core::{
     arch::global_asm,
     mem::offset_of, //
 };
-use kernel::prelude::*;
+use kernel::{
+    bindings,
+    prelude::*, //
+};
 
 /// What [`Regs::vector`] says when the guest left by other means than an exception or an interrupt
 /// (0 to 255).
@@ -121,8 +132,9 @@ pub(crate) struct State {
     host_ldt: u16,
     /// Operand of VERW: a selector that may be read, __KERNEL_DS.
     verw: u16,
-    clear_buffers: u32,
-    fill_rsb: u32,
+    actions: Actions,
+    /// MSR_IA32_SPEC_CTRL of the Host's kernel, where that is to be written.
+    spec_ctrl: u64,
 
     gdtr: DescPtr,
     idtr: DescPtr,
@@ -214,8 +226,14 @@ global_asm!(
     ST_HOST_IDTR = const offset_of!(State, host_idtr),
     ST_HOST_LDT = const offset_of!(State, host_ldt),
     ST_VERW = const offset_of!(State, verw),
-    ST_CLEAR_BUFFERS = const offset_of!(State, clear_buffers),
-    ST_FILL_RSB = const offset_of!(State, fill_rsb),
+    ST_CLEAR_BUFFERS = const offset_of!(State, actions.clear_buffers),
+    ST_FILL_RSB = const offset_of!(State, actions.fill_rsb),
+    ST_CLEAR_HISTORY = const offset_of!(State, actions.clear_history),
+    ST_IBRS = const offset_of!(State, actions.ibrs),
+    ST_IBPB = const offset_of!(State, actions.ibpb),
+    ST_SPEC_CTRL = const offset_of!(State, spec_ctrl),
+    MSR_SPEC_CTRL = const bindings::MSR_IA32_SPEC_CTRL,
+    MSR_PRED_CMD = const bindings::MSR_IA32_PRED_CMD,
     ST_GDTR = const offset_of!(State, gdtr),
     ST_IDTR = const offset_of!(State, idtr),
     ST_CR3 = const offset_of!(State, cr3),
@@ -528,7 +546,11 @@ pub(crate) fn with_section<V, R>(
         unsafe { Section::begin(irqs, &this.fpu, lstar, cstar, this.tsc_aux, split_locks) };
     let result = f(owner, &InSection(()));
     let msr_writes = section.msr_writes();
-    section.end(&mut switcher(owner).fpu);
+    let this = switcher(owner);
+    section.end(&mut this.fpu);
+    if this.policy.does(Set::VMSCAPE) {
+        mitigations::barrier_before_user();
+    }
     (result, msr_writes)
 }
 
@@ -545,6 +567,7 @@ pub(crate) struct Switcher {
     gdt: *mut [u64; GDT_ENTRIES],
     fpu: GuestFpu,
     tsc_aux: u64,
+    policy: Policy,
     /// TF is set behind the guest's back, and every SYSCALL comes to us.
     stepping: bool,
     /// Last time, it was the guest's own as well.
@@ -561,6 +584,7 @@ unsafe impl Send for Switcher {}
 
 impl Switcher {
     fn new(region: &Region, id: usize) -> Result<Self> {
+        let policy = mitigations::policy();
         let mut this = Self {
             base: region.base,
             state: region.state.as_ptr(),
@@ -568,6 +592,7 @@ impl Switcher {
             gdt: region._gdt.as_ptr(),
             fpu: GuestFpu::new()?,
             tsc_aux: id as u64,
+            policy,
             stepping: false,
             guest_stepping: false,
             guest_mce: false,
@@ -585,8 +610,7 @@ impl Switcher {
             base: base + IDT,
         };
         state.verw = 0x18;
-        state.clear_buffers = cpu::clears_buffers().into();
-        state.fill_rsb = cpu::fills_rsb().into();
+        state.actions = Actions::of(&policy);
         Ok(this)
     }
 
@@ -785,7 +809,11 @@ impl Switcher {
         self.check_selectors();
         let host = HostTables::read();
         let (base, stepping) = (self.base, self.stepping);
+        let untrain = self.policy.does(Set::UNTRAIN);
         let state = self.state();
+        if state.actions.ibrs != 0 {
+            state.spec_ctrl = mitigations::host_spec_ctrl();
+        }
         state.host_cr3 = cpu::cr3_to_return_to();
         state.host_gdtr = host.gdtr;
         state.host_gdtr_rw = host.gdtr_rw;
@@ -815,6 +843,10 @@ impl Switcher {
         // is the slot's), the state page is filled in, IRQs are off and the MSRs are the guest's:
         // that is what being in a section means. It comes back as a function does.
         unsafe { core::mem::transmute::<u64, extern "C" fn()>(enter)() };
+        // Before anything here returns.
+        if untrain {
+            mitigations::untrain_returns();
+        }
 
         let state = self.state();
         if state.regs.vector != EXIT_INTERRUPTED {

@@ -7,6 +7,7 @@ mod addr;
 mod emulate;
 mod entry;
 mod irq;
+mod mitigations;
 mod paging;
 mod segment;
 mod shadow;
