@@ -42,6 +42,7 @@ pub mod root;
 pub mod run;
 pub mod sandbox;
 pub mod socket_file;
+pub mod speculation;
 pub mod stats;
 pub mod streams;
 pub mod terminal;

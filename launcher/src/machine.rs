@@ -31,6 +31,7 @@ use crate::net;
 use crate::record::Record;
 use crate::sandbox::{self, Grant};
 use crate::socket_file::SocketFile;
+use crate::speculation;
 use crate::stats;
 use crate::streams::{output, Keyboard, Streams};
 use crate::terminal::{self, lines_for_terminal, say, Terminal};
@@ -287,7 +288,8 @@ impl Machine {
             grants,
         } = self;
         let threads = setup("a thread");
-        // Before there are threads: they inherit it.
+        // Before there are threads: they inherit both. A refusal means that the kernel has its own mind.
+        let _ = speculation::keep_predictions_apart();
         let signals: SigSet = FATAL.into_iter().chain([RESIZED]).collect();
         signals
             .thread_block()

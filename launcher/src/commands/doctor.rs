@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::guest;
 use crate::net;
 use crate::sandbox;
+use crate::speculation::{self, Told};
 use crate::vm;
 
 /// How good it is.
@@ -86,6 +87,8 @@ pub struct Facts {
     io_uring: bool,
     landlock: bool,
     passt: Option<PathBuf>,
+    /// What the kernel and the module do about the CPU's bugs.
+    speculation: Option<Told>,
 }
 
 impl Facts {
@@ -120,6 +123,7 @@ impl Facts {
                 .is_none_or(|text| text.trim() == "0"),
             landlock: sandbox::has_landlock(),
             passt: net::passt::find(),
+            speculation: Told::gather(),
             release,
         }
     }
@@ -139,7 +143,7 @@ const FILES_MIN: u64 = 4096;
 
 /// Judges.
 pub fn examine(facts: &Facts) -> Vec<Check> {
-    vec![
+    let mut checks = vec![
         cpu(facts),
         hypervisor(facts),
         kernel_fit(facts),
@@ -151,7 +155,9 @@ pub fn examine(facts: &Facts) -> Vec<Check> {
         io_uring(facts),
         landlock(facts),
         passt(facts),
-    ]
+    ];
+    checks.extend(facts.speculation.iter().flat_map(cpu_bugs));
+    checks
 }
 
 fn check(name: &'static str, verdict: Verdict, seen: impl Into<String>, fix: &str) -> Check {
@@ -359,6 +365,20 @@ fn passt(facts: &Facts) -> Check {
     }
 }
 
+/// One line for each bug that the CPU has, and one for the rest.
+fn cpu_bugs(told: &Told) -> Vec<Check> {
+    let (rows, spared) = speculation::rows(told);
+    let mut checks = vec![ok(
+        "cpu bugs",
+        format!("{spared} that Linux knows this CPU has not"),
+    )];
+    checks.extend(rows.into_iter().map(|row| match row.fix {
+        None => ok(row.bug, row.seen),
+        Some(fix) => check(row.bug, Verdict::Warn, row.seen, fix),
+    }));
+    checks
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -382,6 +402,17 @@ mod tests {
             landlock: true,
             passt: Some("/usr/bin/passt".into()),
             hypervisor: None,
+            speculation: Some(bugs("Mitigation: Clear CPU buffers")),
+        }
+    }
+
+    fn bugs(mds: &str) -> Told {
+        Told {
+            bugs: vec![
+                ("mds".into(), mds.into()),
+                ("meltdown".into(), "Not affected".into()),
+            ],
+            words: vec!["buffers".into(), "rsb".into()],
         }
     }
 
@@ -408,7 +439,7 @@ mod tests {
     fn each_lack_is_one_line() {
         use Verdict::{Fail, Warn};
         type Spoil = fn(&mut Facts);
-        let table: [(Spoil, &str, Verdict); 12] = [
+        let table: [(Spoil, &str, Verdict); 13] = [
             (|f| f.cpu.retain(|flag| flag != "fsgsbase"), "cpu", Fail),
             (|f| f.cpu.push("fred".into()), "cpu", Warn),
             (|f| f.cpu.push("tdx_guest".into()), "hypervisor", Fail),
@@ -425,6 +456,7 @@ mod tests {
             (|f| f.landlock = false, "landlock", Warn),
             (|f| f.passt = None, "passt", Warn),
             (|f| f.module = false, "module", Fail),
+            (|f| f.speculation = Some(bugs("Vulnerable")), "mds", Warn),
         ];
         for (spoil, name, verdict) in table {
             let mut facts = healthy();

@@ -6,6 +6,7 @@ use crate::{nmi, Outcome};
 use std::ffi::CStr;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{chown, PermissionsExt};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const HERE: &str = "/usr/lib/lg";
@@ -38,6 +39,7 @@ pub(crate) const TESTS: &[Row] = &[
         program("memory_errors poison", timeout)
     }),
     ("sandbox", 30, sandbox),
+    ("predictions-apart", 30, predictions_apart),
     ("unload-refused", 30, unload_refused),
     ("reload", 180, reload),
 ];
@@ -159,6 +161,39 @@ fn sandbox(timeout: Duration) -> Outcome {
             if !status.contains(line) {
                 return Err(format!("a thread without {line:?}:\n{status}"));
             }
+        }
+        threads += 1;
+    }
+    end(launcher, libc::SIGKILL, Duration::from_secs(10))?;
+    if threads < 4 {
+        return Err(format!("only {threads} threads: it did not run yet"));
+    }
+    Ok(())
+}
+
+/// While a guest runs, no thread of its Launcher shares predictions of indirect branches with other
+/// processes, where the Host leaves that to programs. Else they have what all have.
+fn predictions_apart(timeout: Duration) -> Outcome {
+    let mode = |path: &Path| {
+        let status = fs::read_to_string(path).map_err(text)?;
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix("SpeculationIndirectBranch:\t"));
+        line.map(str::to_owned)
+            .ok_or_else(|| format!("no such line in:\n{status}"))
+    };
+    let expected = match mode(Path::new("/proc/self/status"))?.as_str() {
+        "conditional enabled" => "conditional disabled".to_owned(),
+        other => other.to_owned(),
+    };
+    let launcher = start_spinner(timeout)?;
+    let mut threads = 0;
+    for thread in fs::read_dir(format!("/proc/{}/task", launcher.id())).map_err(text)? {
+        // The one that reads standard input ends with that.
+        let Ok(mode) = mode(&thread.map_err(text)?.path().join("status")) else {
+            continue;
+        };
+        if mode != expected {
+            return Err(format!("a thread with {mode:?}, not {expected:?}"));
         }
         threads += 1;
     }

@@ -3,6 +3,7 @@
 
 use crate::command::{self, End};
 use crate::Outcome;
+use std::fs;
 use std::time::Duration;
 
 /// Name, time limit in seconds, test.
@@ -14,6 +15,7 @@ pub(crate) const TESTS: &[Row] = &[
     ("doctor-as-user", 20, doctor_as_user),
     ("doctor-without-the-group", 20, doctor_without_the_group),
     ("doctor-without-the-module", 60, doctor_without_the_module),
+    ("mitigations", 300, mitigations),
     ("refusals", 60, refusals),
     ("second-guest", 180, second_guest),
 ];
@@ -31,8 +33,21 @@ fn shell(script: &str, timeout: Duration, end: i32, words: &[&str]) -> Outcome {
 
 /// On a machine that runs guests, the doctor has no complaint that matters.
 fn doctor(timeout: Duration) -> Outcome {
-    let words = ["ok    cpu", "ok    module", "ok    device", "ok    guest"];
+    let words = [
+        "ok    cpu",
+        "ok    module",
+        "ok    device",
+        "ok    guest",
+        "ok    cpu bugs",
+    ];
     shell("lg doctor", timeout, 0, &words)?;
+    // Every CPU has this one, and is told of it.
+    shell(
+        "lg doctor | grep spectre_v1",
+        timeout,
+        0,
+        &["| lg: the guest's registers are cleared"],
+    )?;
     shell(
         "lg doctor --json",
         timeout,
@@ -59,6 +74,80 @@ fn doctor_without_the_module(timeout: Duration) -> Outcome {
     // 1 of the doctor's and 125 of the run's, as far as a status can hold them.
     let words = ["FAIL  module", "insmod", "error[LG0019]"];
     shell(script, timeout, 1125 % 256, &words)
+}
+
+/// Which words of the Host's kernel about a bug mean that the module does what.
+const POLICY: [(&str, &[&str], &[&str]); 7] = [
+    (
+        "buffers",
+        &[
+            "mds",
+            "mmio_stale_data",
+            "reg_file_data_sampling",
+            "tsa",
+            "tsx_async_abort",
+        ],
+        &["Clear CPU buffers"],
+    ),
+    ("rsb", &["spectre_v2"], &["Vulnerable", "Mitigation"]),
+    ("bhb", &["spectre_v2"], &["BHI: SW loop"]),
+    ("ibrs", &["spectre_v2"], &["Mitigation: IBRS"]),
+    (
+        "untrain",
+        &["retbleed", "spec_rstack_overflow"],
+        &["untrained return thunk", "afe RET"],
+    ),
+    (
+        "ibpb",
+        &["retbleed", "spec_rstack_overflow"],
+        &["Mitigation: IBPB;", "Mitigation: IBPB\n", "IBPB on VMEXIT"],
+    ),
+    ("vmscape", &["vmscape"], &["IBPB before exit"]),
+];
+
+/// What the module does against the CPU's bugs is what the Host's kernel says that it does itself; the
+/// parameter relaxes it, and guests run either way.
+fn mitigations(timeout: Duration) -> Outcome {
+    const PARAMETER: &str = "/sys/module/lg/parameters/mitigations";
+    let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
+    let load = |parameter: &str| {
+        format!(
+            "rmmod lg; insmod lg.ko {parameter} && chgrp lguest /dev/lguest && \
+             chmod 660 /dev/lguest && lg run guests/hello && cat {PARAMETER}"
+        )
+    };
+    let mut expected = Vec::new();
+    for (word, bugs, marks) in POLICY {
+        for bug in bugs {
+            let host = read(&format!("/sys/devices/system/cpu/vulnerabilities/{bug}"))?;
+            if marks.iter().any(|mark| host.contains(mark)) {
+                expected.push(word);
+                break;
+            }
+        }
+    }
+    let told = read(PARAMETER)?;
+    if told.trim() != expected.join(",") {
+        return Err(format!("{told:?}, and the kernel says {expected:?}"));
+    }
+    let relaxed: Vec<_> = expected.iter().map(|word| format!("no_{word}")).collect();
+    let relaxed = format!("\n{}\n", relaxed.join(","));
+    shell(&load("mitigations=off"), timeout, 0, &[&relaxed])?;
+    // Stronger than the kernel, where the CPU can.
+    let barrier = load("mitigations=ibpb");
+    if read("/proc/cpuinfo")?
+        .split_whitespace()
+        .any(|flag| flag == "ibpb")
+    {
+        shell(&barrier, timeout, 0, &[",ibpb"])?;
+    } else {
+        shell(&barrier, timeout, libc::EINVAL, &["Invalid argument"])?;
+    }
+    let nonsense = "rmmod lg 2>/dev/null; insmod lg.ko mitigations=no_rbs";
+    // busybox's insmod ends with the errno.
+    shell(nonsense, timeout, libc::EINVAL, &["Invalid argument"])?;
+    let plain = format!("\n{}\n", expected.join(","));
+    shell(&load("2>/dev/null"), timeout, 0, &[&plain])
 }
 
 /// What is refused before there is a guest, by the real lg on a real Host. (What needs no Host is
