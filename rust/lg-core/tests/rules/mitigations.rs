@@ -34,7 +34,8 @@ fn the_host_s_policy_is_ours() {
     assert_eq!(decide(ALL, "auto"), all);
     assert_eq!(decide(Host::default(), "auto"), "");
     // Each answers to its own word of the Host's, and to no other.
-    let table: [(fn(&mut Host), &str); 7] = [
+    type Spoil = fn(&mut Host);
+    let table: [(Spoil, &str); 7] = [
         (|host| host.clears_buffers = false, "buffers"),
         (|host| host.spectre_v2 = false, "rsb"),
         (|host| host.clears_history = false, "bhb"),
