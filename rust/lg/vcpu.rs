@@ -218,11 +218,12 @@ impl Vcpu {
                 return Err(EINTR);
             }
             task::reschedule_if_asked();
-            if vm.memory(Wait::Allowed)?.mmu()?.free_dropped() {
-                // The guest runs when all that it had dropped is freed: it cannot be faster than we are.
-                continue;
+            let result = self.run_section(vm, run);
+            // All that the guest has dropped, before it can drop more: it is not faster than we are.
+            while vm.memory(Wait::Allowed)?.mmu()?.free_dropped() {
+                task::reschedule_if_asked();
             }
-            next = match self.run_section(vm, run) {
+            next = match result {
                 // What could not be done with IRQs off.
                 Err(error) if error == EAGAIN => self
                     .handle_exit(vm, run, Wait::Allowed)

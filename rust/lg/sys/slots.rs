@@ -64,14 +64,15 @@ impl Slots {
 impl Drop for Slots {
     /// Processes that have had a VM go on, but nobody can have one any more.
     fn drop(&mut self) {
-        let mut entries = SLOTS.lock();
+        // Nobody else would free the list itself.
+        let entries = core::mem::replace(&mut *SLOTS.lock(), KVec::new());
         if entries.is_empty() {
             return;
         }
         entries.iter().for_each(|entry| entry.hole.close());
         // The pages are about to be freed: no CPU may still know the way.
         cpu::flush_tlb_everywhere();
-        entries.clear();
+        drop(entries);
     }
 }
 

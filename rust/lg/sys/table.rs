@@ -80,7 +80,10 @@ impl Table {
 
     /// Makes entry `i`, which owns nothing, a leaf, a link, or nothing (0).
     pub(crate) fn set(&mut self, i: usize, entry: u64) {
-        drop(self.replace(i, entry));
+        if self.get(i) & OWNED != 0 {
+            drop(self.replace(i, 0));
+        }
+        self.store(i, entry & !OWNED);
     }
 
     /// The same for any entry. What it owned is returned.
@@ -211,11 +214,9 @@ impl Dropped {
     }
 
     /// Takes what is in `other` as well.
-    pub(crate) fn add(&mut self, mut other: Self) {
-        let (first, last) = (
-            core::mem::take(&mut other.first),
-            core::mem::take(&mut other.last),
-        );
+    pub(crate) fn add(&mut self, other: Self) {
+        let other = ManuallyDrop::new(other);
+        let (first, last) = (other.first, other.last);
         if first == 0 {
             return;
         }
@@ -263,7 +264,9 @@ impl From<TableBox> for Dropped {
 
 impl Drop for Dropped {
     fn drop(&mut self) {
-        self.free(usize::MAX);
+        if !self.is_empty() {
+            self.free(usize::MAX);
+        }
     }
 }
 

@@ -102,7 +102,7 @@ fn waste_time() -> Result<OwnedFd> {
     const CURRENT_PID_TGID: u64 = 14;
     const KTIME_GET_NS: u64 = 5;
     let instruction = |code: u64, register: u64, offset: i16, immediate: u64| {
-        code | register << 8 | u64::from(offset as u16) << 16 | immediate << 32
+        code | (register << 8) | (u64::from(offset as u16) << 16) | (immediate << 32)
     };
     let process = u64::from(std::process::id());
     let instructions = [
