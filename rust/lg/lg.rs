@@ -66,6 +66,7 @@ pub mod lg_core {
     pub mod segment;
     pub mod shadow;
     pub mod trap;
+    pub mod xcr0;
 }
 
 mod death;

@@ -17,7 +17,6 @@ use crate::{
         flags,
     },
     sys::{
-        cpu,
         page::Wait,
         switcher::Regs, //
     },
@@ -91,7 +90,7 @@ pub(crate) fn execute(
         // Nothing to do: there is no lazy FPU, and caches are coherent.
         Privileged::Clts | Privileged::Wbinvd => {}
         Privileged::Xsetbv => {
-            if regs.rcx as u32 != 0 || edx_eax != cpu::xcr0() {
+            if regs.rcx as u32 != 0 || !vcpu.switcher.set_xcr0(edx_eax) {
                 return Ok(None);
             }
         }

@@ -160,6 +160,7 @@ impl Vcpu {
             (sh!(tsc_khz), u64::from(cpu::tsc_khz())),
             (sh!(wall_ns), now),
             (sh!(wall_tsc), tsc),
+            (sh!(host_features), vcpu.switcher.features()),
         ];
         for (offset, value) in words {
             vcpu.switcher.set_shared(offset, value);
@@ -437,6 +438,10 @@ impl Vcpu {
                     Ok(Next::Resume)
                 }
                 EXIT_HYPERCALL => self.hypercall(vm, run, wait),
+                EXIT_SYSCALL32 if self.switcher.user_mode() => {
+                    let event = Event::new(trap::GP, LGUEST_ERROR_SYSCALL32);
+                    Ok(self.inject_exception(event))
+                }
                 EXIT_SYSCALL32 => {
                     let regs = self.switcher.regs();
                     regs.rip = regs.rip.wrapping_sub(SYSCALL_LENGTH);
@@ -552,22 +557,29 @@ impl Vcpu {
         })
     }
 
-    /// #GP: perhaps a privileged instruction of the guest's kernel that no hypercall replaced.
+    /// #GP: perhaps a privileged instruction of the guest's kernel that no hypercall replaced, or a
+    /// SYSENTER of its programs.
     fn protection(&mut self, vm: &Vm, event: Event, wait: Wait) -> Result<Next> {
         let regs = *self.switcher.regs();
         if event.error_code == Some(trap::INT80_REFUSED) && self.switcher.int80_is_a_device() {
             return self.int80(vm, event, wait);
         }
-        if !self.switcher.user_mode() && event.error_code == Some(0) && regs.cs == 0x33 {
+        let user = self.switcher.user_mode();
+        if event.error_code == Some(0) && (user || regs.cs == 0x33) {
             if wait == Wait::Forbidden {
                 return Err(EAGAIN);
             }
             let mut insn = [0; emulate::MAX_LENGTH];
             let len = {
                 let mut guard = vm.memory(wait)?;
-                guard.mmu()?.fetch(Gva::new(regs.rip), false, &mut insn)
+                guard.mmu()?.fetch(Gva::new(regs.rip), user, &mut insn)
             };
-            if let Some((instruction, len)) = emulate::decode(&insn[..len]) {
+            if user {
+                if emulate::is_sysenter(&insn[..len]) {
+                    let event = Event::new(trap::GP, LGUEST_ERROR_SYSENTER);
+                    return Ok(self.inject_exception(event));
+                }
+            } else if let Some((instruction, len)) = emulate::decode(&insn[..len]) {
                 if let Some(next) = privileged::execute(self, vm, instruction, len)? {
                     self.stats.emulated += 1;
                     return Ok(next);

@@ -142,9 +142,20 @@ struct lguest_note {
  *
  * A SYSCALL from user mode arrives with .rip, .rflags saved, RCX and R11 lost, RSP still the
  * user's, GS base the kernel's, virtual interrupts off.
+ *
+ * The fast system calls of 32-bit code arrive as #GP, with a bit in .error_code that no CPU sets.
+ * Nothing is done but that: .rip is at the SYSENTER, which on some CPUs is #UD instead, or behind
+ * the SYSCALL, which is #UD on others and where RCX and R11 are lost.
+ *
+ * XCR0 starts with x87, SSE and those of AVX and AVX-512 that the Host has.  The Guest's kernel may
+ * turn them off and on by XSETBV; it gets no other, whatever its CPU has.
  */
 #define LGUEST_SHARED_VA	0xffff870000000000ULL
 #define LGUEST_EVENT_VALID	0x100
+#define LGUEST_ERROR_SYSENTER	0x10000	/* SYSENTER, also of 64-bit code */
+#define LGUEST_ERROR_SYSCALL32	0x20000	/* SYSCALL of 32-bit code */
+/* In .host_features: */
+#define LGUEST_HOST_CLEARS_BUFFERS 1	/* empties the CPU's buffers before guest user mode runs */
 
 struct lguest_shared {
 	__u64 irq_enabled;	/* Guest, switcher: virtual RFLAGS.IF; only bit 9 counts */
@@ -175,6 +186,7 @@ struct lguest_shared {
 	__u64 tsc_khz;		/* frequency of RDTSC */
 	__u64 wall_ns;		/* Unix time in ns when ... */
 	__u64 wall_tsc;		/* ... RDTSC read this */
+	__u64 host_features;	/* LGUEST_HOST_* */
 };
 
 /* --------------------------------------------------------------------------------

@@ -241,6 +241,14 @@ pub fn int80_length(bytes: &[u8]) -> Option<u8> {
     (code.next()? == 0xcd && code.next()? == 0x80).then_some(code.used)
 }
 
+/// Is the instruction at the start of `bytes` a SYSENTER? In 32-bit code, too: there a REX prefix
+/// would be an instruction of its own, but it does not fault.
+pub fn is_sysenter(bytes: &[u8]) -> bool {
+    let bytes = bytes.get(..MAX_LENGTH).unwrap_or(bytes);
+    let mut code = Code { bytes, used: 0 };
+    Prefixes::read(&mut code).is_some() && code.next() == Some(0x0f) && code.next() == Some(0x34)
+}
+
 /// The instructions whose opcode starts with 0F.
 fn two_byte(code: &mut Code<'_>, prefixes: &Prefixes) -> Option<Privileged> {
     Some(match code.next()? {

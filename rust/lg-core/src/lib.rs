@@ -24,3 +24,4 @@ pub mod paging;
 pub mod segment;
 pub mod shadow;
 pub mod trap;
+pub mod xcr0;

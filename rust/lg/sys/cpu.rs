@@ -124,35 +124,24 @@ pub(crate) fn take_dr6() -> u64 {
     value
 }
 
-/// # Safety
-///
-/// CR4.PKE is set.
-pub(crate) unsafe fn rdpkru() -> u32 {
-    let value;
-    // SAFETY: As the caller promises.
-    unsafe {
-        asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _, options(nomem, nostack, preserves_flags))
-    };
-    value
-}
-
-/// # Safety
-///
-/// CR4.PKE is set, and the value is the one the current task is to have.
-pub(crate) unsafe fn wrpkru(value: u32) {
-    // SAFETY: As the caller promises.
-    unsafe {
-        asm!("wrpkru", in("ecx") 0, in("eax") value, in("edx") 0, options(nostack, preserves_flags))
-    };
-}
-
-pub(crate) fn xcr0() -> u64 {
+pub(crate) fn read_xcr0() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: `probe` saw that the Host has OSXSAVE set.
     unsafe {
         asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
     };
     u64::from(high) << 32 | u64::from(low)
+}
+
+/// # Safety
+///
+/// The CPU takes that value; IRQs are off, and the Host's is back before its FPU is used again.
+pub(crate) unsafe fn write_xcr0(value: u64) {
+    // SAFETY: As the caller promises. `probe` saw that the Host has OSXSAVE set.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
+             options(nostack, preserves_flags))
+    };
 }
 
 pub(crate) fn rdtsc() -> u64 {

@@ -4,7 +4,7 @@
 //! guest's.
 //!
 //! What world switches need not touch each time is swapped here once: the SYSCALL entry points,
-//! TSC_AUX, the debug registers, CR4 bits that would get in a CPL3 kernel's way, PKRU, and the FPU
+//! TSC_AUX, the debug registers, CR4 bits that would get in a CPL3 kernel's way, XCR0, and the FPU
 //! state.
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
         Wait, //
     },
 };
+use crate::lg_core::xcr0;
 use core::arch::{
     asm,
     x86_64::__cpuid_count, //
@@ -23,10 +24,6 @@ use kernel::{
     prelude::*, //
 };
 
-/// State components lg keeps for no guest: PKRU (9), for it also governs the Host's accesses to
-/// user memory, and AMX (17, 18), which each section finds as after reset.
-const XSTATE_HIDDEN: u64 = PKRU | 1 << 17 | 1 << 18;
-const PKRU: u64 = 1 << 9;
 /// CR4 bits that are off while a guest runs.
 const CR4_HIDDEN: u64 = CR4_PKE | CR4_LASS;
 /// Offsets in the XSAVE area (SDM 1, 13.4.1).
@@ -41,18 +38,20 @@ const TEST_CTRL_SPLIT_LOCK: u64 = 1 << 29;
 ///
 /// # Invariants
 ///
-/// The page holds an image that XRSTOR takes for the components in `mask`, and they all fit in it.
+/// The page holds an image that XRSTOR takes for the components in `offered`, and they all fit in
+/// it. `xcr0` is a value that the CPU takes, with no other components.
 pub(crate) struct GuestFpu {
     area: HostPage,
-    mask: u64,
+    offered: u64,
+    xcr0: u64,
 }
 
 impl GuestFpu {
     /// The state after reset. `ENODEV` on a CPU whose state does not fit in a page.
     pub(crate) fn new() -> Result<Self> {
-        let mask = xcr0() & !XSTATE_HIDDEN;
+        let offered = xcr0::offered(read_xcr0());
         for component in 2..63u32 {
-            if mask & (1 << component) != 0 {
+            if offered & (1 << component) != 0 {
                 // SAFETY: A CPU with XSAVE has leaf 0xd. EAX is the component's size, EBX its
                 // offset.
                 let leaf = unsafe { __cpuid_count(0xd, component) };
@@ -71,13 +70,29 @@ impl GuestFpu {
                 .write(MXCSR_DEFAULT)
         };
         // INVARIANT: An image of zeroes with a valid MXCSR is the initial state of every component.
-        Ok(Self { area, mask })
+        // What is left of the Host's XCR0 is a valid one: no component needs one that was taken
+        // away.
+        Ok(Self {
+            area,
+            offered,
+            xcr0: offered,
+        })
+    }
+
+    /// XSETBV of the guest's. `false` where the CPU would fault.
+    pub(crate) fn set_xcr0(&mut self, value: u64) -> bool {
+        let accepted = xcr0::accepts(value, self.offered);
+        if accepted {
+            // INVARIANT: `accepts` has the CPU's rules.
+            self.xcr0 = value;
+        }
+        accepted
     }
 
     /// # Safety
     ///
-    /// The current task's FPU state has been saved.
-    unsafe fn restore(&self) {
+    /// The current task's FPU state has been saved, and XCR0, which is `host_xcr0`, is the Host's.
+    unsafe fn restore(&self, host_xcr0: u64) {
         if leaks_fpu_pointers() {
             let zero = 0u32;
             // As the Host does before it restores any state: a load sets the pointers to itself.
@@ -85,7 +100,7 @@ impl GuestFpu {
             unsafe { asm!("fnclex", "emms", "fild dword ptr [{}]", in(reg) &raw const zero) };
         }
         // What is not in the image is initialized: nothing of the last owner's stays.
-        let mask = xcr0() & !PKRU;
+        let mask = host_xcr0 & !xcr0::PKRU;
         // SAFETY: By the type invariant the image is good for XRSTOR; the caller gave up what was
         // in the registers.
         unsafe {
@@ -98,8 +113,8 @@ impl GuestFpu {
         // INVARIANT: What XSAVE wrote XRSTOR takes.
         // SAFETY: The area is ours, 64-byte aligned, and large enough by the type invariant.
         unsafe {
-            asm!("xsave64 [{}]", in(reg) self.area.as_ptr::<u8>(), in("eax") self.mask as u32,
-                 in("edx") (self.mask >> 32) as u32, options(nostack, preserves_flags))
+            asm!("xsave64 [{}]", in(reg) self.area.as_ptr::<u8>(), in("eax") self.offered as u32,
+                 in("edx") (self.offered >> 32) as u32, options(nostack, preserves_flags))
         };
     }
 }
@@ -116,8 +131,8 @@ pub(crate) struct Section<'a> {
     _irqs: &'a IrqsOff,
     swapped: [Option<SwappedMsr>; 8],
     cr4: u64,
-    pkru: Option<u32>,
     dr7: u64,
+    xcr0: u64,
 }
 
 impl<'a> Section<'a> {
@@ -143,13 +158,9 @@ impl<'a> Section<'a> {
             _irqs: irqs,
             swapped: [const { None }; 8],
             cr4,
-            pkru: None,
             dr7: read_dr7(),
+            xcr0: read_xcr0(),
         };
-        if cr4 & CR4_PKE != 0 {
-            // SAFETY: PKE is set.
-            this.pkru = Some(unsafe { rdpkru() });
-        }
         if cr4 & CR4_HIDDEN != 0 {
             // LASS would fault every access of a CPL3 kernel to the upper half. PKRU also governs
             // kernel mode, whose pages are all user pages here, but user mode may write it. SAFETY:
@@ -190,7 +201,13 @@ impl<'a> Section<'a> {
                 let test_ctrl = rdmsr(MSR_TEST_CTRL);
                 this.swap(7, MSR_TEST_CTRL, test_ctrl & !TEST_CTRL_SPLIT_LOCK);
             }
-            fpu.restore();
+            fpu.restore(this.xcr0);
+            // A guest's programs are to see, and to use, what its kernel saves. As the guest cannot
+            // reach PKRU any more, with PKE off, that stays the task's. An NMI meets this XCR0, too:
+            // its handlers use no FPU, and perf saves a supervisor component (LBR) at most.
+            if fpu.xcr0 != this.xcr0 {
+                write_xcr0(fpu.xcr0);
+            }
         }
         this
     }
@@ -215,6 +232,11 @@ impl<'a> Section<'a> {
 
     /// Gives the CPU back to the Host.
     pub(crate) fn end(self, fpu: &mut GuestFpu) {
+        // First, so that what the guest's kernel has turned off is saved as well: SSE works without.
+        if fpu.xcr0 != self.xcr0 {
+            // SAFETY: It is the value that was in there.
+            unsafe { write_xcr0(self.xcr0) };
+        }
         fpu.save();
         for swapped in self.swapped.iter().flatten() {
             // SAFETY: It is the value that was in there.
@@ -227,11 +249,6 @@ impl<'a> Section<'a> {
         if self.cr4 & CR4_HIDDEN != 0 {
             // SAFETY: As above.
             unsafe { write_cr4(self.cr4) };
-        }
-        if let Some(pkru) = self.pkru {
-            // The guest may have changed it with XRSTOR even while PKE was off.
-            // SAFETY: PKE is set again, and this is the task's value.
-            unsafe { wrpkru(pkru) };
         }
         // SAFETY: Pairs with `begin`, IRQs off as they were there.
         unsafe { bindings::kernel_fpu_end() };

@@ -27,7 +27,10 @@ use super::{
     table::TableBox,
 };
 use crate::{
-    abi::lguest_shared,
+    abi::{
+        lguest_shared,
+        LGUEST_HOST_CLEARS_BUFFERS, //
+    },
     lg_core::{
         addr::{
             Gva,
@@ -618,6 +621,19 @@ impl Switcher {
         // SAFETY: By the type invariant the page is there and, since the switcher only runs inside
         // `enter`, which takes `&mut self`, nobody else uses it. All its fields are integers.
         unsafe { &mut *self.state }
+    }
+
+    /// `LGUEST_HOST_*`: what the switcher does for the guest.
+    pub(crate) fn features(&mut self) -> u64 {
+        match self.state().actions.clear_buffers {
+            0 => 0,
+            _ => LGUEST_HOST_CLEARS_BUFFERS.into(),
+        }
+    }
+
+    /// XSETBV of the guest's, from the next section on. `false` where the CPU would fault.
+    pub(crate) fn set_xcr0(&mut self, value: u64) -> bool {
+        self.fpu.set_xcr0(value)
     }
 
     /// The guest's registers.

@@ -3,13 +3,16 @@
 
 use crate::sys::{check, in_child, spawn, wait, Map};
 use crate::Test;
-use std::arch::asm;
+use std::arch::{asm, global_asm};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub(crate) const TESTS: &[Test] = &[
     ("vector registers in parallel processes", vectors),
     ("x87 control word in parallel processes", x87),
     ("FS and GS bases", bases),
     ("int 0x80", int_0x80),
+    ("fast system calls of 32-bit programs", fast_32),
+    ("XCR0 is what signal frames hold", xcr0),
     ("instructions of the kernel", privileged),
     ("RDTSC", rdtsc),
     ("TLS segments", tls_segment),
@@ -178,6 +181,156 @@ fn int_0x80() {
     }
     assert_eq!(call_by_int_0x80(WRITE, 12345), -libc::EBADF);
     assert_eq!(call_by_int_0x80(9999, 0), -libc::ENOSYS);
+}
+
+// Two programs that get their number by `int 0x80` and once more by a fast system call, with the registers that the vDSO
+// uses: the kernel returns to the vDSO's own code, which takes three words from the stack and returns.
+global_asm!(
+    r#"
+    .pushsection .rodata
+    .code32
+    .macro program name, from, to, instruction
+\name:
+    mov $20, %eax
+    int $0x80
+    mov %eax, %esi
+    mov $20, %eax
+    call 1f
+    xor %ebx, %ebx
+    cmp %eax, %esi
+    setne %bl
+    mov $1, %eax
+    int $0x80
+1:  push %ecx
+    push %edx
+    push %ebp
+    mov \from, \to
+    \instruction
+\name\()_end:
+    .endm
+    program program_sysenter, %esp, %ebp, sysenter
+    program program_syscall, %ecx, %ebp, syscall
+    .purgem program
+    .code64
+    .popsection
+    "#,
+    options(att_syntax)
+);
+
+extern "C" {
+    static program_sysenter: u8;
+    static program_sysenter_end: u8;
+    static program_syscall: u8;
+    static program_syscall_end: u8;
+}
+
+/// Runs 32-bit code as a program; its exit status, or 128 and the signal that ended it.
+fn run_32(start: *const u8, end: *const u8) -> i32 {
+    const ADDRESS: u32 = 0x0804_8000;
+    const HEADERS: u32 = 52 + 32;
+    // SAFETY: both point into the same piece of read-only data.
+    let code = unsafe { std::slice::from_raw_parts(start, end.offset_from(start) as usize) };
+    let size = HEADERS + code.len() as u32;
+    // Elf32_Ehdr, and one Elf32_Phdr for all of it: read and execute.
+    let mut elf = vec![0x7f, b'E', b'L', b'F', 1, 1, 1];
+    elf.resize(16, 0);
+    elf.extend([2u16, 3].map(u16::to_le_bytes).concat());
+    elf.extend(
+        [1, ADDRESS + HEADERS, 52, 0, 0]
+            .map(u32::to_le_bytes)
+            .concat(),
+    );
+    elf.extend([52u16, 32, 1, 0, 0, 0].map(u16::to_le_bytes).concat());
+    elf.extend(
+        [1, 0, ADDRESS, ADDRESS, size, size, 5, 4096]
+            .map(u32::to_le_bytes)
+            .concat(),
+    );
+    elf.extend(code);
+    in_child(|| {
+        // SAFETY: a new file, and the two arrays that a program gets.
+        unsafe {
+            let name = c"32-bit".as_ptr();
+            let fd = check("memfd_create", libc::memfd_create(name, libc::MFD_CLOEXEC)) as i32;
+            let written = libc::write(fd, elf.as_ptr().cast(), elf.len());
+            assert_eq!(written, elf.len() as isize, "write");
+            let (argv, envp) = ([name, std::ptr::null()], [std::ptr::null::<i8>()]);
+            libc::syscall(
+                libc::SYS_execveat,
+                fd,
+                c"".as_ptr(),
+                argv.as_ptr(),
+                envp.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            );
+        }
+        panic!("execveat: {}", std::io::Error::last_os_error());
+    })
+}
+
+/// Each processor has one of the two, or both, in 32-bit code; the other is an illegal instruction.
+fn fast_32() {
+    const ILLEGAL: i32 = 128 + libc::SIGILL;
+    let sysenter = run_32(&raw const program_sysenter, &raw const program_sysenter_end);
+    let syscall = run_32(&raw const program_syscall, &raw const program_syscall_end);
+    // SAFETY: every processor has leaf 0.
+    let vendor = unsafe { std::arch::x86_64::__cpuid(0) }.ebx.to_le_bytes();
+    let expected: &[(i32, i32)] = match &vendor {
+        b"Genu" => &[(0, ILLEGAL)],
+        // Processors do not have SYSENTER here, but QEMU's models do.
+        b"Auth" | b"Hygo" => &[(ILLEGAL, 0), (0, 0)],
+        _ => &[(0, ILLEGAL), (ILLEGAL, 0), (0, 0)],
+    };
+    assert!(
+        expected.contains(&(sysenter, syscall)),
+        "SYSENTER gave {sysenter}, SYSCALL {syscall}"
+    );
+}
+
+static FRAME_HOLDS: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn look_at_frame(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    /// Where struct _fpx_sw_bytes is in the frame's FXSAVE area (asm/sigcontext.h), and how it begins.
+    const SW_BYTES: usize = 464;
+    const MAGIC: u32 = 0x4650_5853;
+    // SAFETY: the kernel's frame, in which XSAVE wrote.
+    unsafe {
+        let context = &*context.cast::<libc::ucontext_t>();
+        let sw_bytes = context.uc_mcontext.fpregs.cast::<u8>().add(SW_BYTES);
+        if sw_bytes.cast::<u32>().read() == MAGIC {
+            FRAME_HOLDS.store(sw_bytes.add(8).cast::<u64>().read(), Relaxed);
+        }
+    }
+}
+
+/// A program may use what is in XCR0, so the kernel must save all of it.
+fn xcr0() {
+    /// A program has to ask for it before it is saved: AMX.
+    const ON_DEMAND: u64 = 1 << 18;
+    // SAFETY: every processor has leaf 1.
+    if unsafe { std::arch::x86_64::__cpuid(1) }.ecx & (1 << 27) == 0 {
+        return;
+    }
+    let (low, high): (u32, u32);
+    // SAFETY: OSXSAVE is set. The handler reads what it is given and stores to an atomic.
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack));
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = look_at_frame as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        check(
+            "sigaction",
+            libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()),
+        );
+        check("raise", libc::raise(libc::SIGUSR1));
+    }
+    let xcr0 = (u64::from(high) << 32) | u64::from(low);
+    let holds = FRAME_HOLDS.load(Relaxed);
+    assert_eq!(
+        holds | ON_DEMAND,
+        xcr0 | ON_DEMAND,
+        "XCR0 {xcr0:#x}, but frames hold {holds:#x}"
+    );
 }
 
 /// What a program may not do kills it and nobody else; what it may ask for tells nothing about who is below.

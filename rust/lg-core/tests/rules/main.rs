@@ -13,3 +13,4 @@ mod segment;
 mod shadow;
 mod tables;
 mod trap;
+mod xcr0;

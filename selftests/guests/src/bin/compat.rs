@@ -6,7 +6,7 @@
 
 use core::arch::asm;
 use lguest_guest::event::{set_handler, vector, Frame, USER32_CS, USER_CS, USER_SS};
-use lguest_guest::{entry, hypercall, println, shared_read, user};
+use lguest_guest::{abi, entry, hypercall, println, shared_read, user};
 use lguest_guest_tests::{arm, code, Code, User, CODE, FIRED, NOTHING, STACK_TOP};
 
 entry!(main);
@@ -30,6 +30,7 @@ fn main() -> u8 {
     unsafe { asm!("mov {0:e}, %ds", "mov {0:e}, %es", in(reg) USER_SS, options(att_syntax)) };
     let user = User::new();
     system_calls(&user);
+    fast_system_calls(&user);
     exceptions(&user);
     far_jumps(&user);
     interrupts(&user);
@@ -70,6 +71,67 @@ fn system_calls(user: &User) {
     assert_eq!(
         (frame.vector, frame.cs, frame.rip),
         (vector::INT80, USER_CS, CODE + 2)
+    );
+}
+
+/// SYSENTER and SYSCALL come as #GP that says so, if the processor has them here; else as #UD.
+fn fast_system_calls(user: &User) {
+    let sysenter = u64::from(abi::LGUEST_ERROR_SYSENTER);
+    let syscall = u64::from(abi::LGUEST_ERROR_SYSCALL32);
+    let cases = [
+        (
+            "SYSENTER",
+            sysenter,
+            true,
+            code!(".code32", "mov $20, %eax" => "sysenter", ".code64"),
+        ),
+        (
+            "SYSENTER with prefixes",
+            sysenter,
+            true,
+            code!(".code32", "inc %eax" => ".byte 0x2e, 0x66", "sysenter", ".code64"),
+        ),
+        (
+            "SYSENTER in 64-bit code",
+            sysenter,
+            false,
+            code!("mov $20, %eax" => "sysenter"),
+        ),
+        (
+            "SYSCALL",
+            syscall,
+            true,
+            code!(".code32", "mov $20, %eax" => "syscall", ".code64"),
+        ),
+    ];
+    for (name, bit, is_32, code) in cases {
+        let frame = if is_32 {
+            run(user, code)
+        } else {
+            user.run(code)
+        };
+        let behind = CODE + code.len as u64;
+        let rip = match (frame.vector, frame.error_code) {
+            (vector::INVALID_OPCODE, 0) => CODE + code.rip,
+            (vector::GENERAL_PROTECTION, error) if error == bit && bit == syscall => behind,
+            (vector::GENERAL_PROTECTION, error) if error == bit => CODE + code.rip,
+            _ => panic!("{name}: {frame:x?}"),
+        };
+        let cs = if is_32 { USER32_CS } else { USER_CS };
+        assert_eq!(
+            (frame.rip, frame.cs, frame.rsp, frame.rflags & 0x200),
+            (rip, cs, STACK_TOP, 0x200),
+            "{name}: {frame:x?}"
+        );
+    }
+    // A SYSENTER that is not the instruction which faults makes no system call of it.
+    let frame = run(
+        user,
+        code!(".code32", "nop" => "hlt", "sysenter", ".code64"),
+    );
+    assert_eq!(
+        (frame.vector, frame.error_code, frame.rip),
+        (vector::GENERAL_PROTECTION, 0, CODE + 1)
     );
 }
 

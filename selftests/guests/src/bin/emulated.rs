@@ -4,10 +4,10 @@
 #![no_std]
 #![no_main]
 
-use core::arch::asm;
+use core::arch::{asm, x86_64::__cpuid_count};
 use lguest_guest::event::vector;
-use lguest_guest::{entry, irq, println, shared_read, shared_write};
-use lguest_guest_tests::{code, in_kernel_with, peek, User, DATA};
+use lguest_guest::{abi, entry, irq, println, shared_read, shared_write};
+use lguest_guest_tests::{code, in_kernel, in_kernel_with, peek, User, CODE, DATA};
 
 entry!(main);
 
@@ -44,6 +44,7 @@ fn main() -> u8 {
     control_registers();
     ports();
     swapgs();
+    xcr0();
     println!("the Host does them all");
     0
 }
@@ -130,4 +131,113 @@ fn swapgs() {
     // SAFETY: nothing of Rust's is reached through GS.
     unsafe { asm!("swapgs", "rdgsbase {}", out(reg) gs) };
     assert_eq!((gs, shared_read!(user_gs_base)), (0x2000, 0x1000), "SWAPGS");
+}
+
+fn xgetbv() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: lg's Hosts have OSXSAVE set.
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack));
+    }
+    (u64::from(high) << 32) | u64::from(low)
+}
+
+/// XSETBV with RSI; the event, if it raises one.
+fn xsetbv(value: u64) -> Option<lguest_guest::event::Frame> {
+    in_kernel_with(
+        code!(
+            "xor %ecx, %ecx",
+            "mov %esi, %eax",
+            "mov %rsi, %rdx",
+            "shr $32, %rdx" => "xsetbv"
+        ),
+        value,
+    )
+}
+
+/// A guest has what the contract says of the processor's state, in both modes, whatever its Host has.
+fn xcr0() {
+    const SSE: u64 = 3;
+    const AVX: u64 = 7;
+    const AVX512: u64 = 0xe0;
+    // SAFETY: every processor with XSAVE has the leaf.
+    let leaf = unsafe { __cpuid_count(0xd, 0) };
+    let supported = (u64::from(leaf.edx) << 32) | u64::from(leaf.eax);
+    let all = supported & (AVX | AVX512);
+    assert_eq!(
+        xgetbv(),
+        all,
+        "XCR0 at first; the processor has {supported:#x}"
+    );
+
+    for refused in [
+        0,
+        SSE & !1,
+        AVX & !2,
+        all | (1 << 9),
+        all | (3 << 17),
+        all | (1 << 19),
+        all | (1 << 63),
+        (all & AVX) | (1 << 5),
+        SSE | AVX512,
+        !all,
+        !0,
+    ] {
+        let frame = xsetbv(refused).unwrap_or_else(|| panic!("XSETBV took {refused:#x}"));
+        assert_eq!(
+            (frame.vector, frame.error_code),
+            (vector::GENERAL_PROTECTION, 0),
+            "XSETBV of {refused:#x}"
+        );
+        assert_eq!(xgetbv(), all, "XCR0 after XSETBV of {refused:#x}");
+    }
+    let other = in_kernel(code!(
+        "mov $1, %ecx",
+        "xor %edx, %edx",
+        "mov $3, %eax",
+        "xsetbv"
+    ));
+    assert!(other.is_some(), "XCR1");
+
+    // Off is off in both modes, also when the Host has had the processor in between.
+    let user = User::new();
+    let avx = code!("vpxor %ymm0, %ymm0, %ymm0");
+    for value in [1, SSE, all & AVX, all] {
+        assert!(xsetbv(value).is_none(), "XSETBV of {value:#x}");
+        let kept: u64;
+        // SAFETY: disarms the timer, for which the Host gives the processor away; RAX, RCX and R11 are lost.
+        unsafe {
+            asm!("movq %rsi, %xmm5", "syscall", "movq %xmm5, %rsi",
+                inout("rsi") 0x1234_5678_9abc_def0_u64 => kept, in("rdi") u64::MAX,
+                inout("rax") u64::from(abi::LHCALL_SET_TIMER) => _, out("rcx") _, out("r11") _, out("xmm5") _,
+                options(att_syntax));
+        }
+        assert_eq!(kept, 0x1234_5678_9abc_def0, "XMM5 with XCR0 {value:#x}");
+        let frame = user.run(code!("xor %ecx, %ecx", "xgetbv"));
+        assert_eq!(
+            ((frame.rdx << 32) | frame.rax, xgetbv()),
+            (value, value),
+            "XCR0 in user and in kernel mode"
+        );
+        if all & AVX == AVX {
+            let in_kernel = in_kernel(avx).map(|frame| frame.vector);
+            let faults = (value & AVX != AVX).then_some(vector::INVALID_OPCODE);
+            assert_eq!(in_kernel, faults, "AVX in kernel mode with XCR0 {value:#x}");
+            // In user mode what follows the code is #UD; see where.
+            let frame = user.run(avx);
+            assert_eq!(
+                frame.rip == CODE,
+                faults.is_some(),
+                "AVX in user mode: {frame:x?}"
+            );
+        }
+    }
+
+    // TILERELEASE, of AMX.
+    let frame = user.run(code!(".byte 0xc4, 0xe2, 0x78, 0x49, 0xc0"));
+    assert_eq!(
+        (frame.vector, frame.rip),
+        (vector::INVALID_OPCODE, CODE),
+        "an instruction of state that no guest has"
+    );
 }

@@ -6,9 +6,9 @@
 
 use core::arch::asm;
 use lguest_guest::event::{set_handler, vector, Frame, USER32_CS};
-use lguest_guest::{entry, hypercall, irq, println, user};
+use lguest_guest::{abi, entry, hypercall, irq, println, user};
 use lguest_guest_tests::{
-    code, in_kernel, in_kernel_with, in_tcg, peek, Code, Random, User, CODE, DATA,
+    code, in_kernel, in_kernel_with, in_tcg, peek, poke, Code, Random, User, CODE, DATA,
 };
 use lguest_hostile_guests::commit;
 
@@ -42,9 +42,13 @@ fn check_user(user: &User, cases: &[(&str, &[u64], Code)]) {
             vectors.contains(&frame.vector),
             "{name} in user mode: {frame:x?}"
         );
+        let error_code = match (*name, frame.vector) {
+            ("SYSENTER", GP) => abi::LGUEST_ERROR_SYSENTER.into(),
+            _ => 0,
+        };
         assert_eq!(
             (frame.rip, frame.error_code),
-            (CODE, 0),
+            (CODE, error_code),
             "{name} in user mode"
         );
     }
@@ -462,6 +466,10 @@ fn compat() {
     }
 }
 
+/// The state component of PKRU, and how long a page is.
+const PKRU: u64 = 1 << 9;
+const DATA_LEN: u64 = 4096;
+
 /// WRPKRU is for everybody, and takes all rights to all user pages: at CPL 3, and from the Host's own accesses to them.
 /// User mode may lose its memory by it; nobody else may.
 fn protection_keys() {
@@ -485,11 +493,25 @@ fn protection_keys() {
         ] {
             let frame = user.run(code);
             assert!(frame.from_user(), "{frame:x?}");
-            lguest_guest_tests::poke(DATA, 1);
+            poke(DATA, 1);
             assert_eq!(peek(DATA), 1, "the kernel's own accesses");
         }
-        hypercall::flush_tlb(lguest_guest::abi::LGUEST_FLUSH_ALL, 0);
+        hypercall::flush_tlb(abi::LGUEST_FLUSH_ALL, 0);
     }
+    // XRSTOR would load PKRU without CR4.PKE, if it were in XCR0. The image: all zeroes but its header, and PKRU where
+    // every processor has it.
+    (0..DATA_LEN / 8).for_each(|i| poke(DATA + 8 * i, 0));
+    poke(DATA + 512, PKRU);
+    poke(DATA + 2688, u64::MAX);
+    let xrstor = code!("mov $0x700000, %ebx", "mov $-1, %eax", "mov %eax, %edx" => "xrstor (%rbx)");
+    let frame = user.run(xrstor);
+    assert_eq!(
+        (frame.vector, frame.rip),
+        (GP, CODE + xrstor.rip),
+        "PKRU by XRSTOR"
+    );
+    let frame = in_kernel(xrstor).expect("PKRU by XRSTOR in kernel mode");
+    assert_eq!(frame.vector, GP, "{frame:x?}");
     println!("the Launcher reads this with rights of its own");
 }
 
