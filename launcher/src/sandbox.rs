@@ -160,6 +160,7 @@ const DESCRIPTORS: &[c_long] = &[
     libc::SYS_io_uring_enter,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
+    libc::SYS_syncfs,
     libc::SYS_ftruncate,
     libc::SYS_fallocate,
 ];
@@ -207,6 +208,8 @@ const FILES: &[c_long] = &[
     libc::SYS_removexattr,
     libc::SYS_lremovexattr,
     libc::SYS_fremovexattr,
+    libc::SYS_capget,
+    libc::SYS_capset,
     libc::SYS_setfsuid,
     libc::SYS_setfsgid,
     libc::SYS_setresuid,

@@ -128,20 +128,17 @@ impl Handles {
         }
     }
 
-    /// Fails if there is no room for one more: before a file is opened, or made.
-    pub fn check_room(&self) -> io::Result<()> {
-        match self.handles.len() < self.max {
+    /// Fails if there is no room for one more beside `others`: before a file is opened, or made.
+    pub fn check_room(&self, others: usize) -> io::Result<()> {
+        match self.handles.len() + others < self.max {
             true => Ok(()),
             false => Err(Errno::NFILE.into()),
         }
     }
 
-    /// Adds an open file.
-    pub fn add_file(&mut self, file: File) -> u64 {
-        self.add(Handle::File(OpenFile {
-            file,
-            appends: false,
-        }))
+    /// Adds an open file, which was opened for appending or not.
+    pub fn add_file(&mut self, file: File, appends: bool) -> u64 {
+        self.add(Handle::File(OpenFile { file, appends }))
     }
 
     /// Adds an open directory.

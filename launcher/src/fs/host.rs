@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use fuse_backend_rs::abi::fuse_abi::Attr;
 use rustix::fs::{
@@ -41,6 +41,8 @@ pub struct Found {
     pub identity: Identity,
     /// What is known of it; the inode number is the Host's.
     pub attributes: Attr,
+    /// When it was made, in seconds and nanoseconds, where the file system notes that.
+    pub born: Option<(i64, u32)>,
 }
 
 impl Found {
@@ -89,6 +91,40 @@ pub fn create(
 ) -> io::Result<File> {
     let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     open_beneath(directory, name, flags, Mode::from_raw_mode(mode)).map(File::from)
+}
+
+/// Makes a regular file without a name in `directory`, and opens it.
+pub fn create_unnamed(directory: BorrowedFd<'_>, flags: OFlags, mode: u32) -> io::Result<File> {
+    let flags = flags | OFlags::TMPFILE | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(mode);
+    Ok(File::from(rustix::fs::openat(
+        directory, c".", flags, mode,
+    )?))
+}
+
+/// A descriptor for an open file as [`find`] gives one, whether or not it has a name.
+pub fn find_open(file: &File) -> io::Result<OwnedFd> {
+    let (links, name) = by_link(file.as_fd())?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(links, name, flags, Mode::empty())?)
+}
+
+/// Writes out all of the file system that `file` is on.
+pub fn sync_all(file: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(file)?)
+}
+
+/// Lets `make` make a file of the mode that it asks for, without the bits of `umask`; where a
+/// directory has a default access control list, the kernel lets that count instead.
+///
+/// The umask is the whole process's, so nobody else makes a file meanwhile.
+pub fn with_umask<T>(umask: u32, make: impl FnOnce() -> T) -> T {
+    static UMASK: Mutex<()> = Mutex::new(());
+    let _alone = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
+    let made = make();
+    rustix::process::umask(before);
+    made
 }
 
 fn open_beneath(
@@ -161,6 +197,9 @@ fn found_by(stat: &Statx) -> Found {
             blksize: stat.stx_blksize,
             flags: 0,
         },
+        born: StatxFlags::from_bits_retain(stat.stx_mask)
+            .contains(StatxFlags::BTIME)
+            .then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)),
     }
 }
 

@@ -163,7 +163,7 @@ impl Inodes {
         let found = host::stat(descriptor.as_fd())?;
         let crossed = found.identity.mount != self.get(parent)?.identity.mount;
         let closed = crossed && host::is_kernels_own(descriptor.as_fd())?;
-        let number = self.number(&found, parent, name)?;
+        let number = self.number(&found, Some((parent, name)))?;
         let inode = self.inodes.get_mut(&number).ok_or(Errno::STALE)?;
         inode.closed = closed;
         inode.lookups = inode.lookups.saturating_add(1);
@@ -181,11 +181,42 @@ impl Inodes {
         if found.identity.mount != self.get(parent)?.identity.mount {
             return self.look_up(parent, name);
         }
-        let number = self.number(&found, parent, name)?;
+        let number = self.number(&found, Some((parent, name)))?;
         if let Some(inode) = self.inodes.get_mut(&number) {
             inode.lookups = inode.lookups.saturating_add(1);
         }
         Ok((number, self.tell(number, found.attributes)))
+    }
+
+    /// The same for a file that has no name, of which `descriptor` is one.
+    pub fn adopt(&mut self, descriptor: OwnedFd) -> io::Result<(u64, Attr)> {
+        let found = host::stat(descriptor.as_fd())?;
+        let number = self.number(&found, None)?;
+        if let Some(inode) = self.inodes.get_mut(&number) {
+            inode.lookups = inode.lookups.saturating_add(1);
+        }
+        if let Err(error) = self.keep(number, descriptor) {
+            // It could not be found again.
+            self.forget(number, 1);
+            return Err(error);
+        }
+        Ok((number, self.tell(number, found.attributes)))
+    }
+
+    /// For each file system that the Guest knows files of, the numbers of some of them that can be
+    /// opened, if the user may.
+    pub fn some_of_each_file_system(&self) -> Vec<Vec<u64>> {
+        const SOME: usize = 16;
+        // The root's descriptor is always there.
+        let mut some: HashMap<_, _> = [(self.devices[0], vec![ROOT_ID])].into();
+        for (&number, inode) in &self.inodes {
+            let opens = matches!(inode.file_type, FileType::RegularFile | FileType::Directory);
+            let known: &mut Vec<_> = some.entry(inode.identity.device).or_default();
+            if opens && !inode.closed && known.len() < SOME {
+                known.push(number);
+            }
+        }
+        some.into_values().collect()
     }
 
     /// The Guest forgets that it has looked an inode up so many times.
@@ -267,13 +298,15 @@ impl Inodes {
         }
     }
 
-    /// The number of the file that was found as `name` in `parent`: an old one, or a new one.
-    fn number(&mut self, found: &Found, parent: u64, name: &CStr) -> io::Result<u64> {
+    /// The number of the file that was found at `place`, or without a name: an old one, or a new one.
+    fn number(&mut self, found: &Found, place: Option<(u64, &CStr)>) -> io::Result<u64> {
         if let Some(&number) = self.numbers.get(&found.identity) {
             let inode = self.inodes.get_mut(&number).ok_or(Errno::STALE)?;
-            // The root has no place: its descriptor never goes.
-            if number != ROOT_ID && !is_place(inode, parent, name) {
-                inode.place = Some((parent, name.into()));
+            if let Some((parent, name)) = place {
+                // The root has no place: its descriptor never goes.
+                if number != ROOT_ID && !is_place(inode, parent, name) {
+                    inode.place = Some((parent, name.into()));
+                }
             }
             return Ok(number);
         }
@@ -286,7 +319,7 @@ impl Inodes {
             identity: found.identity,
             file_type: found.file_type(),
             lookups: 0,
-            place: Some((parent, name.into())),
+            place: place.map(|(parent, name)| (parent, name.into())),
             descriptor: None,
             used: self.clock,
             closed: false,

@@ -5,12 +5,19 @@
 //! What travels in the queues is FUSE. A chain holds one request and room for its answer; how they
 //! are laid out is fuse-backend-rs's matter, and what they do is [`FileServer`]'s.
 
+use std::collections::HashMap;
+use std::io::{self, Write};
+
+use fuse_backend_rs::abi::fuse_abi::{InHeader, OutHeader};
 use fuse_backend_rs::api::server::Server;
 use fuse_backend_rs::transport::{Reader, VirtioFsWriter, Writer};
+use nix::libc;
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vm_memory::{ByteValued, Bytes, GuestAddress};
 
-use super::{until_quiet, Device, Fault, Served};
+use super::{until_quiet, Device, Fault, Served, Source};
+use crate::fs::newer::{self, Answer};
 use crate::fs::server::FileServer;
 use crate::fs::share::TAG_MAX;
 use crate::memory::Memory;
@@ -19,6 +26,8 @@ use crate::memory::Memory;
 const HIGH_PRIORITY: u16 = 128;
 /// Linux makes requests as large as the queue: 508 pages, of which FUSE uses 256.
 const REQUESTS: u16 = 512;
+/// The index of the queue for those.
+const REQUEST_QUEUE: usize = 1;
 
 /// The device.
 pub struct Fs {
@@ -26,6 +35,16 @@ pub struct Fs {
     config: [u8; TAG_MAX + 4],
     server: Server<std::sync::Arc<FileServer>>,
     files: std::sync::Arc<FileServer>,
+    /// Who waits for a lock, by the wait's number.
+    waiting: HashMap<u64, Waiting>,
+}
+
+/// A request that is answered later, with no more than a header.
+struct Waiting {
+    head: u16,
+    unique: u64,
+    /// Where the answer belongs; None if there is no room for one.
+    room: Option<GuestAddress>,
 }
 
 impl Fs {
@@ -45,20 +64,94 @@ impl Fs {
             config,
             server: Server::new(files.clone()),
             files,
+            waiting: HashMap::new(),
         }
     }
 
-    /// Answers the request in `chain`. Returns the length of the answer.
-    fn answer(&self, chain: DescriptorChain<&Memory>, memory: &Memory) -> Result<usize, Fault> {
+    /// Answers the request in `chain`. Returns the length of the answer, or None if it comes later, as one
+    /// `may_wait` for a lock.
+    fn answer(
+        &mut self,
+        chain: DescriptorChain<&Memory>,
+        memory: &Memory,
+        may_wait: bool,
+    ) -> Result<Option<usize>, Fault> {
+        let head = chain.head_index();
+        let room = chain.clone().writable().next();
+        let room = room.filter(|room| room.len() as usize >= size_of::<OutHeader>());
+        let room = room.map(|room| room.addr());
         let bad = |error| Fault::Buffer(std::io::Error::other(error));
         let reader = Reader::from_descriptor_chain(memory, chain.clone()).map_err(bad)?;
-        let writer = VirtioFsWriter::new(memory, chain).map_err(bad)?;
+        let mut writer = VirtioFsWriter::new(memory, chain).map_err(bad)?;
         // What makes no sense has no answer. To wait for one is the driver's own problem.
-        Ok(self
-            .server
-            .handle_message(reader, Writer::VirtioFs(writer), None, None)
-            .unwrap_or(0))
+        let mut body = reader.clone();
+        let Ok(header) = body.read_obj::<InHeader>() else {
+            return Ok(Some(0));
+        };
+        match newer::answer(&self.files, &header, body, may_wait) {
+            Answer::Now(answer) => Ok(write(&mut writer, header.unique, answer).ok().or(Some(0))),
+            Answer::Never => Ok(Some(0)),
+            Answer::Later(number) => {
+                let unique = header.unique;
+                self.waiting.insert(number, Waiting { head, unique, room });
+                Ok(None)
+            }
+            Answer::Unknown => {
+                let writer = Writer::VirtioFs(writer);
+                let answered = self.server.handle_message(reader, writer, None, None);
+                Ok(answered.ok().or(Some(0)))
+            }
+        }
     }
+
+    /// Answers those that have waited for locks.
+    fn finish(&mut self, queue: &mut Queue, memory: &Memory) -> Result<bool, Fault> {
+        let mut used = false;
+        for (number, result) in self.files.locked() {
+            let Some(Waiting { head, unique, room }) = self.waiting.remove(&number) else {
+                continue;
+            };
+            let header = answer_header(unique, &result.map(|()| Vec::new()));
+            let length = match room {
+                Some(room) => {
+                    let outside = |error| Fault::Buffer(io::Error::other(error));
+                    memory
+                        .write_slice(header.as_slice(), room)
+                        .map_err(outside)?;
+                    header.len
+                }
+                None => 0,
+            };
+            queue.add_used(memory, head, length)?;
+            used = true;
+        }
+        Ok(used)
+    }
+}
+
+/// What an answer begins with, or all of an error.
+fn answer_header(unique: u64, answer: &io::Result<Vec<u8>>) -> OutHeader {
+    let (error, length) = match answer {
+        Ok(content) => (0, content.len()),
+        Err(error) => (-error.raw_os_error().unwrap_or(libc::EIO), 0),
+    };
+    OutHeader {
+        len: (size_of::<OutHeader>() + length) as u32,
+        error,
+        unique,
+    }
+}
+
+/// Writes an answer, or the error. Returns its length.
+fn write(
+    writer: &mut VirtioFsWriter<'_>,
+    unique: u64,
+    answer: io::Result<Vec<u8>>,
+) -> io::Result<usize> {
+    let header = answer_header(unique, &answer);
+    writer.write_all(header.as_slice())?;
+    writer.write_all(&answer.unwrap_or_default())?;
+    Ok(header.len as usize)
 }
 
 impl Device for Fs {
@@ -90,16 +183,26 @@ impl Device for Fs {
 
     fn reset(&mut self) {
         self.files.reset();
+        self.waiting.clear();
     }
 
-    fn serve(&mut self, _: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn source(&self) -> Option<Source> {
+        Some(Source {
+            fd: self.files.lock_event(),
+            queue: REQUEST_QUEUE,
+        })
+    }
+
+    fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
         until_quiet(queue, memory, |queue| {
-            let mut used = false;
+            let may_wait = index == REQUEST_QUEUE;
+            let mut used = may_wait && self.finish(queue, memory)?;
             while let Some(chain) = queue.iter(memory)?.next() {
                 let head = chain.head_index();
-                let length = self.answer(chain, memory)?;
-                queue.add_used(memory, head, length as u32)?;
-                used = true;
+                if let Some(length) = self.answer(chain, memory, may_wait)? {
+                    queue.add_used(memory, head, length as u32)?;
+                    used = true;
+                }
             }
             Ok((Served { used, then: 0 }, true))
         })
