@@ -399,3 +399,50 @@ fn range(lock: &FileLock) -> io::Result<libc::flock> {
         l_pid: 0,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_so_many_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let open = || {
+            let mut options = File::options();
+            options.read(true).write(true).create(true).truncate(false);
+            options.open(&path).unwrap()
+        };
+        let (holder, file) = (open(), open());
+        rustix::fs::flock(&holder, FlockOperation::LockExclusive).unwrap();
+        let mut locks = Locks::new().unwrap();
+        let request = Request {
+            inode: 1,
+            handle: 1,
+            owner: 1,
+            flock: true,
+            lock: FileLock {
+                start: 0,
+                end: END,
+                lock_type: libc::F_RDLCK as u32,
+                pid: 0,
+            },
+        };
+        let mut wait = |unique| locks.wait(unique, &request, &file, true);
+        for unique in 0..WAITS_MAX as u64 {
+            assert_eq!(wait(unique).unwrap(), Some(unique));
+        }
+        let error = wait(0).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOLCK));
+        // Those that are interrupted make room.
+        for unique in 0..WAITS_MAX as u64 {
+            locks.interrupt(unique);
+        }
+        let done = locks.done();
+        assert_eq!(done.len(), WAITS_MAX);
+        for (_, result) in done {
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EINTR));
+        }
+        assert_eq!(locks.wait(0, &request, &file, true).unwrap(), Some(64));
+    }
+}

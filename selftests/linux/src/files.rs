@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a file system must do, in the current directory.
 
-use crate::sys::{check, Map, PAGE};
+use crate::sys::{check, in_child, spawn, wait, Map, PAGE};
 use crate::Test;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -28,6 +28,13 @@ pub(crate) const TESTS: &[Test] = &[
         shrinking_directory,
     ),
     ("fsync", fsync),
+    ("a file made without a name", made_without_a_name),
+    ("when it was made", when_made),
+    ("copies", copies),
+    ("locks of processes", locks_of_processes),
+    ("locks of open files", locks_of_open_files),
+    ("who waits for a lock can be interrupted", interrupted_lock),
+    ("access control lists", access_control_lists),
 ];
 
 fn open(path: &str) -> File {
@@ -280,4 +287,301 @@ fn fsync() {
     file.sync_all().unwrap();
     File::open(".").unwrap().sync_all().unwrap();
     fs::remove_file("synced").unwrap();
+}
+
+fn made_without_a_name() {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    let mut file = options.custom_flags(libc::O_TMPFILE).open(".").unwrap();
+    file.write_all(b"content").unwrap();
+    assert_eq!(file.metadata().unwrap().nlink(), 0);
+    let link = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+    let (here, name) = (libc::AT_FDCWD, c"named".as_ptr());
+    // SAFETY: both are strings.
+    check("linkat", unsafe {
+        libc::linkat(here, link.as_ptr(), here, name, libc::AT_SYMLINK_FOLLOW)
+    });
+    assert_eq!(fs::read("named").unwrap(), b"content");
+    assert_eq!(fs::metadata("named").unwrap().mode() & 0o7777, 0o600);
+    fs::remove_file("named").unwrap();
+}
+
+fn when_made() {
+    let before = SystemTime::now() - Duration::from_secs(5);
+    let file = open("made");
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    file.set_modified(then).unwrap();
+    let made = fs::metadata("made").unwrap().created().unwrap();
+    assert!(made > before, "{made:?}");
+    fs::remove_file("made").unwrap();
+}
+
+fn copies() {
+    let (from, to) = (open("from"), open("to"));
+    from.write_all_at(&[7; 4 * PAGE], 0).unwrap();
+    let (mut from_offset, mut to_offset) = (PAGE as i64, 0);
+    // SAFETY: both offsets are ours.
+    let copied = check("copy_file_range", unsafe {
+        libc::copy_file_range(
+            from.as_raw_fd(),
+            &mut from_offset,
+            to.as_raw_fd(),
+            &mut to_offset,
+            2 * PAGE,
+            0,
+        ) as i64
+    });
+    assert_eq!(copied, 2 * PAGE as i64);
+    assert_eq!(fs::read("to").unwrap(), [7; 2 * PAGE]);
+    for name in ["from", "to"] {
+        fs::remove_file(name).unwrap();
+    }
+}
+
+/// Asks for a lock of the bytes in `range`; 0, or errno.
+fn lock_range(file: &File, command: i32, lock_type: i32, range: std::ops::Range<i64>) -> i32 {
+    let lock = libc::flock {
+        l_type: lock_type as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: range.start,
+        l_len: range.end - range.start,
+        l_pid: 0,
+    };
+    // SAFETY: the structure is ours.
+    match unsafe { libc::fcntl(file.as_raw_fd(), command, &lock) } {
+        0 => 0,
+        _ => std::io::Error::last_os_error().raw_os_error().unwrap(),
+    }
+}
+
+fn locks_of_processes() {
+    use libc::{EAGAIN, F_OFD_SETLK, F_RDLCK, F_SETLK, F_SETLKW, F_UNLCK, F_WRLCK};
+    let file = open("locked");
+    assert_eq!(lock_range(&file, F_SETLK, F_WRLCK, 0..100), 0);
+    // As often as it likes.
+    assert_eq!(lock_range(&file, F_SETLK, F_WRLCK, 0..100), 0);
+    let other = |lock_type, range: std::ops::Range<i64>| {
+        in_child(|| {
+            let other = open("locked");
+            lock_range(&other, F_SETLK, lock_type, range)
+        })
+    };
+    assert_eq!(other(F_WRLCK, 50..60), EAGAIN);
+    assert_eq!(other(F_RDLCK, 99..100), EAGAIN);
+    assert_eq!(other(F_WRLCK, 100..200), 0);
+    // Part of it becomes shared, and part of it free.
+    assert_eq!(lock_range(&file, F_SETLK, F_RDLCK, 40..60), 0);
+    assert_eq!(lock_range(&file, F_SETLK, F_UNLCK, 60..70), 0);
+    assert_eq!(other(F_RDLCK, 40..70), 0);
+    assert_eq!(other(F_WRLCK, 60..70), 0);
+    assert_eq!(other(F_WRLCK, 40..60), EAGAIN);
+    // What a child inherits is the file, not the lock.
+    let inherits = in_child(|| lock_range(&file, F_SETLK, F_WRLCK, 0..10));
+    assert_eq!(inherits, EAGAIN);
+    // An open file's own are none of the process's.
+    assert_eq!(lock_range(&file, F_OFD_SETLK, F_WRLCK, 0..10), EAGAIN);
+    let own = open("locked");
+    assert_eq!(lock_range(&own, F_OFD_SETLK, F_WRLCK, 60..70), 0);
+    assert_eq!(lock_range(&file, F_SETLK, F_WRLCK, 60..70), EAGAIN);
+    // Who waits gets it from who ends, though a child of his has the file open.
+    let holds = Map::shared(PAGE);
+    let holder = spawn(|| {
+        let file = open("locked");
+        assert_eq!(lock_range(&file, F_SETLK, F_WRLCK, 200..300), 0);
+        let heir = spawn(|| loop {
+            // SAFETY: waits for a signal.
+            unsafe { libc::pause() };
+        });
+        holds.set(0, heir as u64);
+        loop {
+            // SAFETY: waits for a signal.
+            unsafe { libc::pause() };
+        }
+    });
+    while holds.get(0) == 0 {
+        std::thread::yield_now();
+    }
+    let waiter = spawn(|| {
+        holds.set(8, 1);
+        lock_range(&file, F_SETLKW, F_WRLCK, 200..300)
+    });
+    while holds.get(8) == 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!(other(F_WRLCK, 200..300), EAGAIN);
+    // SAFETY: a child of ours.
+    check("kill", unsafe { libc::kill(holder, libc::SIGKILL) });
+    wait(holder);
+    assert_eq!(wait(waiter), 0);
+    // SAFETY: it was killed before anybody waited for it, so it is init's or ours by now.
+    check("kill", unsafe {
+        libc::kill(holds.get(0) as i32, libc::SIGKILL)
+    });
+    // The first close of the file takes all of the process's.
+    drop(open("locked"));
+    assert_eq!(other(F_WRLCK, 0..60), 0);
+    drop(own);
+    assert_eq!(other(F_WRLCK, 60..70), 0);
+    fs::remove_file("locked").unwrap();
+}
+
+/// 0, or errno.
+fn lock_file(file: &File, operation: i32) -> i32 {
+    // SAFETY: takes numbers only.
+    match unsafe { libc::flock(file.as_raw_fd(), operation) } {
+        0 => 0,
+        _ => std::io::Error::last_os_error().raw_os_error().unwrap(),
+    }
+}
+
+fn locks_of_open_files() {
+    use libc::{EAGAIN, LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN};
+    let (one, other) = (open("locked"), open("locked"));
+    assert_eq!(lock_file(&one, LOCK_EX), 0);
+    assert_eq!(lock_file(&other, LOCK_SH | LOCK_NB), EAGAIN);
+    // Both kinds are independent.
+    let range = lock_range(&other, libc::F_SETLK, libc::F_WRLCK, 0..10);
+    assert_eq!(range, 0);
+    assert_eq!(lock_file(&one, LOCK_SH), 0);
+    assert_eq!(lock_file(&other, LOCK_SH | LOCK_NB), 0);
+    assert_eq!(lock_file(&one, LOCK_EX | LOCK_NB), EAGAIN);
+    assert_eq!(lock_file(&other, LOCK_UN), 0);
+    assert_eq!(lock_file(&one, LOCK_EX | LOCK_NB), 0);
+    // It stays until the last who has it open closes it.
+    let heir = one.try_clone().unwrap();
+    drop(one);
+    assert_eq!(lock_file(&other, LOCK_EX | LOCK_NB), EAGAIN);
+    let waiter = spawn(|| lock_file(&open("locked"), LOCK_EX));
+    drop(heir);
+    assert_eq!(wait(waiter), 0);
+    fs::remove_file("locked").unwrap();
+}
+
+fn interrupted_lock() {
+    extern "C" fn nothing(_: i32) {}
+    let file = open("locked");
+    assert_eq!(lock_file(&file, libc::LOCK_EX), 0);
+    let range = lock_range(&file, libc::F_SETLK, libc::F_WRLCK, 0..10);
+    assert_eq!(range, 0);
+    let waits = Map::shared(PAGE);
+    let asks: [fn() -> i32; 2] = [
+        || lock_file(&open("locked"), libc::LOCK_EX),
+        || lock_range(&open("locked"), libc::F_SETLKW, libc::F_WRLCK, 0..10),
+    ];
+    for ask in asks {
+        for signal in [libc::SIGUSR1, libc::SIGKILL] {
+            waits.set(0, 0);
+            let waiter = spawn(|| {
+                // SAFETY: a handler that does nothing, and does not restart the call.
+                unsafe {
+                    let mut action: libc::sigaction = std::mem::zeroed();
+                    action.sa_sigaction = nothing as *const () as usize;
+                    libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut());
+                }
+                waits.set(0, 1);
+                ask()
+            });
+            while waits.get(0) == 0 {
+                std::thread::yield_now();
+            }
+            // It may come before the wait, so until it is over.
+            let status = loop {
+                let mut status = 0;
+                // SAFETY: a child of ours; writes the status.
+                let ended = unsafe {
+                    libc::kill(waiter, signal);
+                    libc::waitpid(waiter, &mut status, libc::WNOHANG)
+                };
+                if check("waitpid", ended) != 0 {
+                    break status;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            };
+            match signal {
+                libc::SIGKILL => assert!(libc::WIFSIGNALED(status)),
+                _ => assert_eq!(libc::WEXITSTATUS(status), libc::EINTR),
+            }
+        }
+    }
+    fs::remove_file("locked").unwrap();
+}
+
+/// An access control list as it is stored: entries of tag, permissions and id.
+fn access_list(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let mut bytes = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        bytes.extend(tag.to_le_bytes());
+        bytes.extend(permissions.to_le_bytes());
+        bytes.extend(id.to_le_bytes());
+    }
+    bytes
+}
+
+fn access_control_lists() {
+    const NOBODY: u32 = u32::MAX;
+    let set = |path: &str, name: &std::ffi::CStr, list: &[u8]| {
+        let path = CString::new(path).unwrap();
+        // SAFETY: strings, and as many bytes as the call is told.
+        check("setxattr", unsafe {
+            libc::setxattr(
+                path.as_ptr(),
+                name.as_ptr(),
+                list.as_ptr().cast(),
+                list.len(),
+                0,
+            )
+        });
+    };
+    // A user by name may, within the mask.
+    let list = |user: u16, mask: u16| {
+        access_list(&[
+            (1, 6, NOBODY),
+            (2, user, 1000),
+            (4, 0, NOBODY),
+            (8, 6, 2000),
+            (16, mask, NOBODY),
+            (32, 0, NOBODY),
+        ])
+    };
+    fs::write("listed", "content").unwrap();
+    fs::set_permissions("listed", fs::Permissions::from_mode(0o600)).unwrap();
+    let access = c"system.posix_acl_access";
+    let may = |user: u32, group: u32, groups: &[u32], write: bool| {
+        in_child(|| {
+            // SAFETY: takes numbers, and as many of them as it is told.
+            unsafe {
+                check("setgroups", libc::setgroups(groups.len(), groups.as_ptr()));
+                check("setgid", libc::setgid(group));
+                check("setuid", libc::setuid(user));
+            }
+            let opened = OpenOptions::new().read(!write).write(write).open("listed");
+            i32::from(opened.is_err())
+        }) == 0
+    };
+    assert!(!may(1000, 1000, &[], false));
+    set("listed", access, &list(6, 6));
+    assert!(may(1000, 1000, &[], false) && may(1000, 1000, &[], true));
+    assert!(may(1001, 2000, &[], true) && may(1001, 1001, &[2000], true));
+    assert!(!may(1001, 1001, &[2001], false));
+    set("listed", access, &list(6, 4));
+    assert!(may(1000, 1000, &[], false) && !may(1000, 1000, &[], true));
+    assert!(may(1001, 1001, &[2000], false) && !may(1001, 1001, &[2000], true));
+    // The mode is the mask.
+    fs::set_permissions("listed", fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(!may(1000, 1000, &[], false) && !may(1001, 2000, &[], false));
+    fs::remove_file("listed").unwrap();
+    // Below a default list the umask does not count.
+    fs::create_dir("defaults").unwrap();
+    // SAFETY: takes a number.
+    unsafe { libc::umask(0o077) };
+    let mode = |path: &str| fs::metadata(path).unwrap().mode() & 0o7777;
+    fs::write("defaults/before", "").unwrap();
+    assert_eq!(mode("defaults/before"), 0o600);
+    let default = access_list(&[(1, 7, NOBODY), (4, 5, NOBODY), (32, 4, NOBODY)]);
+    set("defaults", c"system.posix_acl_default", &default);
+    fs::write("defaults/file", "").unwrap();
+    fs::create_dir("defaults/directory").unwrap();
+    assert_eq!(mode("defaults/file"), 0o644);
+    assert_eq!(mode("defaults/directory"), 0o754);
+    fs::remove_dir_all("defaults").unwrap();
 }

@@ -11,11 +11,13 @@ use std::thread;
 use fuse_backend_rs::abi::fuse_abi::Opcode;
 use nix::libc;
 use proptest::prelude::*;
+use rustix::fs::{flock, FlockOperation};
 use virtio_bindings::virtio_ring::VRING_DESC_F_NEXT;
 use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::epoll::{ControlOperation, EventSet};
 use vmm_sys_util::tempdir::TempDir;
 
-use super::super::driver::{Driver, SIZE, WRITE};
+use super::super::driver::{Driver, WRITE};
 use super::*;
 use crate::fs::host;
 use crate::fs::server::Limits;
@@ -32,6 +34,9 @@ const LIMITS: Limits = Limits {
     inodes: 64,
     handles: 32,
 };
+
+const SHARED: FlockOperation = FlockOperation::NonBlockingLockShared;
+const EXCLUSIVE: FlockOperation = FlockOperation::NonBlockingLockExclusive;
 
 /// An error number of the Host's, which is what the Guest sees.
 type Errno = i32;
@@ -94,6 +99,38 @@ impl Client {
         body: &[u8],
         room: u32,
     ) -> Option<Result<Vec<u8>, Errno>> {
+        let before = self.driver.used_index(QUEUE);
+        self.offer(QUEUE, 0, (opcode, node, body), (REQUEST, ANSWER), room);
+        // It waits for a lock: see `lock_later`.
+        let used = self.driver.used_since(QUEUE, before);
+        let &[head, length] = used.first()?;
+        assert_eq!(head, 0);
+        assert!(length <= room);
+        if length == 0 {
+            return None;
+        }
+        let mut answer = vec![0; length as usize];
+        self.driver
+            .memory
+            .read_slice(&mut answer, GuestAddress(ANSWER))
+            .unwrap();
+        assert_eq!(word_at(&answer, 0), length);
+        assert_eq!(long_at(&answer, 8), self.unique);
+        match word_at(&answer, 4) as i32 {
+            0 => Some(Ok(answer.split_off(16))),
+            error => Some(Err(-error)),
+        }
+    }
+
+    /// Offers a request, written to these places, in two descriptors from `slot` on.
+    fn offer(
+        &mut self,
+        queue: usize,
+        slot: u16,
+        (opcode, node, body): (u32, u64, &[u8]),
+        (at, answer): (u64, u64),
+        room: u32,
+    ) {
         self.unique += 1;
         let length = 40 + body.len() as u32;
         let ids = [
@@ -111,37 +148,14 @@ impl Client {
         let driver = &mut self.driver;
         driver
             .memory
-            .write_slice(&request, GuestAddress(REQUEST))
+            .write_slice(&request, GuestAddress(at))
             .unwrap();
         let next = VRING_DESC_F_NEXT as u16;
-        driver.descriptor(QUEUE, 0, REQUEST, request.len() as u32, next, 1);
-        driver.descriptor(QUEUE, 1, ANSWER, room, WRITE, 0);
-        driver.offer(QUEUE, 0);
-        driver.mmio.process(QUEUE);
+        driver.descriptor(queue, slot, at, request.len() as u32, next, slot + 1);
+        driver.descriptor(queue, slot + 1, answer, room, WRITE, 0);
+        driver.offer(queue, slot);
+        driver.mmio.process(queue);
         assert!(!driver.needs_reset());
-
-        let ring = driver.rings[QUEUE];
-        let slot = u64::from(ring.offered.wrapping_sub(1) % SIZE);
-        let [head, length]: [u32; 2] = driver
-            .memory
-            .read_obj(GuestAddress(ring.used() + 4 + 8 * slot))
-            .unwrap();
-        assert_eq!(head, 0);
-        assert!(length <= room);
-        if length == 0 {
-            return None;
-        }
-        let mut answer = vec![0; length as usize];
-        driver
-            .memory
-            .read_slice(&mut answer, GuestAddress(ANSWER))
-            .unwrap();
-        assert_eq!(word_at(&answer, 0), length);
-        assert_eq!(long_at(&answer, 8), self.unique);
-        match word_at(&answer, 4) as i32 {
-            0 => Some(Ok(answer.split_off(16))),
-            error => Some(Err(-error)),
-        }
     }
 
     fn ask(&mut self, opcode: Opcode, node: u64, parts: &[&[u8]]) -> Result<Vec<u8>, Errno> {
@@ -236,6 +250,62 @@ impl Client {
         )
         .map(drop)
     }
+}
+
+/// A lock as the Guest asks for it: of all of the file, by handle and owner.
+fn lock(handle: u64, owner: u64, lock_type: i32, flock: bool) -> Vec<u8> {
+    let range = longs(&[handle, owner, 0, i64::MAX as u64]);
+    [range, words(&[lock_type as u32, 7, flock.into(), 0])].concat()
+}
+
+impl Client {
+    fn lock(&mut self, node: u64, arguments: &[u8]) -> Result<(), Errno> {
+        self.ask(Opcode::Setlk, node, &[arguments]).map(drop)
+    }
+
+    /// Asks for a lock that somebody else has. `n`, up to 20, tells these requests apart. The
+    /// number of the request.
+    fn lock_later(&mut self, n: u16, node: u64, arguments: &[u8]) -> u64 {
+        let before = self.driver.used_index(QUEUE);
+        let places = (
+            0xb_0000 + 0x200 * u64::from(n),
+            0xe_0000 + 0x100 * u64::from(n),
+        );
+        let request = (Opcode::Setlkw as u32, node, arguments);
+        self.offer(QUEUE, 2 + 2 * n, request, places, 16);
+        assert_eq!(self.driver.used_index(QUEUE), before);
+        self.unique
+    }
+
+    /// Waits until one of those is answered. Which, and how.
+    fn locked(&mut self) -> (u16, Result<(), Errno>) {
+        let before = self.driver.used_index(QUEUE);
+        let source = self.driver.mmio.source().expect("the waits have one");
+        assert_eq!(source.queue, QUEUE);
+        while self.driver.used_index(QUEUE) == before {
+            readable(source.fd);
+            self.driver.mmio.process(QUEUE);
+        }
+        let used = self.driver.used_since(QUEUE, before);
+        let [head, length] = used[0];
+        assert_eq!((used.len(), length), (1, 16));
+        let n = (head as u16 - 2) / 2;
+        let mut answer = [0; 16];
+        let place = GuestAddress(0xe_0000 + 0x100 * u64::from(n));
+        self.driver.memory.read_slice(&mut answer, place).unwrap();
+        match word_at(&answer, 4) as i32 {
+            0 => (n, Ok(())),
+            error => (n, Err(-error)),
+        }
+    }
+}
+
+/// Waits for a descriptor, for a minute at most.
+fn readable(fd: std::os::fd::RawFd) {
+    let epoll = vmm_sys_util::epoll::Epoll::new().unwrap();
+    let event = vmm_sys_util::epoll::EpollEvent::new(EventSet::IN, 0);
+    epoll.ctl(ControlOperation::Add, fd, event).unwrap();
+    assert_eq!(epoll.wait(60_000, &mut [event]).unwrap(), 1, "nothing came");
 }
 
 #[test]
@@ -731,6 +801,236 @@ fn extended_attributes() {
     assert_eq!(get(&mut client, 100), Err(libc::ENODATA));
 }
 
+#[test]
+fn a_file_is_made_without_a_name_and_gets_one() {
+    const TMPFILE: u32 = 51;
+    let mut client = client(false);
+    let flags = (libc::O_RDWR | libc::O_TMPFILE) as u32;
+    let make = |client: &mut Client, flags: u32| {
+        let arguments = [words(&[flags, 0o100_666, 0o027, 0]), name("")].concat();
+        let made = client.send(TMPFILE, ROOT, &arguments, ANSWER_SIZE);
+        made.expect("an answer")
+    };
+    let made = make(&mut client, flags).unwrap();
+    let (node, handle) = (long_at(&made, 0), long_at(&made, ENTRY_SIZE));
+    assert_eq!(client.write(handle, 0, [0, 0], b"content"), Ok(7));
+    assert_eq!(fs::read_dir(client.shared()).unwrap().count(), 0);
+    // It is not lost among many others.
+    for n in 0..3 * LIMITS.inodes {
+        let what = format!("other{n}");
+        fs::write(client.shared().join(&what), "").unwrap();
+        client.look_up(ROOT, &what).unwrap();
+    }
+    assert_eq!(client.size_of(node, None), Ok(7));
+    client
+        .ask(Opcode::Link, ROOT, &[&longs(&[node]), &name("named")])
+        .unwrap();
+    let named = client.shared().join("named");
+    assert_eq!(fs::read(&named).unwrap(), b"content");
+    assert_eq!(fs::metadata(&named).unwrap().mode() & 0o7777, 0o640);
+    assert_eq!(client.look_up(ROOT, "named"), Ok(node));
+    // One that must never have a name.
+    let made = make(&mut client, flags | libc::O_EXCL as u32).unwrap();
+    let link = [longs(&[long_at(&made, 0)]), name("never")].concat();
+    assert_eq!(client.ask(Opcode::Link, ROOT, &[&link]), Err(libc::ENOENT));
+    assert_eq!(make(&mut self::client(true), flags), Err(libc::EROFS));
+}
+
+#[test]
+fn when_a_file_was_made() {
+    const STATX: u32 = 52;
+    let mut client = client(false);
+    let (node, handle) = client.create(ROOT, "file", libc::O_RDWR).unwrap();
+    client.write(handle, 0, [0, 0], b"12345").unwrap();
+    let host = fs::metadata(client.shared().join("file")).unwrap();
+    for by_handle in [0, 1] {
+        let arguments = [words(&[by_handle, 0]), longs(&[handle, 0])].concat();
+        let answer = client.send(STATX, node, &arguments, ANSWER_SIZE);
+        let answer = answer.expect("an answer").unwrap();
+        assert_eq!(answer.len(), 32 + 256);
+        let statx = &answer[32..];
+        assert_eq!(word_at(statx, 16), 1, "links");
+        assert_eq!(word_at(statx, 28), 0o100_644);
+        assert_eq!(long_at(statx, 32), host.ino());
+        assert_eq!(long_at(statx, 40), 5);
+        // Not every Host's /tmp knows.
+        if let Ok(born) = host.created() {
+            let born = born.duration_since(std::time::UNIX_EPOCH).unwrap();
+            assert_eq!(word_at(statx, 0), 0xfff);
+            assert_eq!(long_at(statx, 80), born.as_secs());
+            assert_eq!(word_at(statx, 88), born.subsec_nanos());
+        }
+        assert_eq!(long_at(statx, 112), host.mtime() as u64);
+    }
+}
+
+#[test]
+fn the_host_copies_and_writes_out() {
+    const COPY_FILE_RANGE: u32 = 47;
+    const SYNCFS: u32 = 50;
+    let mut client = client(false);
+    let (_, from) = client.create(ROOT, "from", libc::O_RDWR).unwrap();
+    let (_, to) = client.create(ROOT, "to", libc::O_RDWR).unwrap();
+    client.write(from, 0, [0, 0], b"0123456789").unwrap();
+    let copy = |client: &mut Client, from, to, flags| {
+        let arguments = longs(&[from, 2, 0, to, 1, 5, flags]);
+        let copied = client.send(COPY_FILE_RANGE, 0, &arguments, ANSWER_SIZE);
+        copied.expect("an answer").map(|answer| long_at(&answer, 0))
+    };
+    assert_eq!(copy(&mut client, from, to, 0), Ok(5));
+    assert_eq!(fs::read(client.shared().join("to")).unwrap(), b"\x0023456");
+    assert_eq!(copy(&mut client, from, to, 1), Err(libc::EINVAL));
+    assert_eq!(copy(&mut client, from, 999, 0), Err(libc::EBADF));
+    let sync = |client: &mut Client| {
+        let synced = client.send(SYNCFS, ROOT, &[0; 8], ANSWER_SIZE);
+        synced.expect("an answer")
+    };
+    assert_eq!(sync(&mut client), Ok(vec![]));
+    assert_eq!(sync(&mut self::client(true)), Ok(vec![]));
+}
+
+#[test]
+fn locks_of_ranges_are_the_owners_on_the_host_too() {
+    let mut client = client(false);
+    let (node, handle) = client.create(ROOT, "file", libc::O_RDWR).unwrap();
+    let (write, unlock) = (libc::F_WRLCK, libc::F_UNLCK);
+    let other = client.open(node, libc::O_RDWR).unwrap();
+    client.lock(node, &lock(handle, 1, write, false)).unwrap();
+    // Again, by whichever handle, is no conflict; somebody else's is one.
+    client.lock(node, &lock(other, 1, write, false)).unwrap();
+    let refused = client.lock(node, &lock(other, 2, write, false));
+    assert_eq!(refused, Err(libc::EAGAIN));
+    let path = client.shared().join("file");
+    let host = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let on_host = |lock_type: i32| {
+        let range = libc::flock {
+            l_type: lock_type as i16,
+            l_whence: 0,
+            l_start: 3,
+            l_len: 4,
+            l_pid: 0,
+        };
+        nix::fcntl::fcntl(&host, nix::fcntl::FcntlArg::F_OFD_SETLK(&range)).is_ok()
+    };
+    assert!(!on_host(write));
+    // The first close of the owner's takes all of his locks.
+    let closes = [longs(&[other]), vec![0; 8], longs(&[1])].concat();
+    client.ask(Opcode::Flush, node, &[&closes]).unwrap();
+    assert!(on_host(write));
+    // What is in the way.
+    let asked = client.ask(Opcode::Getlk, node, &[&lock(handle, 2, write, false)]);
+    let found = asked.unwrap();
+    assert_eq!((long_at(&found, 0), long_at(&found, 8)), (3, 6));
+    assert_eq!(word_at(&found, 16), write as u32);
+    assert!(on_host(unlock));
+    // And the last close of the handle that they came by takes those of all owners.
+    client.lock(node, &lock(handle, 3, write, false)).unwrap();
+    assert!(!on_host(write));
+    let release = [longs(&[handle]), vec![0; 16]].concat();
+    client.ask(Opcode::Release, node, &[&release]).unwrap();
+    assert!(on_host(write));
+    // Without sense.
+    let mut backwards = lock(other, 4, write, false);
+    backwards[16..24].copy_from_slice(&9u64.to_le_bytes());
+    backwards[24..32].copy_from_slice(&8u64.to_le_bytes());
+    assert_eq!(client.lock(node, &backwards), Err(libc::EINVAL));
+    let nothing = lock(other, 4, 99, false);
+    assert_eq!(client.lock(node, &nothing), Err(libc::EINVAL));
+    let nowhere = lock(999, 4, write, false);
+    assert_eq!(client.lock(node, &nowhere), Err(libc::EBADF));
+    // Owners take descriptors, so there are not any number of them.
+    assert!(on_host(unlock));
+    let mut results = HashSet::new();
+    for owner in 0..2 * LIMITS.handles as u64 {
+        results.insert(client.lock(node, &lock(other, owner, libc::F_RDLCK, false)));
+    }
+    assert_eq!(results, HashSet::from([Ok(()), Err(libc::ENOLCK)]));
+}
+
+#[test]
+fn locks_of_open_files_are_the_handles() {
+    let mut client = client(false);
+    let (node, handle) = client.create(ROOT, "file", libc::O_RDWR).unwrap();
+    let host = fs::File::open(client.shared().join("file")).unwrap();
+    client
+        .lock(node, &lock(handle, 1, libc::F_WRLCK, true))
+        .unwrap();
+    assert!(flock(&host, SHARED).is_err());
+    client
+        .lock(node, &lock(handle, 1, libc::F_RDLCK, true))
+        .unwrap();
+    flock(&host, SHARED).unwrap();
+    let refused = client.lock(node, &lock(handle, 1, libc::F_WRLCK, true));
+    assert_eq!(refused, Err(libc::EAGAIN));
+    flock(&host, FlockOperation::Unlock).unwrap();
+    client
+        .lock(node, &lock(handle, 1, libc::F_WRLCK, true))
+        .unwrap();
+    let release = [longs(&[handle]), words(&[0, 2]), longs(&[1])].concat();
+    client.ask(Opcode::Release, node, &[&release]).unwrap();
+    flock(&host, EXCLUSIVE).unwrap();
+}
+
+#[test]
+fn who_waits_for_a_lock_holds_up_nobody() {
+    for of_files in [false, true] {
+        let mut client = client(false);
+        let (node, handle) = client.create(ROOT, "file", libc::O_RDWR).unwrap();
+        let other = client.open(node, libc::O_RDWR).unwrap();
+        let by = |handle, owner| lock(handle, owner, libc::F_WRLCK, of_files);
+        let unlock = |handle, owner| lock(handle, owner, libc::F_UNLCK, of_files);
+        client.lock(node, &by(handle, 1)).unwrap();
+        client.lock_later(0, node, &by(other, 2));
+        assert_eq!(client.size_of(node, None), Ok(0));
+        client.lock(node, &unlock(handle, 1)).unwrap();
+        assert_eq!(client.locked(), (0, Ok(())));
+        assert_eq!(client.lock(node, &by(handle, 1)), Err(libc::EAGAIN));
+        // A signal for who waits comes by the other queue.
+        let waits = client.lock_later(1, node, &by(handle, 1));
+        let interrupt = |client: &mut Client, unique| {
+            let request = (Opcode::Interrupt as u32, 0, &longs(&[unique])[..]);
+            client.offer(0, 0, request, (REQUEST, ANSWER), 0);
+        };
+        interrupt(&mut client, waits + 100);
+        interrupt(&mut client, waits);
+        assert_eq!(client.locked(), (1, Err(libc::EINTR)));
+        interrupt(&mut client, waits);
+        // It is there again for whom asks next.
+        client.lock_later(2, node, &by(handle, 1));
+        client.lock(node, &unlock(other, 2)).unwrap();
+        assert_eq!(client.locked(), (2, Ok(())));
+        // A reset ends the waits, and releases all that is locked.
+        client.lock_later(3, node, &by(other, 2));
+        let path = client.shared().join("file");
+        client.driver.bring_up();
+        flock(fs::File::open(path).unwrap(), EXCLUSIVE).unwrap();
+        let node = client.look_up(ROOT, "file").unwrap();
+        let handle = client.open(node, libc::O_RDWR).unwrap();
+        client.lock(node, &by(handle, 2)).unwrap();
+        assert_eq!(client.driver.used_index(QUEUE), 3);
+    }
+}
+
+#[test]
+fn locks_on_what_is_shared_read_only_are_refused() {
+    let mut client = client(true);
+    fs::write(client.shared().join("file"), "").unwrap();
+    let node = client.look_up(ROOT, "file").unwrap();
+    let handle = client.open(node, libc::O_RDONLY).unwrap();
+    for flock in [false, true] {
+        for lock_type in [libc::F_RDLCK, libc::F_WRLCK] {
+            let request = lock(handle, 1, lock_type, flock);
+            for opcode in [Opcode::Setlk, Opcode::Setlkw, Opcode::Getlk] {
+                assert_eq!(client.ask(opcode, node, &[&request]), Err(libc::EROFS));
+            }
+        }
+    }
+}
+
 /// What a Guest that means harm might put where a name belongs.
 fn any_name() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
@@ -768,7 +1068,12 @@ proptest! {
         for (opcode, node, numbers, name, room) in requests {
             // Whether there is an answer is not asked.
             let body = [longs(&numbers), name].concat();
+            let used = client.driver.used_index(QUEUE);
             let _ = client.send(opcode, node, &body, room);
+            if client.driver.used_index(QUEUE) == used {
+                // It waits for a lock. A reset ends that.
+                client.driver.bring_up();
+            }
         }
         prop_assert_eq!(fs::read_dir(client.outside.as_path()).unwrap().count(), 2);
         prop_assert_eq!(fs::read(client.outside.as_path().join("secret")).unwrap(), b"outside");
