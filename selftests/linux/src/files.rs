@@ -35,6 +35,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("locks of open files", locks_of_open_files),
     ("who waits for a lock can be interrupted", interrupted_lock),
     ("access control lists", access_control_lists),
+    ("a directory of another group", another_group),
 ];
 
 fn open(path: &str) -> File {
@@ -584,4 +585,39 @@ fn access_control_lists() {
     assert_eq!(mode("defaults/file"), 0o644);
     assert_eq!(mode("defaults/directory"), 0o754);
     fs::remove_dir_all("defaults").unwrap();
+}
+
+/// Whoever is in a directory's group, if only by a supplementary one, makes files there: his own, or
+/// the group's where the directory says so.
+fn another_group() {
+    let id = |path: &str| {
+        let metadata = fs::metadata(path).unwrap();
+        (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777)
+    };
+    for (mode, group) in [(0o770, 1000), (0o2770, 2000)] {
+        fs::create_dir("group").unwrap();
+        std::os::unix::fs::chown("group", Some(0), Some(2000)).unwrap();
+        fs::set_permissions("group", fs::Permissions::from_mode(mode)).unwrap();
+        for groups in [&[][..], &[2000]] {
+            let made = in_child(|| {
+                // SAFETY: takes numbers, and as many of them as it is told.
+                unsafe {
+                    libc::umask(0);
+                    check("setgroups", libc::setgroups(groups.len(), groups.as_ptr()));
+                    check("setgid", libc::setgid(1000));
+                    check("setuid", libc::setuid(1000));
+                }
+                let made = OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o2770)
+                    .open("group/file");
+                i32::from(made.is_err() || fs::create_dir("group/directory").is_err())
+            });
+            assert_eq!(made == 0, !groups.is_empty());
+        }
+        assert_eq!(id("group/file"), (1000, group, 0o2770));
+        assert_eq!(id("group/directory"), (1000, group, 0o777 | mode & 0o2000));
+        fs::remove_dir_all("group").unwrap();
+    }
 }

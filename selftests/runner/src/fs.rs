@@ -4,8 +4,10 @@
 use crate::command::{self, End};
 use crate::tests::initrd;
 use crate::Outcome;
+use std::ffi::CString;
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{symlink, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -19,6 +21,8 @@ pub(crate) const TESTS: &[Row] = &[
     ("read-only", 90, read_only),
     ("as-user", 90, as_user),
     ("two-guests", 120, two_guests),
+    ("locks", 180, locks),
+    ("append-only", 90, append_only),
     ("100000-files", 400, many_files),
     ("git-and-make", 240, git_and_make),
 ];
@@ -119,9 +123,13 @@ fn as_user(timeout: Duration) -> Outcome {
     fs::write(share.path("secret"), "secret\n").map_err(text)?;
     fs::set_permissions(share.path("secret"), Permissions::from_mode(0o600)).map_err(text)?;
     fs::write(share.path("readable"), "content\n").map_err(text)?;
+    fs::write(share.path("listed"), "listed\n").map_err(text)?;
+    fs::set_permissions(share.path("listed"), Permissions::from_mode(0o640)).map_err(text)?;
+    let_user_read(&share.path("listed")).map_err(text)?;
     let script = "
         cd /mnt/src
-        cat readable; echo mine >mine; mkdir -m 700 own; echo x >own/x
+        cat readable; cat listed
+        if echo x >>listed; then exit 5; fi echo mine >mine; mkdir -m 2700 own; echo x >own/x; chmod 6755 own/x
         if cat secret; then exit 1; fi
         if echo x >>readable; then exit 2; fi
         if chown 0:0 mine; then exit 3; fi
@@ -135,6 +143,11 @@ fn as_user(timeout: Duration) -> Outcome {
     for name in ["mine", "own", "own/x"] {
         let owner = fs::metadata(share.path(name)).map_err(text)?.uid();
         expect("the owner", owner.to_string(), "1000")?;
+    }
+    // A guest makes no programs that run with the user's rights; a directory's bit is another matter.
+    for (name, mode) in [("own", "2700"), ("own/x", "755")] {
+        let is = fs::metadata(share.path(name)).map_err(text)?.mode() & 0o7777;
+        expect(name, format!("{is:o}"), mode)?;
     }
     let content = fs::read_to_string(share.path("readable")).map_err(text)?;
     expect("the file of root's", content, "content\n")
@@ -165,6 +178,117 @@ fn two_guests(timeout: Duration) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// An access control list lets user 1000 read a file.
+fn let_user_read(path: &str) -> io::Result<()> {
+    // Tag, permissions and id of each entry, behind the version: the owner, the user, the group, the
+    // mask and others.
+    const ENTRIES: [(u16, u16, u32); 5] = [
+        (1, 6, u32::MAX),
+        (2, 4, 1000),
+        (4, 0, u32::MAX),
+        (16, 4, u32::MAX),
+        (32, 0, u32::MAX),
+    ];
+    let mut list = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in ENTRIES {
+        list.extend(tag.to_le_bytes());
+        list.extend(permissions.to_le_bytes());
+        list.extend(id.to_le_bytes());
+    }
+    let path = CString::new(path)?;
+    let name = c"system.posix_acl_access";
+    // SAFETY: two strings, and as many bytes as the call is told.
+    let result = unsafe {
+        let (path, list, length) = (path.as_ptr(), list.as_ptr().cast(), list.len());
+        libc::setxattr(path, name.as_ptr(), list, length, 0)
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A lock that one of two guests or the Host has is nobody else's, and goes with the guest.
+fn locks(timeout: Duration) -> Outcome {
+    let share = Directory::new("locks").map_err(text)?;
+    let host = fs::File::create(share.path("host")).map_err(text)?;
+    let lock = |file: &fs::File, operation| {
+        // SAFETY: takes numbers only.
+        unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) == 0 }
+    };
+    if !lock(&host, libc::LOCK_EX) {
+        return Err("the host's own lock".into());
+    }
+    let initrd = initrd().map_err(text)?;
+    let option = format!("{}:src", share.0);
+    let start = |script: &str| {
+        let script = format!(
+            "cd /mnt/src; until_there() {{ until [ -e $1 ]; do sleep 0.1; done; }}; {script}"
+        );
+        command::start(&[
+            "lg", "run", "-m", "128M", "--initrd", &initrd, "--share", &option, "--", "sh", "-euc",
+            &script,
+        ])
+    };
+    // The first ends with its lock.
+    let first = start("exec 9>>ours; flock 9; touch locked; until_there tried").map_err(text)?;
+    let second = start(
+        "if flock -n host true; then echo 'locked what the host has'; exit 1; fi
+        until_there locked; exec 9>>ours
+        if flock -n 9; then echo 'locked what the other has'; exit 1; fi
+        touch tried; flock 9; touch got; until_there host-tried",
+    )
+    .map_err(text)?;
+    first.finish(timeout).map_err(text)?.expect(End::Exit(0))?;
+    while !Path::new(&share.path("got")).exists() {
+        if second
+            .ends_within(Duration::from_millis(20))
+            .map_err(text)?
+        {
+            let finished = second.finish(timeout).map_err(text)?;
+            return Err(finished.report("ended without the lock:"));
+        }
+    }
+    let ours = fs::File::open(share.path("ours")).map_err(text)?;
+    if lock(&ours, libc::LOCK_SH) {
+        return Err("the host locks what a guest has".into());
+    }
+    fs::write(share.path("host-tried"), "").map_err(text)?;
+    second.finish(timeout).map_err(text)?.expect(End::Exit(0))?;
+    match lock(&ours, libc::LOCK_EX) {
+        true => Ok(()),
+        false => Err("a guest is gone, its lock is not".into()),
+    }
+}
+
+/// A file that can only grow does so from a guest too, and does nothing else.
+fn append_only(timeout: Duration) -> Outcome {
+    /// `FS_IOC_SETFLAGS` and `FS_APPEND_FL`.
+    const SET_FLAGS: libc::c_ulong = 0x4008_6602;
+    const APPEND: libc::c_long = 0x20;
+    let share = Directory::new("append-only").map_err(text)?;
+    let log = fs::File::create(share.path("log")).map_err(text)?;
+    let set_flags = |flags: libc::c_long| {
+        // SAFETY: the call reads one number.
+        match unsafe { libc::ioctl(log.as_raw_fd(), SET_FLAGS, &flags) } {
+            0 => Ok(()),
+            _ => Err(text(io::Error::last_os_error())),
+        }
+    };
+    set_flags(APPEND)?;
+    let script = "
+        cd /mnt/src
+        echo one >>log; echo two >>log
+        if echo x >log; then exit 1; fi
+        if rm -f log; then exit 2; fi
+        cat log";
+    let result = guest(&[&format!("{}:src", share.0)], script, timeout);
+    set_flags(0)?;
+    result?;
+    let content = fs::read_to_string(share.path("log")).map_err(text)?;
+    expect("the log", content, "one\ntwo\n")
 }
 
 /// A directory with many more files than the Launcher may have descriptors.

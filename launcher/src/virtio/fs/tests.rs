@@ -720,6 +720,45 @@ fn nobody_runs_what_was_changed_with_anothers_rights() {
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o755);
 }
 
+/// A mode as a Guest asks for it, of a server that is nobody's but a user's.
+#[test]
+fn a_user_gives_away_no_rights() {
+    // Only this thread: whoever the test is, it is a user.
+    let test = || {
+        if nix::unistd::geteuid().is_root() {
+            let (user, group) = (
+                rustix::fs::Uid::from_raw(1000),
+                rustix::fs::Gid::from_raw(1000),
+            );
+            rustix::thread::set_thread_res_gid(group, group, group).unwrap();
+            rustix::thread::set_thread_res_uid(user, user, user).unwrap();
+        }
+        let mut client = client(false);
+        let mode_of = |client: &Client, what: &str| {
+            let metadata = fs::metadata(client.shared().join(what)).unwrap();
+            metadata.mode() & 0o7777
+        };
+        let mode = 0o106_755;
+        let created = [words(&[libc::O_RDWR as u32, mode, 0, 0]), name("created")].concat();
+        let created = client.ask(Opcode::Create, ROOT, &[&created]).unwrap();
+        assert_eq!(mode_of(&client, "created"), 0o755);
+        let node = [words(&[mode, 0, 0, 0]), name("node")].concat();
+        client.ask(Opcode::Mknod, ROOT, &[&node]).unwrap();
+        assert_eq!(mode_of(&client, "node"), 0o755);
+        let directory = [words(&[0o2755, 0]), name("directory")].concat();
+        let directory = client.ask(Opcode::Mkdir, ROOT, &[&directory]).unwrap();
+        let change = |client: &mut Client, node, mode: u32| {
+            let new = [words(&[1, 0]), vec![0; 60], words(&[mode]), vec![0; 16]].concat();
+            client.ask(Opcode::Setattr, node, &[&new]).unwrap();
+        };
+        change(&mut client, long_at(&created, 0), 0o6711);
+        assert_eq!(mode_of(&client, "created"), 0o711);
+        change(&mut client, long_at(&directory, 0), 0o2711);
+        assert_eq!(mode_of(&client, "directory"), 0o2711);
+    };
+    thread::spawn(test).join().unwrap();
+}
+
 #[test]
 fn too_many_open_files_are_the_guests_problem() {
     let mut client = client(false);
