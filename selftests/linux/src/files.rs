@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{symlink, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::process::{Command, ExitCode};
 use std::time::{Duration, SystemTime};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -452,7 +453,12 @@ fn locks_of_open_files() {
     let heir = one.try_clone().unwrap();
     drop(one);
     assert_eq!(lock_file(&other, LOCK_EX | LOCK_NB), EAGAIN);
-    let waiter = spawn(|| lock_file(&open("locked"), LOCK_EX));
+    let inherited = heir.as_raw_fd();
+    let waiter = spawn(|| {
+        // SAFETY: the child's, which nobody there uses.
+        unsafe { libc::close(inherited) };
+        lock_file(&open("locked"), LOCK_EX)
+    });
     drop(heir);
     assert_eq!(wait(waiter), 0);
     fs::remove_file("locked").unwrap();
@@ -505,6 +511,33 @@ fn interrupted_lock() {
         }
     }
     fs::remove_file("locked").unwrap();
+}
+
+/// Runs a script with locks of both kinds on all of `path`, as soon as nobody else has any.
+pub(crate) fn run_with_locks(path: &str, script: &str) -> ExitCode {
+    let file = open_to_lock(path);
+    assert_eq!(lock_file(&file, libc::LOCK_EX), 0);
+    let range = lock_range(&file, libc::F_SETLKW, libc::F_WRLCK, 0..0);
+    assert_eq!(range, 0);
+    let status = Command::new("sh").args(["-euc", script]).status();
+    ExitCode::from(u8::from(!status.unwrap().success()))
+}
+
+/// Succeeds if somebody else has locks of both kinds on `path`.
+pub(crate) fn is_locked(path: &str) -> ExitCode {
+    let file = open_to_lock(path);
+    let results = [
+        lock_file(&file, libc::LOCK_EX | libc::LOCK_NB),
+        lock_range(&file, libc::F_SETLK, libc::F_WRLCK, 0..0),
+    ];
+    println!("{results:?}");
+    ExitCode::from(u8::from(results != [libc::EAGAIN; 2]))
+}
+
+fn open_to_lock(path: &str) -> File {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options.open(path).unwrap()
 }
 
 /// An access control list as it is stored: entries of tag, permissions and id.

@@ -129,7 +129,8 @@ fn as_user(timeout: Duration) -> Outcome {
     let script = "
         cd /mnt/src
         cat readable; cat listed
-        if echo x >>listed; then exit 5; fi echo mine >mine; mkdir -m 2700 own; echo x >own/x; chmod 6755 own/x
+        if echo x >>listed; then exit 5; fi
+        echo mine >mine; mkdir -m 2700 own; echo x >own/x; chmod 6755 own/x
         if cat secret; then exit 1; fi
         if echo x >>readable; then exit 2; fi
         if chown 0:0 mine; then exit 3; fi
@@ -214,31 +215,41 @@ fn let_user_read(path: &str) -> io::Result<()> {
 fn locks(timeout: Duration) -> Outcome {
     let share = Directory::new("locks").map_err(text)?;
     let host = fs::File::create(share.path("host")).map_err(text)?;
-    let lock = |file: &fs::File, operation| {
-        // SAFETY: takes numbers only.
-        unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) == 0 }
+    // How many of the two kinds of locks can be had.
+    let lock = |file: &fs::File| {
+        let range = libc::flock {
+            l_type: libc::F_WRLCK as i16,
+            l_whence: libc::SEEK_SET as i16,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        // SAFETY: numbers, and a structure of ours.
+        unsafe {
+            let of_file = libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0;
+            let of_range = libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &range) == 0;
+            u8::from(of_file) + u8::from(of_range)
+        }
     };
-    if !lock(&host, libc::LOCK_EX) {
-        return Err("the host's own lock".into());
-    }
+    let had = lock(&host);
+    expect("the host's own locks", had.to_string(), "2")?;
     let initrd = initrd().map_err(text)?;
     let option = format!("{}:src", share.0);
     let start = |script: &str| {
-        let script = format!(
-            "cd /mnt/src; until_there() {{ until [ -e $1 ]; do sleep 0.1; done; }}; {script}"
-        );
+        let script = format!("cd /mnt/src; tests() {{ /selftests/linux-tests \"$@\"; }}; {script}");
         command::start(&[
             "lg", "run", "-m", "128M", "--initrd", &initrd, "--share", &option, "--", "sh", "-euc",
             &script,
         ])
     };
-    // The first ends with its lock.
-    let first = start("exec 9>>ours; flock 9; touch locked; until_there tried").map_err(text)?;
+    // The first ends with its locks.
+    let first = start("tests --lock ours 'touch locked; until [ -e tried ]; do sleep 0.1; done'");
+    let first = first.map_err(text)?;
     let second = start(
-        "if flock -n host true; then echo 'locked what the host has'; exit 1; fi
-        until_there locked; exec 9>>ours
-        if flock -n 9; then echo 'locked what the other has'; exit 1; fi
-        touch tried; flock 9; touch got; until_there host-tried",
+        "tests --locked host
+        until [ -e locked ]; do sleep 0.1; done
+        tests --locked ours
+        touch tried; tests --lock ours 'touch got; until [ -e host-tried ]; do sleep 0.1; done'",
     )
     .map_err(text)?;
     first.finish(timeout).map_err(text)?.expect(End::Exit(0))?;
@@ -248,19 +259,19 @@ fn locks(timeout: Duration) -> Outcome {
             .map_err(text)?
         {
             let finished = second.finish(timeout).map_err(text)?;
-            return Err(finished.report("ended without the lock:"));
+            return Err(finished.report("ended without the locks:"));
         }
     }
-    let ours = fs::File::open(share.path("ours")).map_err(text)?;
-    if lock(&ours, libc::LOCK_SH) {
-        return Err("the host locks what a guest has".into());
-    }
+    let ours = fs::OpenOptions::new()
+        .write(true)
+        .open(share.path("ours"))
+        .map_err(text)?;
+    let had = lock(&ours);
+    expect("locks beside a guest's", had.to_string(), "0")?;
     fs::write(share.path("host-tried"), "").map_err(text)?;
     second.finish(timeout).map_err(text)?.expect(End::Exit(0))?;
-    match lock(&ours, libc::LOCK_EX) {
-        true => Ok(()),
-        false => Err("a guest is gone, its lock is not".into()),
-    }
+    let had = lock(&ours);
+    expect("locks when the guest is gone", had.to_string(), "2")
 }
 
 /// A file that can only grow does so from a guest too, and does nothing else.
