@@ -120,6 +120,7 @@ impl Lock {
 impl Locks {
     /// None yet.
     pub fn new() -> io::Result<Self> {
+        register_signal_handler(interruption(), nothing)?;
         Ok(Self {
             owners: HashMap::new(),
             waits: Vec::new(),
@@ -133,7 +134,7 @@ impl Locks {
 
     /// How many descriptors the locks take.
     pub fn descriptors(&self) -> usize {
-        self.owners.len()
+        self.owners.len() + self.waits.len()
     }
 
     /// Becomes readable when a wait is over: see [`Locks::done`].
@@ -177,7 +178,6 @@ impl Locks {
         if self.waits.len() >= WAITS_MAX {
             return Err(Errno::ENOLCK.into());
         }
-        register_signal_handler(interruption(), nothing)?;
         let number = self.next;
         self.next += 1;
         let cancelled = Arc::new(AtomicBool::new(false));

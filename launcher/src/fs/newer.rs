@@ -79,7 +79,7 @@ fn lock(files: &FileServer, header: &InHeader, body: &mut Reader<'_>) -> io::Res
     let arguments: LkIn = body.read_obj()?;
     files.check_writable()?;
     let mut state = files.state();
-    let (locks, file, room) = state.to_lock(arguments.fh)?;
+    let (locks, file, room) = state.for_lock(arguments.fh)?;
     let request = locks::Request {
         inode: header.nodeid,
         handle: arguments.fh,
@@ -155,7 +155,7 @@ fn make_unnamed(
     let mode = files.mode_of_file(arguments.mode & 0o7777);
     // Whether it may get a name later, O_EXCL says.
     let exclusive = OFlags::from_bits_retain(arguments.flags) & OFlags::EXCL;
-    let flags = open_flags(arguments.flags) - OFlags::TRUNC | exclusive;
+    let flags = (open_flags(arguments.flags) - OFlags::TRUNC) | exclusive;
     let file = {
         let _caller = files.act_for(&Context::from(header), CapabilitySet::empty());
         host::with_umask(arguments.umask, || {

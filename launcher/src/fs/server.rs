@@ -296,7 +296,7 @@ impl State {
     }
 
     /// What a lock is to be on, and whether there is room for another owner of locks.
-    pub(super) fn to_lock(&mut self, handle: u64) -> io::Result<(&mut Locks, &File, bool)> {
+    pub(super) fn for_lock(&mut self, handle: u64) -> io::Result<(&mut Locks, &File, bool)> {
         let room = self.check_room().is_ok();
         Ok((&mut self.locks, &self.handles.file(handle)?.file, room))
     }
@@ -691,7 +691,7 @@ impl FileSystem for FileServer {
     ) -> io::Result<FileLock> {
         self.check_writable()?;
         let mut state = self.state();
-        let (locks, file, room) = state.to_lock(handle)?;
+        let (locks, file, room) = state.for_lock(handle)?;
         let request = locks::Request {
             inode,
             handle,
@@ -713,7 +713,7 @@ impl FileSystem for FileServer {
     ) -> io::Result<()> {
         self.check_writable()?;
         let mut state = self.state();
-        let (locks, file, room) = state.to_lock(handle)?;
+        let (locks, file, room) = state.for_lock(handle)?;
         let request = locks::Request {
             inode,
             handle,
