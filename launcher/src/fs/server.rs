@@ -50,8 +50,10 @@ const DT_UNKNOWN: u32 = 0;
 const SET_USER: u32 = 0o4000;
 const SET_GROUP: u32 = 0o2000;
 const GROUP_RUNS: u32 = 0o010;
-/// Whose change can take the bit SET_GROUP of a file.
+/// Access control lists, by the names that they have as attributes. A change of the first can take
+/// the bit SET_GROUP of a file.
 const ACCESS_LIST: &CStr = c"system.posix_acl_access";
+const DEFAULT_LIST: &CStr = c"system.posix_acl_default";
 
 /// How much a share may have open at a time.
 #[derive(Clone, Copy, Debug)]
@@ -759,12 +761,17 @@ impl FileSystem for FileServer {
     ) -> io::Result<GetxattrReply> {
         let found = self.state().inodes.descriptor(inode)?;
         let path = host::path_of(found.as_fd());
+        let failed = |error| match error {
+            // The Guest's kernel asks for these when it checks permissions, and would let nobody in.
+            Errno::OPNOTSUPP if [ACCESS_LIST, DEFAULT_LIST].contains(&name) => Errno::NODATA,
+            error => error,
+        };
         if size == 0 {
-            let length = rustix::fs::getxattr_query(path, name)?;
+            let length = rustix::fs::getxattr_query(path, name).map_err(failed)?;
             return Ok(GetxattrReply::Count(length as u32));
         }
         let mut value = vec![0; (size as usize).min(XATTR_MAX)];
-        let length = rustix::fs::getxattr(path, name, &mut value[..])?;
+        let length = rustix::fs::getxattr(path, name, &mut value[..]).map_err(failed)?;
         value.truncate(length);
         Ok(GetxattrReply::Value(value))
     }

@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Row] = &[
     ("read-only", 90, read_only),
     ("as-user", 90, as_user),
     ("two-guests", 120, two_guests),
+    ("without-access-lists", 90, without_access_lists),
     ("locks", 180, locks),
     ("append-only", 90, append_only),
     ("100000-files", 400, many_files),
@@ -209,6 +210,32 @@ fn let_user_read(path: &str) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// A file system that knows no access control lists: the mode says who may.
+fn without_access_lists(timeout: Duration) -> Outcome {
+    let share = Directory::new("plain").map_err(text)?;
+    let run = |argv: &[&str]| {
+        let finished = command::run(argv, timeout).map_err(text)?;
+        finished.expect(End::Exit(0))
+    };
+    run(&["mount", "-t", "ramfs", "-o", "mode=755", "ramfs", &share.0])?;
+    let try_it = || {
+        for (name, mode) in [("group", 0o640), ("others", 0o604), ("secret", 0o660)] {
+            fs::write(share.path(name), "content\n").map_err(text)?;
+            fs::set_permissions(share.path(name), Permissions::from_mode(mode)).map_err(text)?;
+        }
+        std::os::unix::fs::chown(share.path("group"), None, Some(1000)).map_err(text)?;
+        let script = "cd /mnt/src; cat group others; if cat secret; then exit 1; fi";
+        let command = format!(
+            "su user -c 'lg run -m 256M --share {}:src -- sh -euc \"{script}\"'",
+            share.0
+        );
+        run(&["sh", "-c", &command])
+    };
+    let result = try_it();
+    run(&["umount", &share.0])?;
+    result
 }
 
 /// A lock that one of two guests or the Host has is nobody else's, and goes with the guest.
