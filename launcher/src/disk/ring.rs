@@ -133,14 +133,17 @@ impl<T> Ring<T> {
         Some((tag, buffers, result))
     }
 
-    /// Waits until the kernel has nothing more to do, and forgets what came of it.
+    /// Waits until the kernel has nothing more to do, and tells what came of it. The buffers are
+    /// nobody's then.
     ///
     /// # Errors
     ///
     /// The kernel refuses to wait: it may still be at work.
-    pub fn wait(&mut self) -> io::Result<()> {
+    pub fn wait(&mut self, mut done: impl FnMut(T, io::Result<usize>)) -> io::Result<()> {
         loop {
-            while self.next().is_some() {}
+            while let Some((tag, _, result)) = self.next() {
+                done(tag, result);
+            }
             if self.free.len() == self.in_flight.len() {
                 return Ok(());
             }
@@ -162,7 +165,7 @@ fn retry(result: io::Result<usize>) -> io::Result<()> {
 
 impl<T> Drop for Ring<T> {
     fn drop(&mut self) {
-        if self.wait().is_err() {
+        if self.wait(|_, _| {}).is_err() {
             // Better lost than given to somebody else while the kernel writes there.
             std::mem::take(&mut self.in_flight)
                 .into_iter()
@@ -243,7 +246,11 @@ mod tests {
                 ring.push(Operation::Write { stable: false }, buffers, offset, n);
             }
             assert!(!ring.has_room());
-            ring.wait().unwrap();
+            let mut done = Vec::new();
+            ring.wait(|n, result| done.push((n, result.unwrap())))
+                .unwrap();
+            done.sort_unstable();
+            assert!(done.into_iter().eq((0..DEPTH).map(|n| (n, 0x1000))));
             assert!(ring.has_room() && ring.next().is_none());
         }
         let mut written = vec![0; 10 * 0x1000];

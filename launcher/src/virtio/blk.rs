@@ -331,8 +331,15 @@ impl Device for Blk {
 
     fn reset(&mut self) {
         if let Some(ring) = &mut self.ring {
-            // The buffers are the driver's again, so nobody may go on without this.
-            ring.wait().expect("the kernel lets us wait for it");
+            // The buffers are the driver's again, so nobody may go on without this. Nobody is told how
+            // these requests end; but a flush that failed is one, whoever asked for it: the Host says
+            // so once.
+            let lost = &mut self.lost;
+            let flush_failed = |in_flight: InFlight, result: io::Result<usize>| {
+                *lost |= in_flight.operation == Operation::Flush && result.is_err();
+            };
+            let waited = ring.wait(flush_failed);
+            waited.expect("the kernel lets us wait for it");
         }
     }
 

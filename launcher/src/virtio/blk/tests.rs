@@ -513,3 +513,26 @@ proptest! {
         }
     }
 }
+
+/// What a flush was for is lost even if the driver has gone away before it heard of that: the Host
+/// says so once, and the disk to whoever asks next.
+#[test]
+fn a_flush_that_fails_during_a_reset() {
+    let disk = disk_on(&file(&content()), Access::Write);
+    // There is no flushing of this.
+    let (pipe, _writer) = nix::unistd::pipe().unwrap();
+    let ring = Ring::new(&pipe.into(), Blk::DEPTH).unwrap();
+    let mut blk = Blk::new(disk, Some(ring));
+    let memory = crate::memory::create(2 << 20).unwrap();
+    let request = Pending {
+        head: 0,
+        status: GuestAddress(STATUS),
+    };
+    let flush = |blk: &mut Blk| blk.perform(Task::Flush, request, &memory).unwrap();
+    assert!(flush(&mut blk).is_none());
+    blk.reset();
+    blk.start(0);
+    blk.ring = None;
+    let answer = flush(&mut blk);
+    assert!(matches!(answer, Some((Status::Failed, 0))));
+}
