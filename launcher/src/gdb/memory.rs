@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The Guest's memory as gdb sees it: by virtual address, and without the breakpoints in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use lg_core::addr::{Gpa, Gva};
@@ -28,14 +28,14 @@ impl TableMemory for Tables<'_> {
 }
 
 /// An INT3 of ours.
-#[derive(Clone, Copy)]
 struct Breakpoint {
-    gpa: u64,
     /// What it has replaced.
     byte: u8,
+    /// The virtual addresses at which it is wanted.
+    wanted: BTreeSet<u64>,
 }
 
-/// RAM, and the breakpoints in it by virtual address.
+/// RAM, and the breakpoints in it by physical address: a byte has one, however many names it has.
 pub struct Debugged {
     memory: Memory,
     breakpoints: BTreeMap<u64, Breakpoint>,
@@ -72,9 +72,11 @@ impl Debugged {
             if self.memory.read_slice(piece, GuestAddress(gpa)).is_err() {
                 break;
             }
-            for breakpoint in self.breakpoints.values() {
-                if let Some(byte) = byte_at(piece, gpa, breakpoint.gpa) {
-                    *byte = breakpoint.byte;
+            for (&at, breakpoint) in self.breakpoints.range(gpa..gpa + len as u64) {
+                match byte_at(piece, gpa, at) {
+                    Some(byte) if *byte == BREAKPOINT => *byte = breakpoint.byte,
+                    // The Guest has put something else there, which shows.
+                    _ => {}
                 }
             }
             done += len;
@@ -92,8 +94,8 @@ impl Debugged {
             let Some(gpa) = self.translate(cr3, at) else {
                 return false;
             };
-            for breakpoint in self.breakpoints.values_mut() {
-                if let Some(byte) = byte_at(&mut piece, gpa, breakpoint.gpa) {
+            for (&at, breakpoint) in self.breakpoints.range_mut(gpa..gpa + len as u64) {
+                if let Some(byte) = byte_at(&mut piece, gpa, at) {
                     breakpoint.byte = std::mem::replace(byte, BREAKPOINT);
                 }
             }
@@ -107,46 +109,63 @@ impl Debugged {
 
     /// Is there a breakpoint of ours at `gva`?
     pub fn is_breakpoint(&self, gva: u64) -> bool {
-        self.breakpoints.contains_key(&gva)
+        let mut all = self.breakpoints.values();
+        all.any(|breakpoint| breakpoint.wanted.contains(&gva))
     }
 
     /// Puts a breakpoint at `gva`; `false` if nothing is mapped there.
     pub fn insert(&mut self, cr3: u64, gva: u64) -> bool {
         let mut byte = [0];
         let gpa = match self.translate(cr3, gva) {
+            // Under a breakpoint, it is what that has replaced.
             Some(gpa) if self.read(cr3, gva, &mut byte) == 1 => gpa,
             _ => return false,
         };
+        let at = GuestAddress(gpa);
+        if self.memory.write_slice(&[BREAKPOINT], at).is_err() {
+            return false;
+        }
         let [byte] = byte;
-        self.breakpoints.insert(gva, Breakpoint { gpa, byte });
-        self.memory
-            .write_slice(&[BREAKPOINT], GuestAddress(gpa))
-            .is_ok()
+        let wanted = BTreeSet::new();
+        let new = Breakpoint { byte, wanted };
+        let breakpoint = self.breakpoints.entry(gpa).or_insert(new);
+        breakpoint.byte = byte;
+        breakpoint.wanted.insert(gva);
+        true
     }
 
     /// Takes it away again; `false` if there was none.
     pub fn remove(&mut self, gva: u64) -> bool {
-        let Some(Breakpoint { gpa, byte }) = self.breakpoints.remove(&gva) else {
-            return false;
-        };
-        let at = GuestAddress(gpa);
-        let wanted = self.breakpoints.values().any(|other| other.gpa == gpa);
-        // The Guest may have put something else there meanwhile: a program, where one was before.
-        let there = self
-            .memory
-            .read_obj::<u8>(at)
-            .is_ok_and(|byte| byte == BREAKPOINT);
-        if !wanted && there {
-            let _ = self.memory.write_obj(byte, at);
-        }
-        true
+        let mut removed = false;
+        let memory = &self.memory;
+        // More than one, if page tables have changed in between.
+        self.breakpoints.retain(|&gpa, breakpoint| {
+            removed |= breakpoint.wanted.remove(&gva);
+            if breakpoint.wanted.is_empty() {
+                restore(memory, gpa, breakpoint.byte);
+            }
+            !breakpoint.wanted.is_empty()
+        });
+        removed
     }
 
     /// Takes all of them away.
     pub fn remove_all(&mut self) {
-        while let Some((&gva, _)) = self.breakpoints.first_key_value() {
-            self.remove(gva);
+        for (gpa, Breakpoint { byte, .. }) in std::mem::take(&mut self.breakpoints) {
+            restore(&self.memory, gpa, byte);
         }
+    }
+}
+
+/// Puts `byte` back where an INT3 of ours is. The Guest may have put something else there meanwhile: a
+/// program, where one was before.
+fn restore(memory: &Memory, gpa: u64, byte: u8) {
+    let at = GuestAddress(gpa);
+    if memory
+        .read_obj::<u8>(at)
+        .is_ok_and(|there| there == BREAKPOINT)
+    {
+        let _ = memory.write_obj(byte, at);
     }
 }
 
@@ -224,10 +243,33 @@ mod tests {
         let mut debugged = debugged();
         debugged.write(CR3, CODE, &[0x90]);
         assert!(debugged.insert(CR3, CODE) && debugged.insert(CR3, ALIAS));
-        assert!(debugged.remove(CODE));
+        // What is written over both lies under both, and is read by either name.
+        debugged.write(CR3, ALIAS, &[0x91]);
         assert_eq!(raw(&debugged, 0x9000), BREAKPOINT);
-        debugged.remove_all();
-        assert_eq!(raw(&debugged, 0x9000), 0x90);
+        assert_eq!(read(&debugged, CODE), [0x91]);
+        assert_eq!(read(&debugged, ALIAS), [0x91]);
+        assert!(debugged.is_breakpoint(CODE) && debugged.is_breakpoint(ALIAS));
+        assert!(debugged.remove(CODE));
+        assert!(!debugged.is_breakpoint(CODE) && debugged.is_breakpoint(ALIAS));
+        assert_eq!(raw(&debugged, 0x9000), BREAKPOINT);
+        assert_eq!(read(&debugged, ALIAS), [0x91]);
+        assert!(debugged.remove(ALIAS) && !debugged.remove(ALIAS));
+        assert_eq!(raw(&debugged, 0x9000), 0x91);
+    }
+
+    #[test]
+    fn a_name_that_moves_leaves_nothing_behind() {
+        let mut debugged = debugged();
+        debugged.write(CR3, CODE, &[0x90]);
+        assert!(debugged.insert(CR3, CODE));
+        let other = debugged.translate(CR3, CODE + 0x1000).unwrap();
+        debugged
+            .memory
+            .write_obj(other | 1, GuestAddress(0x4000))
+            .unwrap();
+        assert!(debugged.insert(CR3, CODE));
+        assert!(debugged.remove(CODE));
+        assert_eq!([0x9000, other].map(|gpa| raw(&debugged, gpa)), [0x90, 0]);
     }
 
     #[test]
@@ -238,6 +280,7 @@ mod tests {
             .memory
             .write_obj(7u8, GuestAddress(0x9000))
             .unwrap();
+        assert_eq!(read(&debugged, CODE), [7]);
         debugged.remove_all();
         assert_eq!(raw(&debugged, 0x9000), 7);
     }
