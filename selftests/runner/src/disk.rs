@@ -294,23 +294,27 @@ fn two_guests(timeout: Duration) -> Outcome {
         dd if=/dev/zero of=/dev/vda bs=64k count=16 conv=fsync
         cmp -n $((1 << 20)) /dev/zero /dev/vda
         echo ready
-        until [ -e /mnt/go/now ]; do sleep .1; done";
-    let go = "/tmp/go/now";
-    fs::create_dir("/tmp/go").map_err(text)?;
+        ! read -r end";
+    let go = "/tmp/go";
+    tool(&["mkfifo", go])?;
     let mut guests = Vec::new();
     for path in own {
         make(path, false)?;
-        let mut argv = guest(&[common, path], script);
-        argv.splice(2..2, ["--share", "/tmp/go:go"]);
+        let mut argv = vec!["sh", "-c", "exec \"$@\" </tmp/go", "sh"];
+        argv.extend(guest(&[common, path], script));
         guests.push(command::start(&argv).map_err(text)?);
     }
-    guests[0].prints(timeout, |output| output.contains("\nready"))?;
+    // They run until this is closed, which is where their input ends.
+    let input = File::create(go).map_err(text)?;
+    for guest in &guests {
+        guest.prints(timeout, |output| output.contains("\nready"))?;
+    }
     for taken in ["/tmp/common.img", own[0], "/tmp/own0.img,ro"] {
         let refused = command::run(&guest(&[taken], "true"), timeout).map_err(text)?;
         refused.expect(End::Exit(125))?;
         says(&refused, "it is in use")?;
     }
-    fs::write(go, "").map_err(text)?;
+    drop(input);
     for guest in guests {
         guest.finish(timeout).map_err(text)?.expect(End::Exit(0))?;
     }
@@ -321,7 +325,7 @@ fn two_guests(timeout: Duration) -> Outcome {
         }
         fs::remove_file(path).map_err(text)?;
     }
-    fs::remove_dir_all("/tmp/go").map_err(text)?;
+    fs::remove_file(go).map_err(text)?;
     fs::remove_file("/tmp/common.img").map_err(text)
 }
 
