@@ -9,8 +9,9 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
 
+use crate::fs::attributes;
 use crate::fs::share::Share;
-use crate::gdb::Place;
+use crate::gdb;
 use crate::{disk, net, vsock};
 
 /// Run Linux and bare guests without VT-x or SVM.
@@ -60,6 +61,9 @@ pub enum Command {
         /// The directory
         directory: PathBuf,
     },
+    /// What `lg run` starts for itself, see [`attributes`](crate::fs::attributes).
+    #[command(name = attributes::SUBCOMMAND, hide = true)]
+    Attributes,
 }
 
 const AFTER_HELP: &str = "\
@@ -177,16 +181,17 @@ pub struct Run {
 
     /// End the guest after this time, such as 30s
     ///
-    /// Suffixes are ms, s, m and h. Without one, it is in seconds.
+    /// Suffixes are ms, s, m and h. Without one, it is in seconds. All that lg does counts, from its
+    /// start: waiting for gdb, too.
     #[arg(long, value_name = "TIME", value_parser = parse_time, help_heading = COMMAND)]
     pub timeout: Option<Duration>,
 
     /// Wait for gdb, and let it drive the guest
     ///
-    /// At a UNIX socket, or at a TCP port of localhost.
-    #[arg(long, value_name = "SOCKET|PORT", value_parser = Place::parse)]
+    /// At a UNIX socket, which only you can connect to: target remote SOCKET.
+    #[arg(long, value_name = "SOCKET", value_parser = gdb_parser())]
     #[arg(value_hint = ValueHint::AnyPath, help_heading = DIAGNOSIS)]
-    pub gdb: Option<Place>,
+    pub gdb: Option<PathBuf>,
 
     /// Print the Host's event counters at the end
     #[arg(long, help_heading = DIAGNOSIS)]
@@ -220,6 +225,10 @@ fn vsock_parser() -> impl TypedValueParser<Value = vsock::Spec> {
 
 fn disk_parser() -> impl TypedValueParser<Value = disk::Spec> {
     OsStringValueParser::new().try_map(disk::Spec::parse)
+}
+
+fn gdb_parser() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(gdb::parse_place)
 }
 
 fn variable_parser() -> impl TypedValueParser<Value = OsString> {
@@ -388,11 +397,22 @@ pub(crate) mod tests {
 
     #[test]
     fn places_for_gdb() {
-        let gdb = |place| run(&["--gdb", place]).unwrap().gdb.unwrap();
-        assert_eq!(gdb("1234"), Place::Port(1234));
-        assert_eq!(gdb("./1234"), Place::Socket("./1234".into()));
-        assert_eq!(gdb("/tmp/gdb"), Place::Socket("/tmp/gdb".into()));
-        assert_eq!(gdb("99999"), Place::Socket("99999".into()));
+        let gdb = |place| run(&["--gdb", place]).map(|run| run.gdb.unwrap());
+        for path in ["./1234", "/tmp/gdb", "gdb1"] {
+            assert_eq!(gdb(path).unwrap(), PathBuf::from(path));
+        }
+        for port in [
+            "1234",
+            ":1234",
+            "localhost:1234",
+            "127.0.0.1:1",
+            "tcp:host:1",
+            "99999",
+        ] {
+            let error = gdb(port).unwrap_err().to_string();
+            assert!(error.contains("target remote /tmp/gdb"), "{error}");
+        }
+        gdb("").unwrap_err();
     }
 
     proptest! {

@@ -190,10 +190,10 @@ codes! {
         "The error says the tag.",
         "Choose another for one of them.";
     34 Gdb: "lg cannot wait for gdb",
-        "The socket of --gdb cannot be made, or the port is in use. lg never replaces a file, not even a socket that \
-         an earlier lg has left behind.",
-        "ls -l SOCKET, or: ss -ltn",
-        "Remove the file, or name another socket or port.";
+        "The socket of --gdb cannot be made. lg never replaces a file, not even a socket that an earlier lg has left \
+         behind.",
+        "ls -l SOCKET",
+        "Remove the file, or name another socket.";
     35 Vsock: "the socket of --vsock cannot be made",
         "Something is at its path already: another guest's socket, one that is left from a lg that was killed, or a \
          file; or there can be no file.",
@@ -271,6 +271,21 @@ codes! {
         "It is of the wrong type, or what the same option on the command line would not take either.",
         "The error says the line and what is wanted; lg run --help says more.",
         "Correct the value.";
+    53 GroupMemory: "the control group has too little memory for the guest",
+        "A container, a service or a batch job has a limit, which is that of its control group or of one around \
+         that. Who needs more is killed (status 137), and can say nothing, so lg looks first.",
+        "cat /proc/self/cgroup; the error names the group: cat GROUP/memory.max GROUP/memory.current",
+        "Give less with -m, or raise the limit: it must hold the guest's memory, and some for lg.";
+    54 CommandNotRun: "the guest has ended without running the command",
+        "lg's own init runs the command. With an initrd that has another, or init= or rdinit= in --append, the guest \
+         has done something else.",
+        "lg run -v prints the kernel's whole log, which says what it starts as init.",
+        "Leave out --initrd, name a root beside it (--root), or leave out the command.";
+    55 OptionForBareGuest: "a bare guest has no use for an option",
+        "The kernel is a program without an operating system: no init of lg's gives it a root, or variables to a \
+         command.",
+        "lg run -v KERNEL says what it is.",
+        "Leave the option out.";
 }
 
 impl fmt::Display for Code {

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use linux_loader::cmdline;
 
+use crate::cgroup::Room;
 use crate::codes::Code;
 use crate::disk::DiskError;
-use crate::gdb::Place;
 use crate::image::ImageError;
 use crate::net;
 use crate::options_file::Problem;
@@ -55,6 +55,12 @@ pub enum Error {
     Memory { size: u64, source: io::Error },
     #[error("{} MiB for the guest are more than this Host has", size >> 20)]
     HostMemory { size: u64, available: u64 },
+    #[error("{} MiB for the guest are more than its control group allows", size >> 20)]
+    GroupMemory { size: u64, beside: u64, room: Room },
+    #[error("the command was not run")]
+    CommandNotRun,
+    #[error("{option} means nothing to {}", path.display())]
+    OptionForBareGuest { path: PathBuf, option: &'static str },
     #[error("cannot share {}", directory.display())]
     Share {
         directory: PathBuf,
@@ -75,8 +81,8 @@ pub enum Error {
     },
     #[error(transparent)]
     Network(#[from] net::Error),
-    #[error("cannot wait for gdb at {place}")]
-    Gdb { place: Place, source: io::Error },
+    #[error("cannot wait for gdb at {}", place.display())]
+    Gdb { place: PathBuf, source: io::Error },
     #[error("cannot wait for gdb")]
     GdbSocket(#[source] SocketError),
     #[error("cannot write the output")]
@@ -116,6 +122,9 @@ impl Error {
             Self::InitrdTooLarge { .. } => Code::InitrdTooLarge,
             Self::Memory { .. } => Code::Memory,
             Self::HostMemory { .. } => Code::HostMemory,
+            Self::GroupMemory { .. } => Code::GroupMemory,
+            Self::CommandNotRun => Code::CommandNotRun,
+            Self::OptionForBareGuest { .. } => Code::OptionForBareGuest,
             Self::Share { .. } => Code::Share,
             Self::TagTwice(_) => Code::TagTwice,
             Self::Vsock(_) => Code::Vsock,
@@ -153,7 +162,20 @@ impl Error {
                 format!("none is named, and {} does not exist", default.display())
             }
             Self::Image { source, .. } => source.to_string(),
-            Self::CommandForBareGuest(_) => "it is a bare guest, not Linux".into(),
+            Self::CommandForBareGuest(_) | Self::OptionForBareGuest { .. } => {
+                "it is a bare guest, not Linux".into()
+            }
+            Self::CommandNotRun => {
+                "the guest has ended, and the init that it has run is not lg's, so it knows of no command".into()
+            }
+            Self::GroupMemory { beside, room, .. } => format!(
+                "of the {} MiB of {}, {} MiB are left, lg needs {} MiB beside the guest, and who \
+                 needs more is killed",
+                room.limit >> 20,
+                room.group.display(),
+                room.available >> 20,
+                beside >> 20
+            ),
             Self::CommandLine(cmdline::Error::TooLarge) => {
                 "Linux takes 2047 bytes, some of which announce its devices".into()
             }
@@ -234,6 +256,15 @@ impl Error {
             Self::InitrdTooLarge { .. } => "make it smaller",
             Self::Memory { .. } => "give it less with -m, or free some memory",
             Self::HostMemory { .. } => "give it less with -m, or end another guest",
+            Self::GroupMemory { beside, room, .. } => {
+                // What it takes beside its RAM is less with less RAM.
+                let fits = room.available.saturating_sub(*beside) >> 20;
+                return format!("give it less with -m, such as -m {fits}M, or give the group more");
+            }
+            Self::CommandNotRun => {
+                "leave out --initrd, or name a root as well: --root DIR; or leave out the command"
+            }
+            Self::OptionForBareGuest { option, .. } => return format!("leave out {option}"),
             Self::Share { .. } => "name a directory that you may read",
             Self::Options { source, .. } => return source.fix(),
             Self::Vsock(source) | Self::GdbSocket(source) => return source.fix(),
@@ -248,7 +279,7 @@ impl Error {
             Self::ModuleAbi { .. } => "build and install the module and lg from the same source",
             Self::Network(source) => return source.fix(),
             Self::Module { .. } => "sudo dmesg may tell more",
-            Self::Gdb { .. } => "name another socket or port",
+            Self::Gdb { .. } => "name another socket",
             Self::Output(_) => "see where standard output goes",
             Self::Setup { .. } => "close other programs: a limit of the system was reached",
         }

@@ -53,6 +53,9 @@ impl Guest {
         if !options.command.is_empty() && !image.linux {
             return Err(Error::CommandForBareGuest(path));
         }
+        if let (false, Some(option)) = (image.linux, option_of_linux(options)) {
+            return Err(Error::OptionForBareGuest { path, option });
+        }
         let streams = Streams::of(image.linux, !options.command.is_empty());
         let root = match image.linux {
             true => Root::find(options)?,
@@ -160,12 +163,24 @@ fn initrd(path: Option<&Path>, told: &[u8], limit: u64) -> Result<Vec<u8>, Error
     Ok(initrd)
 }
 
+/// An option that only lg's init makes something of.
+fn option_of_linux(options: &Run) -> Option<&'static str> {
+    [
+        ("--root", options.root.is_some()),
+        ("--rw", options.rw),
+        ("--env", !options.env.is_empty()),
+    ]
+    .into_iter()
+    .find_map(|(option, given)| given.then_some(option))
+}
+
 fn arguments(options: &Run, image: &Image) -> Vec<String> {
     let mut words = Vec::new();
     if image.linux {
         // Our own init opens hvc0 by itself, and leaves the kernel's log to the hypercall. Any other
-        // expects its terminal to be /dev/console, and so shares it with the kernel.
-        if options.initrd.is_none() {
+        // expects its terminal to be /dev/console, and so shares it with the kernel. With a command,
+        // it must be our own, and the log tells whether it was.
+        if options.initrd.is_none() || !options.command.is_empty() {
             words.push("console=lguest0".into());
         } else {
             words.push("console=hvc0".into());
@@ -213,6 +228,8 @@ mod tests {
         );
         assert_eq!(line(&["--initrd", "mine"]), "console=hvc0 quiet");
         assert_eq!(line(&["-v", "--initrd", "mine"]), "console=hvc0");
+        let ours = line(&["--initrd", "mine", "--", "true"]);
+        assert_eq!(ours, "console=lguest0");
         assert_eq!(line(&["--net", "tap=tap0"]), "console=lguest0");
         assert_eq!(
             line(&["--net", "user", "--append", "quiet"]),

@@ -5,19 +5,21 @@
 //! from there to the end, or only to a [`plan`] · [`guest`] (with [`image`], `bzimage` and
 //! `unpack`) what is to run, [`root`] where, and [`told`] how its init hears of it · [`machine`]
 //! how a machine is put together and ends · [`boot`] (with [`page_tables`] and [`cpio`]) how the
-//! Guest gets into [`memory`] · [`vm`] the module · [`vcpu`] the run loop, with [`insn`] for loads
+//! Guest gets into [`memory`], of which [`cgroup`] says how much there is · [`vm`] the module · [`vcpu`] the run loop, with [`insn`] for loads
 //! and stores to devices, and [`gdb`] · [`devices`] and [`virtio`], with [`fs`], [`mod@net`] and
 //! [`disk`] behind three of them · [`streams`], [`terminal`] and [`keys`] · [`end`] and [`error`]
-//! what the user is told, and [`record`] what a program is.
+//! what the user is told, and [`record`] what a program is; `deadline` when, at the latest.
 
 #![deny(unsafe_code)]
 
 pub mod boot;
 mod bzimage;
+pub mod cgroup;
 pub mod cli;
 pub mod codes;
 pub mod commands;
 pub mod cpio;
+mod deadline;
 pub mod devices;
 pub mod disk;
 pub mod end;

@@ -2,13 +2,15 @@
 //! `lg run`: puts a machine together, runs it, and waits for its end.
 //!
 //! Threads: one runs the vCPU, one serves each device's queues, one reads standard input, one waits
-//! for signals. Each can report an [`End`]; this one waits for the first. The others end with the
-//! process, wherever they are: a Guest that does not stop by itself is never waited for.
+//! for signals, one for the end of the time. Each can report an [`End`]; this one waits for the first.
+//! The others end with the process, wherever they are: a Guest that does not stop by itself is never
+//! waited for.
 
 use std::ffi::c_void;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::Arc;
 use std::thread;
 
@@ -16,12 +18,15 @@ use nix::libc::siginfo_t;
 use nix::sys::signal::{SigSet, Signal};
 use vmm_sys_util::signal::register_signal_handler;
 
+use crate::cgroup;
 use crate::cli::Run;
+use crate::deadline::{Deadline, Watch};
 use crate::devices::{self, Devices};
 use crate::disk::ring::Ring;
 use crate::disk::Disk;
 use crate::end::End;
 use crate::error::Error;
+use crate::fs::attributes;
 use crate::fs::share::{self, Share};
 use crate::gdb::Gdb;
 use crate::guest::Guest;
@@ -29,7 +34,7 @@ use crate::log::KernelLog;
 use crate::memory::{self, Memory};
 use crate::net;
 use crate::record::Record;
-use crate::sandbox::{self, Grant};
+use crate::sandbox::{self, Grant, Needs};
 use crate::socket_file::SocketFile;
 use crate::speculation;
 use crate::stats;
@@ -46,7 +51,7 @@ use crate::virtio::rng::Rng;
 use crate::virtio::vsock::Vsock;
 use crate::virtio::{Device, Interrupt};
 use crate::vm::{Vcpu, Vm};
-use crate::vsock::Hub;
+use crate::vsock::{self, Hub};
 
 /// The signals that end a run, and the one that says that the window has another size.
 const FATAL: [Signal; 4] = [
@@ -62,12 +67,20 @@ const RESIZED: Signal = Signal::SIGWINCH;
 /// # Errors
 ///
 /// What lg fails by, before the guest runs or later.
-pub fn run(options: &Run, log: &KernelLog, record: &mut Record) -> Result<End, Error> {
+///
+/// `watch` is who sees to the time until `deadline` is up for the Guest.
+pub(crate) fn run(
+    options: &Run,
+    log: &KernelLog,
+    record: &Record,
+    deadline: Deadline,
+    watch: Watch,
+) -> Result<End, Error> {
     record.memory(options.memory);
     // A write beyond `ulimit -f` is an error, of the guest's or of ours, and not the end of lg.
     register_signal_handler(Signal::SIGXFSZ as i32, on_file_limit)
         .map_err(|error| setup("signals")(error.into()))?;
-    prepare(options, log, record)?.run(options, record)
+    prepare(options, log, record)?.run(options, record, deadline, watch)
 }
 
 /// Nothing is to be done: the call that is too much says so, once the signal has a handler.
@@ -95,7 +108,7 @@ struct Window {
 }
 
 /// Reads and checks everything, and makes the machine.
-fn prepare(options: &Run, log: &KernelLog, record: &mut Record) -> Result<Machine, Error> {
+fn prepare(options: &Run, log: &KernelLog, record: &Record) -> Result<Machine, Error> {
     let terminal = Terminal::find().map_err(setup("the terminal"))?;
     let disks = disks(options)?;
     let guest = Guest::find(options)?;
@@ -114,6 +127,13 @@ fn prepare(options: &Run, log: &KernelLog, record: &mut Record) -> Result<Machin
     }
     let net = options.net.as_ref().map(network).transpose()?;
     let shares = share::open_all(&guest.shares)?;
+    // Before there is RAM, of which it must have nothing.
+    let writable = guest.shares.iter().filter(|share| !share.read_only);
+    let writable: Vec<_> = writable.map(|share| share.directory.as_path()).collect();
+    if !writable.is_empty() {
+        attributes::start(Path::new("/proc/self/exe"), &writable)
+            .map_err(setup("the process that changes attributes of files"))?;
+    }
     let vsock = options.vsock.as_ref().map(Hub::listen).transpose();
     let (hub, socket_file) = vsock.map_err(Error::Vsock)?.unzip();
     let others = devices::in_order(
@@ -146,7 +166,7 @@ fn prepare(options: &Run, log: &KernelLog, record: &mut Record) -> Result<Machin
             Box::new(move |text: &[u8]| shown(&lines_for_terminal(text)))
         }
     };
-    let gdb = options.gdb.as_ref().map(Gdb::wait).transpose()?;
+    let gdb = options.gdb.as_deref().map(Gdb::wait).transpose()?;
     Ok(Machine {
         ends,
         end,
@@ -170,8 +190,17 @@ fn prepare(options: &Run, log: &KernelLog, record: &mut Record) -> Result<Machin
 /// Makes `size` bytes of RAM, if the Host has them.
 pub fn make_memory(size: u64) -> Result<Memory, Error> {
     let available = memory::available().map_err(setup("memory"))?;
-    if size > available {
-        return Err(Error::HostMemory { size, available });
+    if size > available.all {
+        return Err(Error::HostMemory {
+            size,
+            available: available.all,
+        });
+    }
+    let beside = memory::beside(size);
+    if let Some(room) = cgroup::least_room(available.swap) {
+        if size + beside > room.available {
+            return Err(Error::GroupMemory { size, beside, room });
+        }
     }
     memory::create(size).map_err(|source| Error::Memory { size, source })
 }
@@ -272,7 +301,13 @@ fn make_devices(
 
 impl Machine {
     /// Runs the Guest to its end.
-    fn run(self, options: &Run, record: &mut Record) -> Result<End, Error> {
+    fn run(
+        self,
+        options: &Run,
+        record: &Record,
+        deadline: Deadline,
+        watch: Watch,
+    ) -> Result<End, Error> {
         let Self {
             ends,
             end: receiver,
@@ -297,15 +332,22 @@ impl Machine {
         if let Some(terminal) = &terminal {
             terminal.make_raw().map_err(setup("the terminal"))?;
         }
-        let watcher = terminal.as_ref().map(Terminal::watcher);
-        let sandbox = sandbox::enter(&grants, watcher).map_err(setup("the sandbox"))?;
-        if options.verbose && !sandbox.landlock {
-            say("this kernel has no Landlock: lg itself can still reach the files that you can");
+        // From here on, nobody is waited for before there is somebody else to see to the time.
+        drop(watch);
+        let needs = Needs {
+            grants: &grants,
+            watcher: terminal.as_ref().map(Terminal::watcher),
+            sockets: options.vsock.as_ref().map(vsock::Spec::directory),
+        };
+        let sandbox = sandbox::enter(&needs).map_err(setup("the sandbox"))?;
+        if let Some(gaps) = sandbox.gaps() {
+            say(&gaps);
         }
         if terminal.is_some() && options.command.is_empty() {
             say("Ctrl-a x ends the guest, Ctrl-a h tells more");
         }
 
+        deadline.report(ends.clone(), record).map_err(&threads)?;
         let reporter = ends.clone();
         spawn("signals", move || {
             wait_for_signals(&signals, window, &reporter)
@@ -325,11 +367,8 @@ impl Machine {
         record.starts();
         let vcpu = RunningVcpu::start(executor, gdb, ends).map_err(&threads)?;
 
-        let end = match options.timeout {
-            Some(timeout) => receiver.recv_timeout(timeout),
-            None => receiver.recv().map_err(RecvTimeoutError::from),
-        };
-        let end = end.unwrap_or(End::TimedOut);
+        // The thread for the signals never lets go of its sender.
+        let end = receiver.recv().unwrap_or(End::TimedOut);
         // Who sends another end is told that it is too late (`wait_for_signals`).
         drop(receiver);
         if !matches!(end, End::Signal(_) | End::Left | End::TimedOut) {

@@ -13,6 +13,7 @@ use launcher::cli::{Cli, Command};
 use launcher::commands::doctor::{self, Verdict};
 use launcher::commands::{completions, config, explain};
 use launcher::error::{Error, Report};
+use launcher::fs::attributes;
 use launcher::{end, run, terminal};
 
 fn main() -> ExitCode {
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Explain { subject, all } => explain(subject.as_deref(), all),
         Command::Config { tree, check } => config(&tree, check),
         Command::Completions { shell } => print(&completions::completions(shell)),
+        Command::Attributes => serve_attributes(),
         Command::Man { directory } => completions::man(&directory).map(|()| true),
     };
     match done {
@@ -47,6 +49,14 @@ fn main() -> ExitCode {
             end::LAUNCHER_ERROR.into()
         }
     }
+}
+
+fn serve_attributes() -> Done {
+    let served = attributes::serve().map(|()| true);
+    served.map_err(|source| Error::Setup {
+        what: "the process that changes attributes of files",
+        source,
+    })
 }
 
 /// Whether all is as it should be, for the exit status.

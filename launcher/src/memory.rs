@@ -55,20 +55,37 @@ pub fn create(size: u64) -> io::Result<Memory> {
     Memory::from_ranges_with_files(regions).map_err(io::Error::other)
 }
 
-/// How much RAM a Guest can have on this Host, in bytes: what the kernel thinks is free or easily
-/// made free, and what it can free by swapping others out. A Guest's own pages are pinned.
-pub fn available() -> io::Result<u64> {
+/// How much a Guest of `size` bytes takes beside its RAM, in bytes: lg itself, the page tables of
+/// both, and the shadow tables of a usual Guest. They count in a control group as well.
+pub fn beside(size: u64) -> u64 {
+    (16 << 20) + size / 32
+}
+
+/// What is left of the Host's memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Available {
+    /// How much RAM a Guest can have: what the kernel thinks is free or easily made free, and `swap`.
+    /// (A Guest's own pages are pinned.)
+    pub all: u64,
+    /// What the kernel can free by swapping others out.
+    pub swap: u64,
+}
+
+/// How much there is.
+pub fn available() -> io::Result<Available> {
     available_by(&fs::read_to_string("/proc/meminfo")?)
         .ok_or_else(|| io::Error::other("/proc/meminfo has no MemAvailable"))
 }
 
-fn available_by(meminfo: &str) -> Option<u64> {
+fn available_by(meminfo: &str) -> Option<Available> {
     let bytes = |name| {
         let (_, rest) = meminfo.split_once(name)?;
         let kib: u64 = rest.split_whitespace().next()?.parse().ok()?;
         kib.checked_mul(1024)
     };
-    bytes("\nMemAvailable:")?.checked_add(bytes("\nSwapFree:").unwrap_or(0))
+    let swap = bytes("\nSwapFree:").unwrap_or(0);
+    let all = bytes("\nMemAvailable:")?.checked_add(swap)?;
+    Some(Available { all, swap })
 }
 
 #[cfg(test)]
@@ -91,15 +108,19 @@ mod tests {
     #[test]
     fn free_memory() {
         let meminfo = "MemTotal:  999 kB\nMemAvailable:     20 kB\nSwapFree:   3 kB\n";
-        assert_eq!(available_by(meminfo), Some(23 << 10));
+        let kib = |all: u64, swap: u64| {
+            let (all, swap) = (all << 10, swap << 10);
+            Some(Available { all, swap })
+        };
+        assert_eq!(available_by(meminfo), kib(23, 3));
         assert_eq!(
             available_by("MemTotal: 1 kB\nMemAvailable: 7 kB\n"),
-            Some(7 << 10)
+            kib(7, 0)
         );
         for bad in ["", "\nMemAvailable:", "\nMemAvailable: x kB\n"] {
             assert_eq!(available_by(bad), None, "{bad:?}");
         }
-        assert!(available().unwrap() > 0);
+        assert!(available().unwrap().all > 0);
     }
 
     #[test]

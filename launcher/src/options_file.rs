@@ -335,8 +335,8 @@ mod tests {
             "--vsock=./dir/sock,cid=4",
         ];
         assert_eq!(arguments, expected);
-        let numbers = file("memory = 0x200\ntimeout = 0.5\ngdb = 1234").unwrap();
-        let expected = ["--memory=512", "--timeout=0.5", "--gdb=1234"];
+        let numbers = file("memory = 0x200\ntimeout = 0.5").unwrap();
+        let expected = ["--memory=512", "--timeout=0.5"];
         assert_eq!(numbers.arguments, expected);
         assert_eq!(file("").unwrap(), FileOptions::default());
     }
@@ -469,7 +469,7 @@ mod tests {
                 "gdb = '-g'", "stats = true", "verbose = true", "command = ['-c', '--']",
             ], 0..16),
             arguments in proptest::sample::subsequence(
-                vec!["-v", "--rw", "-m1G", "--gdb=1", "--disk=a", "kernel", "--", "a", "--"], 0..9),
+                vec!["-v", "--rw", "-m1G", "--gdb=g", "--disk=a", "kernel", "--", "a", "--"], 0..9),
         ) {
             // Whatever the command line is by itself.
             let mut all = vec!["lg", "run"];

@@ -19,7 +19,6 @@ use crate::devices::{self, Devices};
 use crate::disk::{Access, Disk};
 use crate::error::Error;
 use crate::fs::share::{self, Share};
-use crate::gdb::Place;
 use crate::guest::Guest;
 use crate::machine;
 use crate::root;
@@ -94,7 +93,7 @@ impl Plan {
         if let Some(vsock) = &options.vsock {
             vsock.check().map_err(Error::Vsock)?;
         }
-        if let Some(Place::Socket(path)) = &options.gdb {
+        if let Some(path) = &options.gdb {
             socket_file::check(path).map_err(Error::GdbSocket)?;
         }
         let devices = devices(options, &guest, &disks)?;

@@ -12,6 +12,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{self, Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use lguest_abi::lguest_stats;
@@ -23,10 +24,17 @@ use crate::error::Error;
 use crate::plan::Plan;
 use crate::stats;
 
-/// The record, while it is made.
+/// The record, while it is made. Clones are of the same: whoever ends lg writes it.
+#[derive(Clone, Debug)]
 pub struct Record {
-    file: Option<(PathBuf, File)>,
     began: Instant,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Until it is written.
+    file: Option<(PathBuf, File)>,
     content: Content,
 }
 
@@ -65,56 +73,68 @@ struct Seconds {
     total: f64,
 }
 
+/// Nothing will be written, unless it is told where.
+impl Default for Record {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            inner: Arc::default(),
+        }
+    }
+}
+
 impl Record {
-    /// Begins the record that is to be in `file`; without a file nothing will be written.
+    /// It is to be in this file. That may wait, for who reads a FIFO.
     ///
     /// # Errors
     ///
     /// The file cannot be made, or not be written.
-    pub fn open(file: Option<&Path>) -> Result<Self, Error> {
-        let began = Instant::now();
-        let create = |path: &Path| match File::create(path) {
-            Ok(file) => Ok((path.to_owned(), file)),
-            Err(source) => Err(cannot_write(path, source)),
-        };
-        Ok(Self {
-            file: file.map(create).transpose()?,
-            began,
-            content: Content::default(),
-        })
+    pub fn open(&self, path: &Path) -> Result<(), Error> {
+        let file = File::create(path).map_err(|source| cannot_write(path, source))?;
+        self.inner().file = Some((path.to_owned(), file));
+        Ok(())
+    }
+
+    /// When lg began.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The kernel is this one.
-    pub fn kernel(&mut self, path: &Path) {
+    pub fn kernel(&self, path: &Path) {
         let absolute = path::absolute(path).unwrap_or(path.into());
-        self.content.kernel = Some(absolute.to_string_lossy().into());
+        self.inner().content.kernel = Some(absolute.to_string_lossy().into());
     }
 
     /// The Guest has so many bytes of RAM.
-    pub fn memory(&mut self, size: u64) {
-        self.content.memory = Some(size);
+    pub fn memory(&self, size: u64) {
+        self.inner().content.memory = Some(size);
     }
 
     /// This would run.
-    pub fn plan(&mut self, plan: Plan) {
-        self.content.plan = Some(plan);
+    pub fn plan(&self, plan: Plan) {
+        self.inner().content.plan = Some(plan);
     }
 
     /// The Guest starts now.
-    pub fn starts(&mut self) {
-        self.content.seconds.setup = Some(self.seconds_to(Instant::now()));
+    pub fn starts(&self) {
+        self.inner().content.seconds.setup = Some(self.seconds_to(Instant::now()));
     }
 
     /// The command has started at that time.
-    pub fn command_started(&mut self, when: Instant) {
-        self.content.seconds.command = Some(self.seconds_to(when));
+    pub fn command_started(&self, when: Instant) {
+        self.inner().content.seconds.command = Some(self.seconds_to(when));
     }
 
     /// These are the counters at the end.
-    pub fn counters(&mut self, stats: &lguest_stats) {
+    pub fn counters(&self, stats: &lguest_stats) {
         let counters = stats::counters(stats).into_iter();
         let counters = counters.map(|(name, value)| (name, json!(value)));
-        self.content.counters = Some(counters.collect());
+        self.inner().content.counters = Some(counters.collect());
     }
 
     /// As exact as it is of use.
@@ -122,14 +142,16 @@ impl Record {
         (when - self.began).as_micros() as f64 / 1e6
     }
 
-    /// Writes the record of a run that has ended so.
+    /// Writes the record of a run that has ended so, unless it is written.
     ///
     /// # Errors
     ///
     /// The file takes no more.
-    pub fn write(mut self, end: &End) -> Result<(), Error> {
-        self.content.seconds.total = self.seconds_to(Instant::now());
-        let content = &mut self.content;
+    pub fn write(&self, end: &End) -> Result<(), Error> {
+        let mut inner = self.inner();
+        let file = inner.file.take();
+        let content = &mut inner.content;
+        content.seconds.total = self.seconds_to(Instant::now());
         content.status = end.status();
         content.reason = end.reason();
         content.message = end.message();
@@ -138,10 +160,12 @@ impl Record {
             content.why = Some(error.why());
             content.fix = Some(error.fix());
         }
-        let Some((path, mut file)) = self.file else {
+        let Some((path, mut file)) = file else {
             return Ok(());
         };
-        let text = serde_json::to_string_pretty(&self.content).expect("plain data") + "\n";
+        let text = serde_json::to_string_pretty(content).expect("plain data") + "\n";
+        // It may have no reader.
+        drop(inner);
         file.write_all(text.as_bytes())
             .map_err(|source| cannot_write(&path, source))
     }
@@ -165,7 +189,7 @@ mod tests {
     use super::*;
 
     /// What is written of a run with this end.
-    fn written(end: &End, fill: impl FnOnce(&mut Record)) -> Value {
+    fn written(end: &End, fill: impl FnOnce(&Record)) -> Value {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("record");
         fs::write(
@@ -173,10 +197,13 @@ mod tests {
             "an old record, which is longer than the new one".repeat(100),
         )
         .unwrap();
-        let mut record = Record::open(Some(&path)).unwrap();
+        let record = Record::default();
+        record.open(&path).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"");
-        fill(&mut record);
+        fill(&record);
         record.write(end).unwrap();
+        // Who comes too late writes no second one.
+        record.clone().write(&End::TimedOut).unwrap();
         serde_json::from_slice(&fs::read(&path).unwrap()).unwrap()
     }
 
@@ -241,9 +268,10 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told() {
-        let record = Record::open(Some(Path::new("/dev/full"))).unwrap();
+        let record = Record::default();
+        record.open(Path::new("/dev/full")).unwrap();
         let error = record.write(&End::PoweredOff(0)).unwrap_err();
         assert!(matches!(error, Error::Write { .. }), "{error:?}");
-        Record::open(None).unwrap().write(&End::Left).unwrap();
+        Record::default().write(&End::Left).unwrap();
     }
 }

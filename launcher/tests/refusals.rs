@@ -386,6 +386,11 @@ fn what_would_run_is_printed_or_refused() {
 
     let refused = [&lg[..], &["--", "true"]].concat();
     scratch.refused_as("LG0013", &refused, "runs no commands", "bare", "leave out");
+    for (option, value) in [("--root", "/"), ("--rw", "-v"), ("--env", "A=b")] {
+        let refused = ["run", "kernel", option, value];
+        let fix = format!("leave out {option}");
+        scratch.refused_as("LG0055", &refused, option, "bare", &fix);
+    }
     let refused = record();
     assert_eq!(refused["status"], 125);
     assert_eq!(refused["code"], "LG0013");

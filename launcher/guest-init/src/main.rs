@@ -120,8 +120,9 @@ fn run_command(config: &Config, console: &File, log: Option<&File>) -> Result<i3
         machine::run_as(&mut child, user);
     }
     if let Some(mut log) = log {
-        // The Launcher, which sees the log, takes the time (`launcher/src/log.rs`). It is a notice (5).
-        let _ = log.write_all(b"<5>init: the command starts\n");
+        // The Launcher, which sees the log, takes the time, and without this knows that no command
+        // was run (`launcher/src/log.rs`). So it must be told to whom the log is `quiet`, too.
+        let _ = log.write_all(b"<0>init: the command starts\n");
     }
     let started = child.spawn();
     // After the fork, where threads would be in the way.

@@ -121,7 +121,7 @@ impl Facts {
             // Kernels that do not know the switch have it on, if they have io_uring at all.
             io_uring: read("/proc/sys/kernel/io_uring_disabled")
                 .is_none_or(|text| text.trim() == "0"),
-            landlock: sandbox::has_landlock(),
+            landlock: sandbox::landlock_version() != 0,
             passt: net::passt::find(),
             speculation: Told::gather(),
             release,

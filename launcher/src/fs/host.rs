@@ -18,6 +18,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::attributes::{self, Change};
+
 const EMPTY: &CStr = c"";
 /// NAME_MAX of Linux.
 const NAME_MAX: usize = 255;
@@ -295,28 +297,27 @@ pub fn rename(
 
 /// Changes the permissions.
 pub fn set_mode(found: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
-    let (links, name) = by_link(found)?;
-    let mode = Mode::from_raw_mode(mode & 0o7777);
-    Ok(rustix::fs::chmodat(links, name, mode, AtFlags::empty())?)
+    attributes::change(found, &Change::Mode(mode & 0o7777))
 }
 
 /// Changes owner and group, where they are given.
 pub fn set_owner(found: BorrowedFd<'_>, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
-    let user = user.map(rustix::fs::Uid::from_raw);
-    let group = group.map(rustix::fs::Gid::from_raw);
-    Ok(rustix::fs::chownat(
-        found,
-        EMPTY,
-        user,
-        group,
-        AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW,
-    )?)
+    attributes::change(found, &Change::Owner(user, group))
 }
 
 /// Changes the times.
 pub fn set_times(found: BorrowedFd<'_>, times: &Timestamps) -> io::Result<()> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-    Ok(rustix::fs::utimensat(found, EMPTY, times, flags)?)
+    attributes::change(found, &Change::Times(times.clone()))
+}
+
+/// Sets an extended attribute, with the flags of setxattr(2).
+pub fn set_xattr(found: BorrowedFd<'_>, name: &CStr, value: &[u8], flags: u32) -> io::Result<()> {
+    attributes::change(found, &Change::SetXattr(name, value, flags))
+}
+
+/// Removes an extended attribute.
+pub fn remove_xattr(found: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    attributes::change(found, &Change::RemoveXattr(name))
 }
 
 /// A path for the calls on extended attributes, which take no descriptor of this kind.
@@ -328,7 +329,7 @@ pub fn path_of(found: BorrowedFd<'_>) -> String {
 ///
 /// It leads to the very file that the descriptor stands for, through no directory and no other
 /// link; and if that is a symbolic link, no further.
-fn by_link(found: BorrowedFd<'_>) -> io::Result<(BorrowedFd<'static>, String)> {
+pub(super) fn by_link(found: BorrowedFd<'_>) -> io::Result<(BorrowedFd<'static>, String)> {
     static LINKS: OnceLock<OwnedFd> = OnceLock::new();
     let links = match LINKS.get() {
         Some(links) => links,

@@ -27,8 +27,8 @@ use fuse_backend_rs::api::filesystem::{
 use nix::libc;
 use nix::unistd::{geteuid, setfsgid, setfsuid, Gid, Uid};
 use rustix::fs::{
-    FallocateFlags, FileType, OFlags, RenameFlags, SeekFrom, Timespec, Timestamps, XattrFlags,
-    UTIME_NOW, UTIME_OMIT,
+    FallocateFlags, FileType, OFlags, RenameFlags, SeekFrom, Timespec, Timestamps, UTIME_NOW,
+    UTIME_OMIT,
 };
 use rustix::io::Errno;
 use rustix::thread::{capabilities, set_capabilities, CapabilitySet, CapabilitySets};
@@ -135,8 +135,13 @@ impl FileServer {
     /// Until the guard goes, this thread makes files that belong to the caller in the Guest, and has
     /// all of its capabilities but `without`.
     pub(super) fn act_for(&self, context: &Context, without: CapabilitySet) -> Option<ActFor> {
-        let Context { uid, gid, .. } = *context;
-        (self.privileged && (uid, gid) != (0, 0)).then(|| ActFor::new(uid, gid, without))
+        self.is_for_another(context)
+            .then(|| ActFor::new(context.uid, context.gid, without))
+    }
+
+    /// Are we root, and the caller in the Guest is not?
+    fn is_for_another(&self, context: &Context) -> bool {
+        self.privileged && (context.uid, context.gid) != (0, 0)
     }
 
     /// The mode for a file of the Guest's that is no directory.
@@ -740,16 +745,16 @@ impl FileSystem for FileServer {
         flags: u32,
     ) -> io::Result<()> {
         self.check_writable()?;
-        let found = self.state().inodes.descriptor(inode)?;
-        let flags = XattrFlags::from_bits_retain(flags);
-        // An access control list takes the bit from a file of a group that its owner is not in.
-        let _caller = (name == ACCESS_LIST).then(|| self.act_for(context, CapabilitySet::FSETID));
-        Ok(rustix::fs::setxattr(
-            host::path_of(found.as_fd()),
-            name,
-            value,
-            flags,
-        )?)
+        let file = self.state().inodes.descriptor(inode)?;
+        if name == ACCESS_LIST && self.is_for_another(context) {
+            // As for anybody who is not root, the list takes the bit from a file of a group that he is
+            // not in.
+            let found = host::stat(file.as_fd())?.attributes;
+            if found.mode & SET_GROUP != 0 && found.gid != context.gid {
+                host::set_mode(file.as_fd(), found.mode & !SET_GROUP)?;
+            }
+        }
+        host::set_xattr(file.as_fd(), name, value, flags)
     }
 
     fn getxattr(
@@ -792,7 +797,7 @@ impl FileSystem for FileServer {
     fn removexattr(&self, _: &Context, inode: u64, name: &CStr) -> io::Result<()> {
         self.check_writable()?;
         let found = self.state().inodes.descriptor(inode)?;
-        Ok(rustix::fs::removexattr(host::path_of(found.as_fd()), name)?)
+        host::remove_xattr(found.as_fd(), name)
     }
 
     fn opendir(&self, _: &Context, inode: u64, _: u32) -> io::Result<(Option<u64>, OpenOptions)> {

@@ -8,12 +8,13 @@
 pub mod memory;
 pub mod registers;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -52,33 +53,30 @@ const BP: u32 = 3;
 /// Length of INT3.
 const INT3: u64 = 1;
 
-/// Where gdb finds us.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// A UNIX socket, which is made.
-    Socket(PathBuf),
-    /// A TCP port of this machine's loopback interface.
-    Port(u16),
-}
-
-impl Place {
-    /// A number is a port, everything else a path.
-    pub fn parse(text: &str) -> Result<Self, std::convert::Infallible> {
-        Ok(match text.parse() {
-            Ok(port) => Self::Port(port),
-            Err(_) => Self::Socket(text.into()),
-        })
+/// Parses the value of `--gdb`, the path of a UNIX socket, which is made.
+///
+/// No TCP port, which a path could be taken for: whoever connects has all of the Guest, and so what
+/// the Guest has of the user. A port of localhost is there for every user, for other guests that have
+/// `--net user`, and for what a web browser is told to send.
+///
+/// # Errors
+///
+/// What is wrong, for the user.
+pub fn parse_place(text: OsString) -> Result<PathBuf, String> {
+    let bytes = text.as_bytes();
+    let port = match bytes.iter().rposition(|&byte| byte == b':') {
+        Some(colon) if !bytes.contains(&b'/') => &bytes[colon + 1..],
+        _ => bytes,
+    };
+    if bytes.is_empty() {
+        return Err("no path is named; an example is /tmp/gdb".into());
     }
-}
-
-/// As gdb's command `target remote` wants it.
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Socket(path) => write!(f, "{}", path.display()),
-            Self::Port(port) => write!(f, "localhost:{port}"),
-        }
+    if port.iter().all(u8::is_ascii_digit) {
+        return Err("everybody on this machine could connect to a port; \
+             name the path of a socket, such as /tmp/gdb, and tell gdb: target remote /tmp/gdb"
+            .into());
     }
+    Ok(text.into())
 }
 
 /// A gdb that has come.
@@ -129,32 +127,19 @@ impl ConnectionExt for Stream {
 
 impl Gdb {
     /// Waits for it at `place`. Nobody else can come there afterwards.
-    pub fn wait(place: &Place) -> Result<Self, Error> {
+    pub fn wait(place: &Path) -> Result<Self, Error> {
         let failed = |source| Error::Gdb {
-            place: place.clone(),
+            place: place.into(),
             source,
         };
-        let waiting = || say(&format!("waiting for gdb: target remote {place}"));
-        let stream = match place {
-            Place::Socket(path) => {
-                // Whoever comes has all of the Guest, and so what the Guest has of us.
-                let (listener, _file) = socket_file::listen(path).map_err(Error::GdbSocket)?;
-                listener.set_nonblocking(false).map_err(failed)?;
-                waiting();
-                listener.accept().map_err(failed)?.0
-            }
-            Place::Port(port) => {
-                let accept = || {
-                    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, *port))?;
-                    waiting();
-                    let (stream, _) = listener.accept()?;
-                    stream.set_nodelay(true)?;
-                    Ok(stream)
-                };
-                // What is read, written and peeked at is any stream.
-                OwnedFd::from(accept().map_err(failed)?).into()
-            }
-        };
+        // Whoever comes has all of the Guest, and so what the Guest has of us.
+        let (listener, _file) = socket_file::listen(place).map_err(Error::GdbSocket)?;
+        listener.set_nonblocking(false).map_err(failed)?;
+        say(&format!(
+            "waiting for gdb: target remote {}",
+            place.display()
+        ));
+        let (stream, _) = listener.accept().map_err(failed)?;
         Ok(Self(stream))
     }
 

@@ -27,6 +27,14 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// The directory in which all of its sockets are.
+    pub fn directory(&self) -> &Path {
+        match self.path.parent() {
+            Some(directory) if directory != Path::new("") => directory,
+            _ => Path::new("."),
+        }
+    }
+
     /// Parses `PATH[,cid=N]`.
     ///
     /// # Errors

@@ -160,6 +160,7 @@ fn refusals(timeout: Duration) -> Outcome {
         ("lg run --initrd nowhere -- true", "error[LG0003]"),
         ("lg run /usr/lib/lg/initramfs.cpio", "error[LG0004]"),
         ("lg run guests/hello -- true", "error[LG0013]"),
+        ("lg run guests/hello --env A=b", "error[LG0055]"),
         (&too_long, "error[LG0014]"),
         ("lg run -m 8M -- true", "error[LG0015]"),
         ("lg run -m 128M --initrd /tmp/large -- true", "error[LG0015]"),
