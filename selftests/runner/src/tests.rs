@@ -73,7 +73,6 @@ const HOSTILE: &[(&str, &str, Fate)] = &[
     ("roots", "many-roots", Survives),
     ("roots", "many-flushes", Survives),
     ("roots", "many-tables", Survives),
-    ("roots", "drop-a-thousand", Survives),
     ("roots", "garbage-in-use", Survives),
     ("events", "event-not-taken", DOUBLE_FAULT),
     ("events", "event-not-taken-by-a-handler", DOUBLE_FAULT),
