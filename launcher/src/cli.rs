@@ -74,7 +74,8 @@ Exit status:
   255  the guest's kernel panicked, or the guest did what it may not
 
 Keys, on a terminal:
-  Ctrl-a x  end the guest     Ctrl-a h  help     Ctrl-a Ctrl-a  send Ctrl-a";
+  Ctrl-a x  end the guest     Ctrl-a h  help
+  Ctrl-a z  stop lg           Ctrl-a Ctrl-a  send Ctrl-a";
 
 const GUEST: &str = "Guest";
 const DEVICES: &str = "Devices";
@@ -178,6 +179,13 @@ pub struct Run {
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable_parser())]
     #[arg(help_heading = COMMAND)]
     pub env: Vec<OsString>,
+
+    /// Leave standard input alone: the command finds its end there
+    ///
+    /// For terminals, sockets and devices, of which what is read ahead is gone. Of a file or a pipe,
+    /// only what the command reads is used up anyway.
+    #[arg(short, long, help_heading = COMMAND)]
+    pub no_stdin: bool,
 
     /// End the guest after this time, such as 30s
     ///

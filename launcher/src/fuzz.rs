@@ -29,7 +29,7 @@ use crate::virtio::console::Console;
 use crate::virtio::fs::Fs;
 use crate::virtio::fuzz::drive;
 use crate::virtio::net::Net;
-use crate::virtio::ports::{Ports, Stream};
+use crate::virtio::ports::{Ports, Stream, To};
 use crate::virtio::rng::Rng;
 use crate::virtio::vsock::Vsock;
 use crate::vsock::{Hub, Spec};
@@ -120,13 +120,23 @@ pub fn net(bytes: &[u8]) {
     });
 }
 
-/// A driver of ports for all three streams, of which the first has input and then its end.
+/// A driver of ports of each kind, of which the first has input and then its end.
 pub fn ports(bytes: &[u8]) {
     let input = Arc::<Input>::default();
+    let written = |output| Stream {
+        input: None,
+        output,
+    };
     let device = Ports::new(vec![
-        ("in", Stream::Input(input.clone())),
-        ("out", Stream::Output(Box::new(|_| {}))),
-        ("err", Stream::Output(Box::new(|_| {}))),
+        (
+            "in",
+            Stream {
+                input: Some(input.clone()),
+                ..Stream::default()
+            },
+        ),
+        ("out", written(To::Outlet(Arc::default()))),
+        ("told", written(To::Taker(Box::new(|_| {})))),
     ]);
     drive(device, bytes, |choices| match choices.byte() {
         0 => input.end(),

@@ -56,7 +56,7 @@ impl Guest {
         if let (false, Some(option)) = (image.linux, option_of_linux(options)) {
             return Err(Error::OptionForBareGuest { path, option });
         }
-        let streams = Streams::of(image.linux, !options.command.is_empty());
+        let streams = Streams::of(image.linux, options.initrd.is_some());
         let root = match image.linux {
             true => Root::find(options)?,
             false => None,
@@ -247,7 +247,11 @@ mod tests {
             root: None,
             command_line: vec![append.into()],
             shares: Vec::new(),
-            streams: Streams::TYPED,
+            streams: Streams {
+                place: None,
+                console: false,
+                names: Vec::new(),
+            },
         };
         let line = |append: &str| guest(append).command_line(0);
         let longest = "x".repeat(COMMAND_LINE_SIZE - 1);

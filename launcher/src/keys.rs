@@ -11,10 +11,12 @@ pub enum Wish {
     Leave,
     /// Ctrl-a h: tell the keys.
     Help,
+    /// Ctrl-a z: stop, and let the shell have its terminal.
+    Suspend,
 }
 
 /// What [`Wish::Help`] prints.
-pub const HELP: &str = "Ctrl-a x  end the guest\nCtrl-a h  this help\nCtrl-a Ctrl-a  send Ctrl-a";
+pub const HELP: &str = "Ctrl-a x  end the guest\nCtrl-a z  stop lg, for the shell's fg or bg\nCtrl-a h  this help\nCtrl-a Ctrl-a  send Ctrl-a";
 
 /// Remembers whether the last key was Ctrl-a.
 #[derive(Default)]
@@ -34,6 +36,7 @@ impl Keys {
                     continue;
                 }
                 (true, b'x' | b'X') => wishes.push(Wish::Leave),
+                (true, b'z' | b'Z') => wishes.push(Wish::Suspend),
                 (true, b'h' | b'H' | b'?') => wishes.push(Wish::Help),
                 (false, _) | (true, ESCAPE) => guest.push(key),
                 // Not ours: the Guest gets both keys.
@@ -63,6 +66,7 @@ mod tests {
             (&b"ls\r"[..], &b"ls\r"[..], &[][..]),
             (b"\x01x", b"", &[Wish::Leave]),
             (b"a\x01hb", b"ab", &[Wish::Help]),
+            (b"a\x01zb", b"ab", &[Wish::Suspend]),
             (b"\x01\x01", b"\x01", &[]),
             (b"\x01\x01x", b"\x01x", &[]),
             (b"\x01k", b"\x01k", &[]),

@@ -5,12 +5,11 @@
 //! the shell in the Guest prints comes by the console and is never mixed with it.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::terminal::{lines_for_terminal, printable};
-use crate::virtio::bytes::Output;
+use crate::terminal::{lines_for, printable};
+use crate::virtio::bytes::{Outlet, Output};
 
 /// How much is kept, in bytes: the last of it.
 const KEPT: usize = 256 << 10;
@@ -31,14 +30,24 @@ struct Kept {
 }
 
 impl KernelLog {
-    /// Takes what the kernel prints. `live`: and shows it on standard error.
-    pub fn output(&self, live: bool) -> Output {
+    /// Takes what the kernel prints, and shows it by `live`, which may be the terminal. A kernel does
+    /// not wait for who reads its log: if he is too slow, there is a gap, which is told.
+    pub fn output(&self, live: Option<(Arc<Outlet>, bool)>) -> Output {
         let log = self.clone();
+        let mut lost = 0;
         Box::new(move |text| {
             log.keep(text);
-            if live {
-                // Who closes standard error wants no log.
-                let _ = io::stderr().write_all(&lines_for_terminal(text));
+            let Some((outlet, is_terminal)) = &live else {
+                return;
+            };
+            let gap = match lost {
+                0 => String::new(),
+                _ => format!("lg: here, {lost} bytes of the log found no reader\n"),
+            };
+            let shown = [gap.as_bytes(), text].concat();
+            match outlet.offer(&lines_for(*is_terminal, &shown)) {
+                true => lost = 0,
+                false => lost += text.len(),
             }
         })
     }
@@ -83,7 +92,7 @@ mod tests {
     #[test]
     fn the_first_start_of_a_command_counts() {
         let log = KernelLog::default();
-        let mut output = log.output(false);
+        let mut output = log.output(None);
         output(b"[    0.1] booting\n");
         assert_eq!(log.command_started(), None);
         output(b"[    0.2] init: the command starts\n");
@@ -96,7 +105,7 @@ mod tests {
     #[test]
     fn the_last_is_kept() {
         let log = KernelLog::default();
-        let mut output = log.output(false);
+        let mut output = log.output(None);
         for line in 0..100_000 {
             output(format!("line {line}\n").as_bytes());
         }
@@ -108,9 +117,24 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_nobody_reads_stops_nothing() {
+        let outlet = Arc::<Outlet>::default();
+        let mut output = KernelLog::default().output(Some((outlet.clone(), false)));
+        let line = [b'x'; 1 << 10];
+        for _ in 0..1000 {
+            output(&line);
+        }
+        assert_eq!(outlet.pending(), 64 << 10);
+        outlet.take_all();
+        output(b"last");
+        let gap = "lg: here, 958464 bytes of the log found no reader\n";
+        assert_eq!(outlet.pending(), (64 << 10) + gap.len() + 4);
+    }
+
+    #[test]
     fn a_guest_cannot_command_the_terminal() {
         let log = KernelLog::default();
-        log.output(false)(b"\x1b]0;title\x07done\n");
+        log.output(None)(b"\x1b]0;title\x07done\n");
         assert!(!log.tail().contains(['\x1b', '\x07']));
     }
 }

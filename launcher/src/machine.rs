@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `lg run`: puts a machine together, runs it, and waits for its end.
 //!
-//! Threads: one runs the vCPU, one serves each device's queues, one reads standard input, one waits
-//! for signals, one for the end of the time. Each can report an [`End`]; this one waits for the first.
-//! The others end with the process, wherever they are: a Guest that does not stop by itself is never
-//! waited for.
+//! Threads: one runs the vCPU, one serves each device's queues, one reads standard input, one writes
+//! each output, one waits for signals, one for the end of the time. Each can report an [`End`]; this
+//! one waits for the first. The others end with the process, wherever they are: a Guest that does not
+//! stop by itself is never waited for.
 
 use std::ffi::c_void;
-use std::io::{self, Write};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use nix::libc::siginfo_t;
 use nix::sys::signal::{SigSet, Signal};
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 use vmm_sys_util::signal::register_signal_handler;
 
 use crate::cgroup;
@@ -38,11 +41,11 @@ use crate::sandbox::{self, Grant, Needs};
 use crate::socket_file::SocketFile;
 use crate::speculation;
 use crate::stats;
-use crate::streams::{output, Keyboard, Streams};
-use crate::terminal::{self, lines_for_terminal, say, Terminal};
+use crate::streams::{self, patient, Keyboard, Outputs, Stdin, Streams};
+use crate::terminal::{self, say, Terminal};
 use crate::vcpu::{Executor, RunningVcpu};
 use crate::virtio::blk::{self, Blk};
-use crate::virtio::bytes::Input;
+use crate::virtio::bytes::{Input, Outlet, Output};
 use crate::virtio::console::{self, Console, WindowSize};
 use crate::virtio::mmio::Mmio;
 use crate::virtio::net::Net;
@@ -53,14 +56,21 @@ use crate::virtio::{Device, Interrupt};
 use crate::vm::{Vcpu, Vm};
 use crate::vsock::{self, Hub};
 
-/// The signals that end a run, and the one that says that the window has another size.
+/// The signals that end a run, unless they are ignored when it begins.
 const FATAL: [Signal; 4] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
     Signal::SIGTERM,
 ];
+/// The window has another size.
 const RESIZED: Signal = Signal::SIGWINCH;
+/// Somebody wants lg to stop, and to go on again: with the terminal in between.
+const STOPPED: Signal = Signal::SIGTSTP;
+const CONTINUED: Signal = Signal::SIGCONT;
+
+/// How long who reads the output of a run that was cut off may take for some more of it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs a guest as `options` say, to its end. Its kernel's messages go to `log`.
 ///
@@ -95,23 +105,53 @@ struct Machine {
     gdb: Option<Gdb>,
     terminal: Option<Terminal>,
     devices: Devices,
-    keyboard: Keyboard,
-    window: Option<Window>,
+    outer: Outer,
+    stdin: Arc<Stdin>,
+    writers: Vec<streams::Writer>,
+    messages: (Arc<Outlet>, bool),
     socket_file: Option<SocketFile>,
     grants: Vec<Grant>,
 }
 
+/// What the console and the ports have to do with the world outside.
+struct Outer {
+    keyboard: Keyboard,
+    window: Option<Window>,
+    /// The ports, if there are any.
+    ports: Option<Arc<Mmio>>,
+}
+
 /// Our end of the window's size.
 struct Window {
+    /// Whose it is.
+    terminal: OwnedFd,
     size: Arc<WindowSize>,
     interrupt: Arc<Interrupt>,
+    /// Where guest-init hears of it.
+    control: Arc<Input>,
+    kick: Option<Arc<EventFd>>,
+}
+
+impl Window {
+    /// Looks how large it is, and tells the Guest.
+    fn look(&self) {
+        if let Some((columns, rows)) = terminal::window_size(&self.terminal) {
+            self.size.set(columns, rows);
+            self.interrupt.config_changed();
+            Streams::tell_size((columns, rows), &self.control);
+            // It can only fail when 2^64 kicks are waiting.
+            let _ = self.kick.as_ref().map(|kick| kick.write(1));
+        }
+    }
 }
 
 /// Reads and checks everything, and makes the machine.
 fn prepare(options: &Run, log: &KernelLog, record: &Record) -> Result<Machine, Error> {
-    let terminal = Terminal::find().map_err(setup("the terminal"))?;
     let disks = disks(options)?;
     let guest = Guest::find(options)?;
+    let place = guest.streams.place.as_ref();
+    let terminal = place.map(Terminal::watch).transpose();
+    let terminal = terminal.map_err(setup("the terminal"))?.flatten();
     record.kernel(&guest.path);
     if options.verbose {
         let kind = if guest.image.linux {
@@ -147,7 +187,10 @@ fn prepare(options: &Run, log: &KernelLog, record: &Record) -> Result<Machine, E
 
     let (ends, end) = mpsc::channel();
     let vm = Arc::new(Vm::new(memory.clone())?);
-    let (devices, keyboard, window) = make_devices(&vm, &memory, &guest.streams, &ends, others)?;
+    let streams = setup("the streams");
+    let stdin = Arc::new(Stdin::find().map_err(&streams)?);
+    let outputs = Outputs::of(&guest.streams).map_err(&streams)?;
+    let (devices, outer) = make_devices(&vm, &memory, &guest.streams, &outputs, &stdin, others)?;
     devices.connect(&vm)?;
     let command_line = guest.command_line(devices.count())?;
     if options.verbose {
@@ -158,13 +201,11 @@ fn prepare(options: &Run, log: &KernelLog, record: &Record) -> Result<Machine, E
     }
     let entry = guest.load(&memory, &command_line)?;
     let vcpu = Vcpu::new(vm.clone(), &entry)?;
+    let messages = (outputs.stderr.clone(), outputs.stderr_is_terminal);
     // A kernel's log; all that a bare guest says.
     let printed = match guest.image.linux {
-        true => log.output(options.verbose),
-        false => {
-            let mut shown = output(io::stdout(), &ends);
-            Box::new(move |text: &[u8]| shown(&lines_for_terminal(text)))
-        }
+        true => log.output(options.verbose.then(|| messages.clone())),
+        false => patient(&outputs.stdout, outputs.stdout_is_terminal()),
     };
     let gdb = options.gdb.as_deref().map(Gdb::wait).transpose()?;
     Ok(Machine {
@@ -180,8 +221,10 @@ fn prepare(options: &Run, log: &KernelLog, record: &Record) -> Result<Machine, E
         gdb,
         terminal,
         devices,
-        keyboard,
-        window,
+        outer,
+        stdin,
+        writers: outputs.writers,
+        messages,
         socket_file,
         grants: guest.shares.iter().map(Share::grant).collect(),
     })
@@ -252,51 +295,81 @@ fn boxed(device: impl Device + 'static) -> Box<dyn Device> {
     Box::new(device)
 }
 
-/// Makes the console, and ports for the streams that are no terminals, and adds the `others` after
-/// them.
+/// Makes the console, and ports for the terminal and for the streams that are none, and adds the
+/// `others` after them.
 fn make_devices(
     vm: &Arc<Vm>,
     memory: &Memory,
     streams: &Streams,
-    ends: &Sender<End>,
+    outputs: &Outputs,
+    stdin: &Arc<Stdin>,
     others: impl IntoIterator<Item = Box<dyn Device>>,
-) -> Result<(Devices, Keyboard, Option<Window>), Error> {
-    let input = Arc::<Input>::default();
-    // What is not typed is not for the console.
-    let typed = if streams.has_stdin() {
-        Arc::default()
-    } else {
-        input.clone()
+) -> Result<(Devices, Outer), Error> {
+    let (input, control) = (Arc::<Input>::default(), Arc::<Input>::default());
+    let port = streams.input_port();
+    // What has a port is not for the console.
+    let typed = match port {
+        Some(_) => Arc::default(),
+        None => input.clone(),
     };
-    let size = terminal::window_size().map(|(columns, rows)| {
+    let size = streams.place.as_ref().map(|place| {
         let size = Arc::<WindowSize>::default();
-        size.set(columns, rows);
+        let now = terminal::window_size(place.output()).unwrap_or_default();
+        size.set(now.0, now.1);
+        Streams::tell_size(now, &control);
         size
     });
     let mut devices = Devices::default();
     let mut add = |device: Box<dyn Device>| devices.add(device, memory, raise(vm));
     let kick_of = |device: &Mmio, queue| device.kick(queue).expect("a thread serves it").clone();
 
-    let console = Console::new(typed, size.clone(), output(io::stdout(), ends));
-    let console = add(Box::new(console))?;
-    let mut kick = kick_of(&console, console::RECEIVE);
-    let window = size.map(|size| Window {
-        size,
-        interrupt: console.interrupt().clone(),
-    });
-
-    let ports = streams.ports(&input, ends);
-    if !ports.is_empty() {
-        let ports = add(Box::new(Ports::new(ports)))?;
-        if streams.has_stdin() {
-            // It is the first.
-            kick = kick_of(&ports, ports::receive_queue(0));
+    let shown = match (streams.console, &outputs.terminal) {
+        (true, _) => patient(&outputs.stdout, false),
+        (false, Some(terminal)) => {
+            let terminal = terminal.clone();
+            // Nobody has a reason to write there, and so nobody waits.
+            Box::new(move |text: &[u8]| {
+                terminal.offer(text);
+            })
         }
-    }
+        (false, None) => Box::new(|_: &[u8]| {}) as Output,
+    };
+    let console = add(Box::new(Console::new(typed, size.clone(), shown)))?;
+    let named = streams::ports(streams, outputs, &input, &control, stdin);
+    let ports = match named.is_empty() {
+        true => None,
+        false => Some(add(Box::new(Ports::new(named)))?),
+    };
+    let kick = match (port, &ports) {
+        (Some(port), Some(ports)) => kick_of(ports, ports::receive_queue(port)),
+        _ => kick_of(&console, console::RECEIVE),
+    };
+    let window = match (size, &streams.place) {
+        (Some(size), Some(place)) => Some(Window {
+            terminal: place
+                .output()
+                .try_clone()
+                .map_err(setup("the terminal"))?
+                .into(),
+            size,
+            interrupt: console.interrupt().clone(),
+            control,
+            // The control port is the first.
+            kick: ports
+                .as_ref()
+                .map(|ports| kick_of(ports, ports::receive_queue(0))),
+        }),
+        _ => None,
+    };
     for device in others {
         add(device)?;
     }
-    Ok((devices, Keyboard { input, kick }, window))
+    let outer = Outer {
+        keyboard: Keyboard { input, kick },
+        window,
+        ports,
+    };
+    Ok((devices, outer))
 }
 
 impl Machine {
@@ -316,8 +389,10 @@ impl Machine {
             gdb,
             terminal,
             devices,
-            keyboard,
-            window,
+            outer,
+            stdin,
+            writers,
+            messages,
             // Removed when this returns.
             socket_file: _socket_file,
             grants,
@@ -325,13 +400,14 @@ impl Machine {
         let threads = setup("a thread");
         // Before there are threads: they inherit both. A refusal means that the kernel has its own mind.
         let _ = speculation::keep_predictions_apart();
-        let signals: SigSet = FATAL.into_iter().chain([RESIZED]).collect();
+        let of_terminal = terminal.as_ref().map_or(&[][..], |_| &[STOPPED, CONTINUED]);
+        let signals = FATAL.iter().chain([&RESIZED]).chain(of_terminal).copied();
+        let signals: SigSet = signals
+            .filter(|&signal| !terminal::is_ignored(signal))
+            .collect();
         signals
             .thread_block()
             .map_err(|error| setup("signals")(error.into()))?;
-        if let Some(terminal) = &terminal {
-            terminal.make_raw().map_err(setup("the terminal"))?;
-        }
         // From here on, nobody is waited for before there is somebody else to see to the time.
         drop(watch);
         let needs = Needs {
@@ -343,18 +419,47 @@ impl Machine {
         if let Some(gaps) = sandbox.gaps() {
             say(&gaps);
         }
-        if terminal.is_some() && options.command.is_empty() {
+        let Outer {
+            keyboard,
+            window,
+            ports,
+        } = outer;
+        let files = writers
+            .iter()
+            .map(|writer| Ok((writer.outlet().clone(), writer.file()?)));
+        let outlets: Vec<_> = files
+            .collect::<io::Result<_>>()
+            .map_err(setup("the streams"))?;
+        for writer in writers {
+            let (reporter, port) = (ends.clone(), ports.clone().zip(writer.port));
+            let on_room = move || {
+                if let Some((ports, port)) = &port {
+                    ports.process(ports::transmit_queue(*port));
+                }
+            };
+            spawn("output", move || writer.write(&reporter, on_room)).map_err(&threads)?;
+        }
+        terminal::say_by(messages.0, messages.1);
+        let claim = terminal.as_ref().map(|terminal| terminal.claim);
+        let is_ours = claim.is_some_and(|claim| claim.take());
+        if is_ours && options.command.is_empty() {
             say("Ctrl-a x ends the guest, Ctrl-a h tells more");
         }
 
         deadline.report(ends.clone(), record).map_err(&threads)?;
-        let reporter = ends.clone();
+        let look = EventFd::new(EFD_NONBLOCK).map_err(setup("signals"))?;
+        let look = Arc::new(look);
+        let (reporter, looks) = (ends.clone(), look.clone());
         spawn("signals", move || {
-            wait_for_signals(&signals, window, &reporter)
+            wait_for_signals(&signals, window, &looks, &reporter)
         })
         .map_err(&threads)?;
-        let (reporter, is_terminal) = (ends.clone(), terminal.is_some());
-        spawn("input", move || keyboard.read(is_terminal, &reporter)).map_err(&threads)?;
+        let (reporter, input) = (ends.clone(), stdin.clone());
+        spawn("input", move || match claim {
+            Some(terminal) => keyboard.read_keys(terminal, &look, &reporter),
+            None => keyboard.read(&input),
+        })
+        .map_err(&threads)?;
         for device in devices.iter() {
             let (reporter, device) = (ends.clone(), device.clone());
             spawn("device", move || {
@@ -371,20 +476,23 @@ impl Machine {
         let end = receiver.recv().unwrap_or(End::TimedOut);
         // Who sends another end is told that it is too late (`wait_for_signals`).
         drop(receiver);
-        if !matches!(end, End::Signal(_) | End::Left | End::TimedOut) {
+        let cut_off = matches!(end, End::Signal(_) | End::Left | End::TimedOut);
+        if !cut_off {
+            outlets.iter().for_each(|(outlet, _)| outlet.take_all());
             devices.drain();
         }
-        let on_terminal = terminal.is_some();
-        drop(terminal);
-        if on_terminal && !matches!(end, End::PoweredOff(_)) {
-            // Where the Guest has left the cursor.
-            let _ = io::stderr().write_all(b"\n");
+        stdin.settle();
+        // What the Guest has left the cursor behind, where that is our terminal.
+        if is_ours && !matches!(end, End::PoweredOff(_)) {
+            terminal::print("\n");
         }
+        streams::finish(&outlets, cut_off.then_some(PATIENCE));
+        drop(terminal);
         // The counters are the running vCPU's own as long as it runs.
         if options.stats && vcpu.stop() {
             let stats = vm.stats()?;
             record.counters(&stats);
-            let _ = write!(io::stderr(), "{}", stats::table(&stats));
+            terminal::print(&stats::table(&stats).to_string());
         }
         Ok(end)
     }
@@ -397,20 +505,27 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
         .map(drop)
 }
 
-/// Waits for signals: a new size goes to the console, the others end the run; or lg, where the run
-/// has ended and what is left to be done does not come to its end: nobody may read the output.
-fn wait_for_signals(signals: &SigSet, window: Option<Window>, ends: &Sender<End>) {
+/// Waits for signals: a new size goes to the Guest, a stop leaves the terminal to others until we go
+/// on, the others end the run; or lg, where the run has ended and what is left to be done does not come
+/// to its end: nobody may read the output.
+fn wait_for_signals(signals: &SigSet, window: Option<Window>, looks: &EventFd, ends: &Sender<End>) {
     while let Ok(signal) = signals.wait() {
-        if signal != RESIZED {
-            let end = End::Signal(signal);
-            let status = end.status();
-            if ends.send(end).is_err() {
-                terminal::restore();
-                process::exit(status.into());
+        match signal {
+            RESIZED => window.iter().for_each(Window::look),
+            STOPPED => terminal::suspend(),
+            CONTINUED => {
+                // Whoever reads the keys looks whose terminal it is. It may also have another size.
+                let _ = looks.write(1);
+                window.iter().for_each(Window::look);
             }
-        } else if let (Some(window), Some((columns, rows))) = (&window, terminal::window_size()) {
-            window.size.set(columns, rows);
-            window.interrupt.config_changed();
+            signal => {
+                let end = End::Signal(signal);
+                let status = end.status();
+                if ends.send(end).is_err() {
+                    terminal::restore();
+                    process::exit(status.into());
+                }
+            }
         }
     }
 }

@@ -4,7 +4,10 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Write};
+
+use nix::unistd::dup2_stdin;
 
 use crate::cli::Run;
 use crate::deadline::{Deadline, Watch};
@@ -14,7 +17,7 @@ use crate::log::KernelLog;
 use crate::plan::Plan;
 use crate::record::Record;
 use crate::terminal::say;
-use crate::{machine, options_file};
+use crate::{machine, options_file, terminal};
 
 /// Runs a guest as `options` say, which clap has made of `arguments`, and tells the user how it
 /// ended. Returns the exit status.
@@ -28,7 +31,12 @@ pub fn run(options: Box<Run>, arguments: &[OsString]) -> u8 {
     };
     // Should the file of the options be bad, those of the command line say where that is recorded.
     let json = options.json.clone();
-    let completed = options_file::complete(options, arguments);
+    let completed = options_file::complete(options, arguments).and_then(|options| {
+        if options.no_stdin {
+            leave_stdin()?;
+        }
+        Ok(options)
+    });
     let json = completed
         .as_ref()
         .map_or(json, |options| options.json.clone());
@@ -50,10 +58,21 @@ pub fn run(options: Box<Run>, arguments: &[OsString]) -> u8 {
         Err(error) => End::Failed(error),
     };
     end.tell();
-    match record.write(&end) {
+    let status = match record.write(&end) {
         Ok(()) => end.status(),
         Err(error) => failed(&error),
-    }
+    };
+    terminal::finish_messages();
+    status
+}
+
+/// Standard input stays with the caller.
+fn leave_stdin() -> Result<(), Error> {
+    let leave = || Ok(dup2_stdin(File::open("/dev/null")?)?);
+    leave().map_err(|source| Error::Setup {
+        what: "standard input",
+        source,
+    })
 }
 
 fn watch(deadline: Deadline, record: &Record) -> Result<Watch, Error> {

@@ -325,6 +325,7 @@ const IOCTLS: &[u64] = &[
     libc::TCSETS2,
     libc::TCSETSW2,
     libc::TIOCGWINSZ,
+    libc::TIOCGPGRP,
     libc::FIONBIO,
     BLKDISCARD,
     libc::TUNSETOFFLOAD,
@@ -345,6 +346,8 @@ const FCNTLS: &[i32] = &[
     libc::F_OFD_GETLK,
     libc::F_OFD_SETLK,
     libc::F_OFD_SETLKW,
+    libc::F_GETPIPE_SZ,
+    libc::F_SETPIPE_SZ,
 ];
 
 /// What is asked of a thread: a name for itself, and for its memory.
@@ -435,6 +438,8 @@ fn of_arguments(needs: &Needs<'_>) -> Rules {
         // Nobody else's limits, and no signals for others.
         (libc::SYS_prlimit64, one_of(0, &[0])?),
         (libc::SYS_tgkill, one_of(0, &signalled)?),
+        // What is in a pipe at standard input is copied.
+        (libc::SYS_tee, one_of(0, &[libc::STDIN_FILENO as u64])?),
     ];
     if needs.sockets.is_some() {
         // No other family: nobody here speaks to a network by himself.

@@ -6,8 +6,8 @@
 //!
 //! * `cmd`: the command. Absent: a shell.
 //! * `env`: additions to its environment, NAME=VALUE.
-//! * `ports`: the names of the console's ports which are its standard input, output and error,
-//!   where that is not the console itself.
+//! * `ports`: the names of the console's ports which are its terminal, standard input, output and
+//!   error; and `console` if its terminal is the console itself.
 //! * `mounts`: shares, three words each: the tag of the virtio-fs device, where it is mounted, and
 //!   `ro`, `rw` or, for changes that stay in memory, `overlay`. What is mounted at `/` is the root.
 //! * `user`: user, group, file mode mask (octal) and supplementary groups. Absent: root.
@@ -74,7 +74,7 @@ pub fn files(
         }
     }
     files.push(("mounts", mounts(root, &options.share)));
-    files.push(("ports", words(&streams.names)));
+    files.push(("ports", words(&streams.told())));
     Ok(files)
 }
 
@@ -138,8 +138,17 @@ mod tests {
 
     fn piped() -> Streams {
         Streams {
-            typed: false,
+            place: None,
+            console: false,
             names: vec!["lg.stdin", "lg.stdout"],
+        }
+    }
+
+    fn typed() -> Streams {
+        Streams {
+            place: None,
+            console: true,
+            names: Vec::new(),
         }
     }
 
@@ -168,9 +177,9 @@ mod tests {
         assert_eq!((file("user"), file("cwd")), (None, None));
         assert_eq!(file("mounts").unwrap(), "");
         assert!(!file("env").unwrap().contains("PATH="));
-        let file = told(&[], &Streams::TYPED, None);
+        let file = told(&[], &typed(), None);
         assert_eq!(file("cmd"), None);
-        assert_eq!(file("ports").unwrap(), "");
+        assert_eq!(file("ports").unwrap(), "console\0");
     }
 
     #[test]

@@ -93,7 +93,7 @@ fn watch(terminal: impl AsFd, lg: Pid, saved: &Termios, raw: &Termios) -> nix::R
 }
 
 /// Control modes are left out: not every terminal takes them as they are given.
-fn is_like(one: &Termios, other: &Termios) -> bool {
+pub(crate) fn is_like(one: &Termios, other: &Termios) -> bool {
     let modes = |all: &Termios| (all.input_flags, all.output_flags, all.local_flags);
     modes(one) == modes(other)
 }

@@ -231,10 +231,10 @@ mod tests {
         #[test]
         fn what_the_launcher_writes_is_read(
             options in options(),
-            names in subsequence(&["lg.stdin", "lg.output", "lg.stdout", "lg.stderr"][..], 0..=4),
+            names in subsequence(&["lg.control", "lg.terminal", "lg.stdin", "lg.output", "lg.stdout", "lg.stderr"][..], 0..=6),
             root in option::of(any::<bool>()),
         ) {
-            let streams = Streams { typed: false, names };
+            let streams = Streams { place: None, console: false, names };
             let root = root.map(|write| root::Root { directory: "/".into(), write });
             let config = parse(&told::files(&options, &streams, root.as_ref()).unwrap()).unwrap();
 

@@ -3,7 +3,7 @@
 //! of the machine.
 
 use std::ffi::CStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
@@ -19,6 +19,41 @@ nix::ioctl_write_int_bad!(
     tiocsctty,
     libc::TIOCSCTTY
 );
+
+nix::ioctl_read_bad!(
+    /// How many bytes wait in a pipe.
+    fionread,
+    libc::FIONREAD,
+    libc::c_int
+);
+
+nix::ioctl_write_ptr_bad!(
+    /// Sets a terminal's size.
+    tiocswinsz,
+    libc::TIOCSWINSZ,
+    libc::winsize
+);
+
+/// How many bytes wait in `pipe`.
+pub(crate) fn unread(pipe: &File) -> nix::Result<u64> {
+    let mut count = 0;
+    // SAFETY: FIONREAD writes an int.
+    unsafe { fionread(pipe.as_raw_fd(), &mut count) }?;
+    Ok(count as u64)
+}
+
+/// Sets the size of `terminal`, in characters.
+pub(crate) fn set_size(terminal: &File, columns: u16, rows: u16) -> nix::Result<()> {
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: TIOCSWINSZ reads a struct winsize.
+    unsafe { tiocswinsz(terminal.as_raw_fd(), &size) }?;
+    Ok(())
+}
 
 /// Starts a session with `terminal` as the controlling one, for the calling process and its
 /// children to come.

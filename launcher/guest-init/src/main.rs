@@ -26,7 +26,7 @@ use std::process::Command;
 use nix::sys::stat::{umask, Mode};
 use nix::sys::termios;
 use nix::sys::wait::{wait, WaitStatus};
-use nix::unistd::{fchown, sethostname, Pid, Uid};
+use nix::unistd::{fchown, sethostname, setsid, Pid, Uid};
 
 use crate::config::{Config, User};
 use crate::streams::Streams;
@@ -75,30 +75,30 @@ fn run(log: Option<&File>) -> Result<i32, Failure> {
     network::complete(root::may_make(root))?;
     sethostname("lguest").doing("set the host name")?;
 
-    let console = open_console()?;
-    // The session is PID 1's: were it the command's, the terminal would be hung up, and its output
-    // lost, at the end.
-    machine::take_terminal(console.as_fd()).doing("take the console")?;
-    let result = run_command(&config, &console, log);
-    // The end must not overtake the output. A command may have hung the console up: then there is
-    // none to wait for.
-    let _ = termios::tcdrain(&console);
-    result
+    run_command(&config, log)
 }
 
 /// Runs the command, and returns its status.
-fn run_command(config: &Config, console: &File, log: Option<&File>) -> Result<i32, Failure> {
+fn run_command(config: &Config, log: Option<&File>) -> Result<i32, Failure> {
     let (
         Streams {
+            terminal,
             stdin,
             stdout,
             stderr,
         },
         pipes,
-    ) = streams::open_all(&config.ports, console)?;
+    ) = streams::open_all(&config.ports)?;
+    if let Some(terminal) = &terminal {
+        // The session is PID 1's: were it the command's, the terminal would be hung up, and its output
+        // lost, at the end.
+        machine::take_terminal(terminal.as_fd()).doing("take the terminal")?;
+    } else {
+        setsid().doing("start a session")?;
+    }
     let mut messages = stderr.try_clone().doing("copy a descriptor")?;
     if let Some(user) = &config.user {
-        for file in [console, &stdin, &stdout, &stderr] {
+        for file in terminal.iter().chain([&stdin, &stdout, &stderr]) {
             fchown(file, Some(Uid::from_raw(user.uid)), None).doing("give away the terminal")?;
         }
         give_disks(user).doing("give away the disks")?;
@@ -125,6 +125,8 @@ fn run_command(config: &Config, console: &File, log: Option<&File>) -> Result<i3
         let _ = log.write_all(b"<0>init: the command starts\n");
     }
     let started = child.spawn();
+    // Nobody else has the command's ends of its pipes.
+    drop(child);
     // After the fork, where threads would be in the way.
     let carriers = pipes.carry()?;
     let status = match started {
@@ -139,7 +141,13 @@ fn run_command(config: &Config, console: &File, log: Option<&File>) -> Result<i3
             }
         }
     };
+    drop(messages);
     carriers.finish();
+    if let Some(terminal) = terminal {
+        // The end must not overtake the output. A command may have hung the terminal up: then there
+        // is none to wait for.
+        let _ = termios::tcdrain(&terminal);
+    }
     Ok(status)
 }
 

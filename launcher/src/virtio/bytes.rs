@@ -3,10 +3,13 @@
 //!
 //! What goes to the Guest waits in an [`Input`], which is shared with the thread that reads it:
 //! that thread must never wait for the Guest, or the user could not leave a Guest that hangs.
+//! What comes from the Guest waits in an [`Outlet`], which is shared with the thread that writes it:
+//! a reader that does not read must stop who writes to it, and neither the vCPU nor other streams.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
@@ -24,6 +27,7 @@ pub struct Input {
 struct InputState {
     waiting: VecDeque<u8>,
     ended: bool,
+    wanted: bool,
 }
 
 impl Input {
@@ -41,6 +45,18 @@ impl Input {
     /// There will be no more.
     pub fn end(&self) {
         self.state.lock().unwrap().ended = true;
+    }
+
+    /// Somebody in the Guest is there to take it.
+    pub(super) fn want(&self) {
+        self.state.lock().unwrap().wanted = true;
+        self.taken.notify_all();
+    }
+
+    /// Waits until somebody in the Guest is there to take it.
+    pub fn wait_until_wanted(&self) {
+        let unwanted = |state: &mut InputState| !state.wanted;
+        drop(self.taken.wait_while(self.state.lock().unwrap(), unwanted));
     }
 
     /// Does nothing wait?
@@ -80,6 +96,179 @@ impl Input {
     pub fn wait(&self) {
         let full = |state: &mut InputState| state.waiting.len() == Self::CAPACITY;
         drop(self.taken.wait_while(self.state.lock().unwrap(), full));
+    }
+}
+
+/// Bytes on their way from the Guest.
+pub struct Outlet {
+    state: Mutex<OutletState>,
+    changed: Condvar,
+}
+
+struct OutletState {
+    waiting: VecDeque<u8>,
+    /// So many bytes are taken out of here, and not written yet.
+    in_flight: usize,
+    /// The Guest's have to wait when so many wait here.
+    limit: usize,
+    /// Nobody takes them any more.
+    closed: bool,
+}
+
+impl OutletState {
+    fn pending(&self) -> usize {
+        self.waiting.len() + self.in_flight
+    }
+}
+
+impl Default for Outlet {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(OutletState {
+                waiting: VecDeque::new(),
+                in_flight: 0,
+                limit: Self::LIMIT,
+                closed: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+}
+
+impl Outlet {
+    /// How many bytes wait, when the Guest's have to wait too.
+    const LIMIT: usize = 1 << 16;
+    /// The same for what is still to come when the command has ended: more than all the pipes and
+    /// queues on the way hold.
+    const LAST_LIMIT: usize = 4 << 20;
+    /// As much as is written at a time.
+    const CHUNK: usize = 1 << 16;
+    /// No driver has a reason to put more into one chain.
+    const CHAIN_MAX: usize = 1 << 20;
+
+    fn state(&self) -> MutexGuard<'_, OutletState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds `bytes`, however many wait.
+    pub fn add(&self, bytes: &[u8]) {
+        let mut state = self.state();
+        if !state.closed {
+            state.waiting.extend(bytes);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Adds `bytes` if there is room, and tells whether there was.
+    pub fn offer(&self, bytes: &[u8]) -> bool {
+        let has_room = self.has_room();
+        if has_room {
+            self.add(bytes);
+        }
+        has_room
+    }
+
+    /// Adds `bytes` when there is room, and waits for it.
+    pub fn add_patiently(&self, bytes: &[u8]) {
+        let full = |state: &mut OutletState| !state.closed && state.pending() >= state.limit;
+        drop(self.changed.wait_while(self.state(), full));
+        self.add(bytes);
+    }
+
+    /// Who is in the Guest may write more.
+    pub fn has_room(&self) -> bool {
+        let state = self.state();
+        state.closed || state.pending() < state.limit
+    }
+
+    /// All that the Guest has on the way is to come here, for it is about to end.
+    pub fn take_all(&self) {
+        self.state().limit = Self::LAST_LIMIT;
+        self.changed.notify_all();
+    }
+
+    /// How many bytes are not written yet.
+    pub fn pending(&self) -> usize {
+        self.state().pending()
+    }
+
+    /// Waits for bytes, takes some and gives them to `write`, for ever, and calls `on_room` when a
+    /// Guest that had to wait may go on. A failure of `write` closes this.
+    pub fn empty(
+        &self,
+        mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
+        on_room: impl Fn(),
+    ) -> std::io::Error {
+        loop {
+            let empty = |state: &mut OutletState| state.waiting.is_empty();
+            let state = self.changed.wait_while(self.state(), empty);
+            let mut state = state.unwrap_or_else(PoisonError::into_inner);
+            let count = state.waiting.len().min(Self::CHUNK);
+            let bytes: Vec<u8> = state.waiting.drain(..count).collect();
+            state.in_flight = count;
+            drop(state);
+            let result = write(&bytes);
+            let mut state = self.state();
+            state.in_flight = 0;
+            if result.is_err() {
+                state.closed = true;
+                state.waiting.clear();
+            }
+            drop(state);
+            self.changed.notify_all();
+            on_room();
+            if let Err(error) = result {
+                return error;
+            }
+        }
+    }
+
+    /// Waits until all is written; with `patience`, only as long as there is progress in such a time.
+    /// Tells whether it is.
+    pub fn wait(&self, patience: Option<Duration>) -> bool {
+        let mut state = self.state();
+        while state.pending() != 0 {
+            let before = state.pending();
+            state = match patience {
+                None => self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(patience) => {
+                    let (state, time) = self
+                        .changed
+                        .wait_timeout(state, patience)
+                        .unwrap_or_else(PoisonError::into_inner);
+                    if time.timed_out() && state.pending() == before {
+                        return false;
+                    }
+                    state
+                }
+            };
+        }
+        true
+    }
+
+    /// Takes what is in the buffers of `queue`, as long as there is room. Tells whether any were used.
+    pub(super) fn fill(&self, queue: &mut Queue, memory: &Memory) -> Result<bool, Fault> {
+        let mut used = false;
+        while self.has_room() {
+            let Some(chain) = queue.iter(memory)?.next() else {
+                break;
+            };
+            let head = chain.head_index();
+            let mut reader = chain.reader(memory)?;
+            let length = reader.available_bytes();
+            if length > Self::CHAIN_MAX {
+                return Err(Fault::LongPacket(length.try_into().unwrap_or(u32::MAX)));
+            }
+            let mut bytes = vec![0; length];
+            reader.read_exact(&mut bytes).map_err(Fault::Buffer)?;
+            self.add(&bytes);
+            queue.add_used(memory, head, 0)?;
+            used = true;
+        }
+        Ok(used)
     }
 }
 

@@ -87,6 +87,8 @@ impl Registers for Mmio {
 pub(super) struct Ring {
     pub(super) index: usize,
     pub(super) offered: u16,
+    /// Of its rings.
+    pub(super) size: u16,
 }
 
 impl Ring {
@@ -135,7 +137,13 @@ impl Driver {
     pub(super) fn new(device: impl Device + 'static, features: u64) -> Self {
         let memory = Memory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
         let features = VERSION_1 | features | device.features();
-        let count = device.queue_sizes().len();
+        let sizes = device.queue_sizes().iter().map(|&max| max.min(SIZE));
+        let rings = sizes.enumerate().map(|(index, size)| Ring {
+            index,
+            offered: 0,
+            size,
+        });
+        let rings = rings.collect();
         let interrupt = Arc::new(Interrupt::new(|| {}));
         let mmio = Mmio::new(
             Box::new(device),
@@ -144,7 +152,6 @@ impl Driver {
             |_, _| {},
         )
         .unwrap();
-        let rings = (0..count).map(|index| Ring { index, offered: 0 }).collect();
         let driver = Self {
             memory,
             interrupt,
@@ -173,21 +180,21 @@ impl Driver {
         assert!(self.mmio.negotiate(features));
         for ring in &self.rings {
             let parts = [ring.descriptors(), ring.available(), ring.used()];
-            self.mmio.set_up(ring.index as u32, SIZE, parts);
+            self.mmio.set_up(ring.index as u32, ring.size, parts);
         }
         self.mmio.driver_ok();
     }
 
     /// Gives the device a buffer to fill.
     pub(super) fn give(&mut self, queue: usize) {
-        let slot = self.rings[queue].offered % SIZE;
+        let slot = self.rings[queue].offered % self.rings[queue].size;
         self.descriptor(queue, slot, self.rings[queue].buffer(slot), 0x100, WRITE, 0);
         self.offer(queue, slot);
     }
 
     /// Sends `bytes` on a queue, and kicks it.
     pub(super) fn send(&mut self, queue: usize, bytes: &[u8]) {
-        let slot = self.rings[queue].offered % SIZE;
+        let slot = self.rings[queue].offered % self.rings[queue].size;
         let gpa = self.rings[queue].buffer(slot);
         self.memory.write_slice(bytes, GuestAddress(gpa)).unwrap();
         self.descriptor(queue, slot, gpa, bytes.len() as u32, 0, 0);
@@ -234,7 +241,7 @@ impl Driver {
     /// Makes the chain that begins at `head` available.
     pub(super) fn offer(&mut self, queue: usize, head: u16) {
         let ring = &mut self.rings[queue];
-        let slot = u64::from(ring.offered % SIZE);
+        let slot = u64::from(ring.offered % ring.size);
         ring.offered = ring.offered.wrapping_add(1);
         let (at, ring) = (ring.available(), *ring);
         self.memory
@@ -252,9 +259,9 @@ impl Driver {
 
     /// The used ring from index `before` on.
     pub(super) fn used_since(&self, queue: usize, before: u16) -> Vec<[u32; 2]> {
-        let at = self.rings[queue].used();
+        let (at, size) = (self.rings[queue].used(), self.rings[queue].size);
         let entry = |n| {
-            let place = GuestAddress(at + 4 + 8 * u64::from(n % SIZE));
+            let place = GuestAddress(at + 4 + 8 * u64::from(n % size));
             self.memory.read_obj(place).unwrap()
         };
         (before..self.used_index(queue)).map(entry).collect()

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Named ports: a console device (section 5.3 of the specification) which carries plain bytes for a
-//! command's standard input, output and error, where those are no terminal at our end.
+//! command's terminal, and for its standard input, output and error where those are no terminal at
+//! our end.
 //!
 //! Over its control queues the device tells the driver of its ports, and the driver says when one
 //! is open: before that, what is sent there would be lost.
@@ -12,15 +13,16 @@ use std::sync::Arc;
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
-use super::bytes::{drain, Input, Output};
+use super::bytes::{drain, Input, Outlet, Output};
 use super::{until_quiet, Device, Fault, Served};
 use crate::memory::Memory;
 
 /// The most ports there can be.
-const PORTS_MAX: usize = 3;
+const PORTS_MAX: usize = 5;
 /// Queues of port 0, the control queues, queues of the other ports; of each two, the first is the
-/// one to the driver.
-const QUEUE_SIZES: [u16; 2 * (PORTS_MAX + 1)] = [64; 2 * (PORTS_MAX + 1)];
+/// one to the driver. What is in the others is on its way when somebody stops reading, so there are
+/// few.
+const QUEUE_SIZES: [u16; 2 * (PORTS_MAX + 1)] = [64, 4, 64, 64, 64, 4, 64, 4, 64, 4, 64, 4];
 const CONTROL_RECEIVE: usize = 2;
 const CONTROL_TRANSMIT: usize = 3;
 /// Feature: there are ports and control queues.
@@ -35,6 +37,11 @@ pub fn receive_queue(port: usize) -> usize {
     } else {
         2 + 2 * port
     }
+}
+
+/// The queue that carries output of `port`.
+pub fn transmit_queue(port: usize) -> usize {
+    receive_queue(port) + 1
 }
 
 /// The port of a queue which is not a control queue.
@@ -56,11 +63,24 @@ mod event {
 }
 
 /// Our end of a port.
-pub enum Stream {
+#[derive(Default)]
+pub struct Stream {
     /// A program in the Guest reads this.
-    Input(Arc<Input>),
-    /// A program in the Guest writes to this.
-    Output(Output),
+    pub input: Option<Arc<Input>>,
+    /// A program in the Guest writes here.
+    pub output: To,
+}
+
+/// Where goes what a program in the Guest writes.
+#[derive(Default)]
+pub enum To {
+    /// Nobody takes it.
+    #[default]
+    Nobody,
+    /// Somebody writes it, which may take long.
+    Outlet(Arc<Outlet>),
+    /// Somebody takes it at once.
+    Taker(Output),
 }
 
 struct Port {
@@ -77,7 +97,7 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Ports with these names; at most 3.
+    /// Ports with these names; at most 5.
     pub fn new(streams: Vec<(&'static str, Stream)>) -> Self {
         assert!(streams.len() <= PORTS_MAX);
         let port = |(name, stream)| Port {
@@ -95,7 +115,9 @@ impl Ports {
     /// Moves what waits for a port into buffers.
     fn receive(&mut self, id: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
         let Port {
-            stream: Stream::Input(input),
+            stream: Stream {
+                input: Some(input), ..
+            },
             open: true,
             end_sent,
             ..
@@ -118,11 +140,24 @@ impl Ports {
 
     /// Gives what is in the buffers of a port to its output.
     fn transmit(&mut self, id: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
-        let used = match &mut self.ports[id].stream {
-            Stream::Output(output) => drain(output, queue, memory)?,
-            Stream::Input(_) => drain(&mut |_| {}, queue, memory)?,
+        let used = match &mut self.ports[id].stream.output {
+            To::Outlet(outlet) => outlet.fill(queue, memory)?,
+            To::Taker(output) => {
+                let used = drain(output, queue, memory)?;
+                // It may have been told that all others have room now.
+                let then = if used { self.outputs() } else { 0 };
+                return Ok(Served { used, then });
+            }
+            To::Nobody => drain(&mut |_| {}, queue, memory)?,
         };
         Ok(Served { used, then: 0 })
+    }
+
+    /// The queues of all that is written by somebody, a set.
+    fn outputs(&self) -> u64 {
+        let written = |(_, port): &(usize, &Port)| matches!(port.stream.output, To::Outlet(_));
+        let ports = self.ports.iter().enumerate().filter(written);
+        ports.fold(0, |set, (index, _)| set | (1 << transmit_queue(index)))
     }
 
     /// Sends control messages, as many as there are buffers for.
@@ -187,6 +222,9 @@ impl Ports {
             }
             (event::PORT_OPEN, value) => {
                 port.open = value != 0;
+                if let (true, Some(input)) = (port.open, &port.stream.input) {
+                    input.want();
+                }
                 return Ok(1 << receive_queue(index));
             }
             _ => {}
@@ -209,15 +247,27 @@ impl Ports {
     fn is_idle(&self, index: usize) -> bool {
         match index {
             CONTROL_RECEIVE => self.answers.is_empty(),
-            _ if index % 2 == 1 => false,
-            _ => match &self.ports[port_of(index)] {
-                Port {
-                    stream: Stream::Input(input),
-                    open: true,
-                    ..
-                } => input.is_empty(),
-                _ => true,
-            },
+            CONTROL_TRANSMIT => false,
+            _ => {
+                let Port { stream, open, .. } = &self.ports[port_of(index)];
+                match (index % 2, stream) {
+                    (
+                        0,
+                        Stream {
+                            input: Some(input), ..
+                        },
+                    ) => !open || input.is_empty(),
+                    (0, _) => true,
+                    (
+                        _,
+                        Stream {
+                            output: To::Outlet(outlet),
+                            ..
+                        },
+                    ) => !outlet.has_room(),
+                    _ => false,
+                }
+            }
         }
     }
 }
@@ -239,7 +289,7 @@ impl Device for Ports {
         &QUEUE_SIZES[..2 * (self.ports.len() + 1)]
     }
 
-    /// As with the console: output takes no longer than to wake another thread.
+    /// Output is only copied, which takes no longer than to wake another thread for it.
     fn serves_at_once(&self, index: usize) -> bool {
         index % 2 == 1
     }
@@ -275,23 +325,37 @@ mod tests {
     use proptest::prelude::*;
     use vm_memory::{Bytes, GuestAddress};
 
-    use super::super::driver::{show, Driver, Shown, SIZE};
+    use super::super::driver::{Driver, SIZE};
     use super::*;
+
+    fn reads(input: &Arc<Input>) -> Stream {
+        Stream {
+            input: Some(input.clone()),
+            output: To::Nobody,
+        }
+    }
+
+    fn writes(output: To) -> Stream {
+        Stream {
+            input: None,
+            output,
+        }
+    }
 
     /// Ports "in" and "out", their outer ends, and a driver.
     struct Bench {
         input: Arc<Input>,
-        output: Shown,
+        output: Arc<Outlet>,
         driver: Driver,
     }
 
     impl Bench {
         fn new() -> Self {
             let input = Arc::<Input>::default();
-            let (output, stream) = show();
+            let output = Arc::<Outlet>::default();
             let ports = Ports::new(vec![
-                ("in", Stream::Input(input.clone())),
-                ("out", Stream::Output(stream)),
+                ("in", reads(&input)),
+                ("out", writes(To::Outlet(output.clone()))),
             ]);
             Self {
                 input,
@@ -349,11 +413,58 @@ mod tests {
     fn output_reaches_its_end() {
         let mut bench = Bench::with_ports(&[1]);
         bench.driver.send(5, b"result\n");
-        assert_eq!(*bench.output.lock().unwrap(), b"result\n");
+        assert_eq!(bench.output.pending(), 7);
         // Output to a port for input is used up, and nobody sees it.
         bench.driver.send(1, b"stray");
         assert_eq!(bench.driver.used(1), [[0, 0]]);
-        assert_eq!(bench.output.lock().unwrap().len(), 7);
+        assert_eq!(bench.output.pending(), 7);
+    }
+
+    #[test]
+    fn an_output_that_nobody_writes_stops_its_own_driver_alone() {
+        let outlets = [(); 2].map(|()| Arc::<Outlet>::default());
+        let ended = outlets.clone();
+        let [stuck, other] = &outlets;
+        let ports = Ports::new(vec![
+            (
+                "control",
+                writes(To::Taker(Box::new(move |_| {
+                    ended.iter().for_each(|outlet| outlet.take_all());
+                }))),
+            ),
+            ("stuck", writes(To::Outlet(stuck.clone()))),
+            ("other", writes(To::Outlet(other.clone()))),
+        ]);
+        let mut driver = Driver::new(ports, 0);
+        let (first, second) = (transmit_queue(1), transmit_queue(2));
+        // A chain too many for the room that there is.
+        stuck.add(&[0; (1 << 16) - 1]);
+        driver.send(first, b"in");
+        driver.send(first, b"not yet");
+        assert_eq!(driver.used(first).len(), 1);
+        driver.send(second, b"heard");
+        assert_eq!(other.pending(), 5);
+        // At the end, there is room for all that is on its way.
+        driver.send(transmit_queue(0), b"the end");
+        assert_eq!(driver.used(first).len(), 2);
+        assert_eq!(stuck.pending(), (1 << 16) + 8);
+    }
+
+    #[test]
+    fn a_chain_that_is_too_long_stops_the_device() {
+        let mut bench = Bench::with_ports(&[1]);
+        bench.driver.descriptor(5, 0, 0, 1 << 20, 1, 1);
+        bench.driver.descriptor(5, 1, 0, 1, 0, 0);
+        bench.driver.offer(5, 0);
+        bench.driver.mmio.process(5);
+        assert!(bench.driver.needs_reset());
+        assert_eq!(bench.output.pending(), 0);
+    }
+
+    #[test]
+    fn input_is_wanted_when_its_port_is_open() {
+        let bench = Bench::with_ports(&[0]);
+        bench.input.wait_until_wanted();
     }
 
     #[test]
@@ -408,7 +519,8 @@ mod tests {
             let bench = Bench::with_ports(&[0, 1]);
             bench.input.offer(b"x");
             let at = bench.driver.rings[queue].available() + 2;
-            let beyond = bench.driver.rings[queue].offered + SIZE + 1;
+            let ring = bench.driver.rings[queue];
+            let beyond = ring.offered + ring.size + 1;
             bench
                 .driver
                 .memory

@@ -28,6 +28,13 @@ pub(crate) const TESTS: &[Row] = &[
         script(CONTROL_GROUP, timeout)
     }),
     ("own-initrd", 180, |timeout| script(OWN_INITRD, timeout)),
+    ("frozen-writer", 60, |timeout| {
+        script(FROZEN_WRITER, timeout)
+    }),
+    ("input-of-others", 180, |timeout| {
+        script(INPUT_OF_OTHERS, timeout)
+    }),
+    ("no-hang-up", 60, |timeout| script(NO_HANG_UP, timeout)),
 ];
 
 /// The socket of --gdb is for nobody else, and goes with lg.
@@ -46,18 +53,15 @@ const FILE_LIMIT: &str = r#"
 (ulimit -f 1000; fails_with 125 /usr/lib/lg/lg run -m 128M -- true)
 "#;
 
-/// Where lg's own last words find no reader either, it ends without them; and so where a command has
-/// ended whose output finds none.
+/// Who writes waits; neither the end nor lg's own last words do, and nothing is lost for who reads late.
 const STUCK_OUTPUT: &str = r#"
 mkfifo /tmp/pipe
-sleep 1000 </tmp/pipe &
-READER=$!
-/usr/lib/lg/lg run -m 128M --timeout 5 -- yes >/tmp/pipe 2>&1 &
-fails_with 124 wait $!
-/usr/lib/lg/lg run -m 128M --timeout 8 -- head -c 70000 /dev/zero >/tmp/pipe 2>/tmp/said &
-fails_with 124 wait $!
-grep 'the time is up' /tmp/said
-kill $READER
+exec 3<>/tmp/pipe
+fails_with 124 /usr/lib/lg/lg run -m 128M --timeout 5 -- yes >/tmp/pipe 2>&1
+grep -q '^lg: the time is up' <&3
+exec 3<&- 3<>/tmp/pipe
+fails_with 9 /usr/lib/lg/lg run -m 128M -- sh -c 'head -c 200000 /dev/zero; exit 9' >/tmp/pipe
+[ "$(head -c 200000 <&3 | wc -c)" -eq 200000 ]
 rm /tmp/pipe
 "#;
 
@@ -135,6 +139,63 @@ lg --append quiet -- true
 lg --append loglevel=0 -- true
 lg --append quiet --initrd /usr/lib/lg/busybox.cpio -- poweroff -f
 rm -r /tmp/own /tmp/own.cpio
+"#;
+
+/// An output that nobody reads stops who writes there. Other output comes, the log too, and the end.
+const FROZEN_WRITER: &str = r#"
+mkfifo /tmp/frozen
+exec 3<>/tmp/frozen
+fails_with 4 /usr/lib/lg/lg run -m 128M -- sh -c '
+    head -c 10000000 /dev/zero >&2 &
+    # It waits for somebody who reads.
+    until grep -q pipe_write /proc/$!/wchan; do sleep .1; done
+    echo out; exit 4' 2>/tmp/frozen >/tmp/frozen.out
+[ "$(cat /tmp/frozen.out)" = out ]
+# Nor does a log that nobody reads stop the kernel.
+fails_with 3 /usr/lib/lg/lg run -v -m 128M -- sh -c '
+    n=0; while [ $((n += 1)) -lt 2000 ]; do echo "message $n of many" >/dev/kmsg; done
+    exit 3' 2>/tmp/frozen
+exec 3<&-
+# Who goes on writing in the background keeps nobody.
+fails_with 5 /usr/lib/lg/lg run -m 128M -- sh -c 'yes & exit 5' >/dev/null
+rm /tmp/frozen*
+"#;
+
+/// What a command does not read of its standard input is for who comes next.
+const INPUT_OF_OTHERS: &str = r#"
+seq 3 >/tmp/list
+lines() { n=0; while read -r line; do lg -- true; n=$((n + 1)); done; echo $n; }
+[ "$(lines </tmp/list)" = 3 ]
+[ "$(seq 3 | lines)" = 3 ]
+# And what it reads is gone, in a file and in a pipe which others write to at the same time.
+seq 100000 >/tmp/list
+[ "$( (lg -- sh -c 'read a; read a'; read -r line; echo $line) </tmp/list)" = 3 ]
+[ "$(seq 100000 | (lg -- sh -c 'n=0; while [ $((n += 1)) -le 5000 ]; do read a; done'; head -n 1))" = 5001 ]
+[ "$(seq 100000 | lg -- cat | md5sum)" = "$(md5sum </tmp/list)" ]
+[ "$( (sleep 3; echo late; sleep 3; echo later) | lg -- cat)" = "$(printf 'late
+later')" ]
+# What nobody shall have, nobody has.
+[ "$(seq 3 | (lg -n -- wc -c; cat))" = "$(printf '0
+1
+2
+3')" ]
+rm /tmp/list
+"#;
+
+/// A signal that is ignored stays ignored.
+const NO_HANG_UP: &str = r#"
+: >/tmp/survivor
+mkfifo /tmp/survivor.in
+(trap '' HUP; exec /usr/lib/lg/lg run -m 128M -- sh -c 'echo up; read line; echo $line; exit 6'     >/tmp/survivor </tmp/survivor.in) &
+LG=$!
+wait_for() { until grep -q "$1" /tmp/survivor; do kill -0 $LG; sleep .1; done; }
+exec 4>/tmp/survivor.in
+wait_for up
+kill -HUP $LG
+echo survived >&4
+wait_for survived
+fails_with 6 wait $LG
+rm /tmp/survivor*
 "#;
 
 /// What a command writes by turns to both outputs is in that order in a log of both.

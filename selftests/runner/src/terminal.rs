@@ -2,6 +2,7 @@
 //! Does the Launcher treat the user's terminal well? A pseudo-terminal plays the user's.
 
 use crate::host::expect_no_users;
+use crate::root::script;
 use crate::Outcome;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -27,6 +28,14 @@ pub(crate) const TESTS: &[Row] = &[
     ("time-out", 30, time_out),
     ("death", 30, death),
     ("crash", 60, crash),
+    ("output-to-a-file", 60, output_to_a_file),
+    ("dev-tty", 60, dev_tty),
+    ("background", 90, background),
+    ("pipeline", 60, pipeline),
+    ("type-ahead", 60, type_ahead),
+    ("stop-and-go", 90, stop_and_go),
+    ("hang-up", 90, hang_up),
+    ("not-its-own", 60, not_its_own),
 ];
 
 /// The modes of a terminal.
@@ -292,6 +301,150 @@ fn crash(timeout: Duration) -> Outcome {
         expect_no_users()?;
     }
     Ok(())
+}
+
+/// A shell of the Host's on a terminal, which runs `script` and ends.
+fn host_script(script: &str, timeout: Duration) -> Result<Session, String> {
+    let head = "set -u; lg() { /usr/lib/lg/lg run -m 128M \"$@\"; }; ";
+    Session::start(&["sh", "-c", &format!("{head}{script}")], timeout).map_err(text)
+}
+
+fn file_has(path: &str, expected: &str) -> Outcome {
+    let content = fs::read_to_string(path).map_err(text)?;
+    match content == expected {
+        true => fs::remove_file(path).map_err(text),
+        false => Err(format!("{path} has {content:?}")),
+    }
+}
+
+/// What is typed is echoed on the terminal, and not in the file that the output goes to. The command has it.
+fn output_to_a_file(timeout: Duration) -> Outcome {
+    const SCRIPT: &str = "lg -- sh -c 'tty >&2; read line; echo \"result of $line\"' >/tmp/tty.out";
+    let mut session = host_script(SCRIPT, timeout)?;
+    session.expect("/dev/pts/0\r\n")?;
+    session.type_in("typed\r")?;
+    session.expect("typed\r\n")?;
+    session.ends_with(0)?;
+    file_has("/tmp/tty.out", "result of typed\n")
+}
+
+/// The terminal is there by its name, wherever the streams go; and where there is none, by no name.
+fn dev_tty(timeout: Duration) -> Outcome {
+    const SCRIPT: &str = "lg -- sh -c 'echo progress >/dev/tty; echo data; echo error >&2' \
+        </dev/null >/tmp/tty.out 2>/tmp/tty.err";
+    let mut session = host_script(SCRIPT, timeout)?;
+    session.expect("progress\r\n")?;
+    session.ends_with(0)?;
+    file_has("/tmp/tty.out", "data\n")?;
+    file_has("/tmp/tty.err", "error\n")?;
+    let none = "[ \"$(lg -- sh -c 'echo asked >/dev/tty || echo none' 2>/dev/null)\" = none ]";
+    script(none, timeout)
+}
+
+/// In the background, as after `&` and below timeout(1), lg runs on; the keys stay the shell's, and become the
+/// command's when it comes to the foreground.
+fn background(timeout: Duration) -> Outcome {
+    const SCRIPT: &str = "set -m; lg -- sh -c 'echo started; read a; echo \"had $a\"; exit 6' &
+        read key; echo \"shell has $key\"; fg; echo \"status $?\"";
+    let mut session = host_script(SCRIPT, timeout)?;
+    session.expect("started\r\n")?;
+    let now = modes(&session.terminal).map_err(text)?;
+    if now != session.before {
+        return Err("a background job has changed the terminal".into());
+    }
+    session.type_in("one\r")?;
+    session.expect("shell has one\r\n")?;
+    session.expect_raw()?;
+    session.type_in("two\r")?;
+    session.expect("had two\r\n")?;
+    session.expect("status 6\r\n")?;
+    session.ends_with(0)
+}
+
+/// Lines of the other programs of a pipeline stay lines, and so do those of lg and of the command.
+fn pipeline(timeout: Duration) -> Outcome {
+    const SCRIPT: &str =
+        "lg -- sh -c 'echo one; echo seen >&2; read line; echo \"two $line\"' | tee /tmp/tty.out";
+    let mut session = host_script(SCRIPT, timeout)?;
+    session.expect("one\r\n")?;
+    session.expect_raw()?;
+    session.type_in("typed\r")?;
+    session.expect("two typed\r\n")?;
+    session.ends_with(0)?;
+    file_has("/tmp/tty.out", "one\ntwo typed\n")
+}
+
+/// What is typed before the guest is up is the command's, once, echoed or not.
+fn type_ahead(timeout: Duration) -> Outcome {
+    let argv = ["lg", "run", "-m", "128M", "--", "sh", "-c", "cat; exit 4"];
+    let mut session = Session::start(&argv, timeout).map_err(text)?;
+    session.expect_raw()?;
+    session.type_in("hello\r")?;
+    // Of the echo and of what cat repeats.
+    session.expect("hello\r\n")?;
+    session.expect("hello\r\n")?;
+    session.type_in("\x04")?;
+    session.ends_with(4)
+}
+
+/// By a key or by a signal, lg stops with the terminal as it was; and goes on with it, and with its new size.
+fn stop_and_go(timeout: Duration) -> Outcome {
+    const SCRIPT: &str = "set -m; lg -- sh; echo \"stopped $?\"; read line; fg; \
+        echo \"stopped again $?\"; fg; echo \"status $?\"";
+    let mut session = host_script(SCRIPT, timeout)?;
+    session.expect_raw()?;
+    session.type_in("echo $((6 * 7))\r")?;
+    session.expect("\n42\r")?;
+    session.type_in(&format!("{ESCAPE}z"))?;
+    session.expect("stopped ")?;
+    if modes(&session.terminal).map_err(text)? != session.before {
+        return Err("the terminal of a stopped lg is not as it was".into());
+    }
+    let size = size(50, 132);
+    // SAFETY: reads a size.
+    check(unsafe { libc::ioctl(session.user.as_raw_fd(), libc::TIOCSWINSZ, &size) })
+        .map_err(text)?;
+    session.type_in("for the shell\r")?;
+    session.expect_raw()?;
+    session.type_in("until stty size | grep '50 132'; do sleep 1; done\r")?;
+    session.expect("\n50 132\r")?;
+    let lg = crate::tmux::process("lg")?.ok_or("there is no lg")?;
+    // SAFETY: at worst, the number is by now that of another process of this test.
+    unsafe { libc::kill(lg, libc::SIGTSTP) };
+    session.expect("stopped again ")?;
+    session.expect_raw()?;
+    session.type_in("exit 7\r")?;
+    session.expect("status 7\r\n")?;
+    session.ends_with(0)
+}
+
+/// When the terminal goes, lg goes, unless it is told not to mind: then the command runs to its end.
+fn hang_up(timeout: Duration) -> Outcome {
+    const LG: &str = "exec /usr/lib/lg/lg run -m 128M";
+    const UP: &str = "echo up; read line; echo still; read line; exit 8";
+    let mut session = host_script(&format!("{LG} -- sh -c '{UP}'"), timeout)?;
+    session.expect("up\r\n")?;
+    session.signal(libc::SIGHUP);
+    session.ends_with(128 + libc::SIGHUP)?;
+
+    let mut session = host_script(&format!("trap '' HUP; {LG} -- sh -c '{UP}'"), timeout)?;
+    session.expect("up\r\n")?;
+    session.signal(libc::SIGHUP);
+    session.type_in("go on\r")?;
+    session.expect("still\r\n")?;
+    session.type_in("\r")?;
+    session.ends_with(8)
+}
+
+/// On a terminal that is not the one that controls it, lg does as on its own.
+fn not_its_own(timeout: Duration) -> Outcome {
+    const SCRIPT: &str =
+        "setsid sh -c 'exec /usr/lib/lg/lg run -m 128M -- sh -c \"tty; read x; echo got \\$x\"'";
+    let mut session = host_script(SCRIPT, timeout)?;
+    session.expect("/dev/pts/0\r\n")?;
+    session.type_in("this\r")?;
+    session.expect("got this\r\n")?;
+    session.child.wait().map_err(text).map(drop)
 }
 
 /// How many processes wait for the end of an lg.

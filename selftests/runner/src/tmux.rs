@@ -251,7 +251,7 @@ fn kill_lg(signal: i32, deadline: Instant) -> Outcome {
 }
 
 /// The process of this name.
-fn process(name: &str) -> Result<Option<i32>, String> {
+pub(crate) fn process(name: &str) -> Result<Option<i32>, String> {
     let named = |process: std::io::Result<fs::DirEntry>| {
         let process = process.ok()?;
         let comm = fs::read_to_string(process.path().join("comm")).ok()?;
