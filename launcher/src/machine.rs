@@ -166,7 +166,7 @@ fn prepare(options: &Run, log: &KernelLog, record: &Record) -> Result<Machine, E
         ));
     }
     let net = options.net.as_ref().map(network).transpose()?;
-    let shares = share::open_all(&guest.shares)?;
+    let shares = share::open_all(&guest.shares, options.memory)?;
     // Before there is RAM, of which it must have nothing.
     let writable = guest.shares.iter().filter(|share| !share.read_only);
     let writable: Vec<_> = writable.map(|share| share.directory.as_path()).collect();
@@ -177,7 +177,7 @@ fn prepare(options: &Run, log: &KernelLog, record: &Record) -> Result<Machine, E
     let vsock = options.vsock.as_ref().map(Hub::listen).transpose();
     let (hub, socket_file) = vsock.map_err(Error::Vsock)?.unzip();
     let others = devices::in_order(
-        shares.into_iter().map(boxed),
+        shares,
         net.map(boxed),
         hub.map(|hub| boxed(Vsock::new(hub))),
         disks.into_iter().map(boxed),

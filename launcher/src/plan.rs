@@ -89,7 +89,7 @@ impl Plan {
         if let Some(net) = &options.net {
             net.check()?;
         }
-        share::open_all(&guest.shares)?;
+        share::open_all(&guest.shares, options.memory)?;
         if let Some(vsock) = &options.vsock {
             vsock.check().map_err(Error::Vsock)?;
         }
@@ -141,7 +141,11 @@ fn devices(options: &Run, guest: &Guest, disks: &[Disk]) -> Result<Vec<Device>, 
         (!ports.is_empty()).then(|| ("ports", ports.join(" "))),
     ];
     let share = |share: &Share| {
-        let access = if share.read_only { ", read-only" } else { "" };
+        let access = match (share.private, share.read_only) {
+            (true, _) => ", writes stay in memory",
+            (false, true) => ", read-only",
+            (false, false) => "",
+        };
         let Share { directory, tag, .. } = share;
         let place = match tag.as_str() {
             root::TAG => "/".into(),

@@ -46,6 +46,7 @@ impl Root {
             directory: self.directory.clone(),
             tag: TAG.into(),
             read_only: !self.write,
+            private: !self.write,
         }
     }
 

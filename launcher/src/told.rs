@@ -9,7 +9,7 @@
 //! * `ports`: the names of the console's ports which are its terminal, standard input, output and
 //!   error; and `console` if its terminal is the console itself.
 //! * `mounts`: shares, three words each: the tag of the virtio-fs device, where it is mounted, and
-//!   `ro`, `rw` or, for changes that stay in memory, `overlay`. What is mounted at `/` is the root.
+//!   `ro`, `rw` or, for changes that stay in memory, `private`. What is mounted at `/` is the root.
 //! * `user`: user, group, file mode mask (octal) and supplementary groups. Absent: root.
 //! * `cwd`: the directory in which the command starts. Absent: /root.
 
@@ -90,7 +90,7 @@ pub fn environment(options: &Run, root: Option<&Root>) -> Vec<OsString> {
 fn mounts(root: Option<&Root>, shares: &[Share]) -> Vec<u8> {
     let mut all = Vec::new();
     if let Some(root) = root {
-        let access = if root.write { "rw" } else { "overlay" };
+        let access = if root.write { "rw" } else { "private" };
         all.extend([root::TAG, "/", access].map(String::from));
     }
     for Share { tag, read_only, .. } in shares {
@@ -208,7 +208,7 @@ mod tests {
             write,
         };
         let file = told(&["--", "true"], &piped(), Some(&root(false)));
-        assert_eq!(file("mounts").unwrap(), "lg.root\0/\0overlay\0");
+        assert_eq!(file("mounts").unwrap(), "lg.root\0/\0private\0");
         let directory = env::current_dir().unwrap();
         assert_eq!(file("cwd").unwrap(), format!("{}\0", directory.display()));
         let ids = format!("{}\0{}\0", getuid(), getgid());

@@ -45,8 +45,8 @@ pub(crate) struct Share {
 pub(crate) enum Access {
     ReadOnly,
     ReadWrite,
-    /// Writes stay in the guest's memory.
-    Overlay,
+    /// Writes stay in the Launcher's memory.
+    Private,
 }
 
 /// Who somebody is, and the file mode bits that he leaves out.
@@ -137,7 +137,7 @@ fn shares(words: &[OsString]) -> Option<Vec<Share>> {
             access: match access.to_str()? {
                 "ro" => Access::ReadOnly,
                 "rw" => Access::ReadWrite,
-                "overlay" => Access::Overlay,
+                "private" => Access::Private,
                 _ => return None,
             },
         })
@@ -206,6 +206,7 @@ mod tests {
                         directory: directory.into(),
                         tag,
                         read_only,
+                        private: false,
                     });
                 }
                 *options
@@ -222,7 +223,7 @@ mod tests {
         /// As above, with words that come nearer to good ones.
         #[test]
         fn words_are_understood_or_refused(
-            contents in vec(vec("[a-z/]{0,3}|[0-9]{1,11}|ro|rw|overlay|/mnt", 0..7), FILES.len()),
+            contents in vec(vec("[a-z/]{0,3}|[0-9]{1,11}|ro|rw|private|/mnt", 0..7), FILES.len()),
         ) {
             let contents = contents.into_iter().map(|words| words.join("\0").into_bytes());
             let _ = parse(&FILES.into_iter().zip(contents).collect::<Vec<_>>());
@@ -250,7 +251,7 @@ mod tests {
             let access = config.root.map(|root| root.access);
             prop_assert_eq!(access, root.as_ref().map(|root| match root.write {
                 true => Access::ReadWrite,
-                false => Access::Overlay,
+                false => Access::Private,
             }));
             prop_assert_eq!(config.shares.len(), options.share.len());
             for (share, asked) in config.shares.iter().zip(&options.share) {
@@ -304,9 +305,9 @@ mod tests {
             access,
         };
         assert_eq!(
-            parse("lg.root\0/\0overlay\0src\0/mnt/src\0ro\0").unwrap(),
+            parse("lg.root\0/\0private\0src\0/mnt/src\0ro\0").unwrap(),
             [
-                share("lg.root", "/", Access::Overlay),
+                share("lg.root", "/", Access::Private),
                 share("src", "/mnt/src", Access::ReadOnly)
             ]
         );

@@ -34,6 +34,8 @@ use crate::streams::Streams;
 /// Status for a failure of init itself, as the Launcher's own.
 const INIT_FAILED: i32 = 125;
 
+const HOST_NAME: &str = "lguest";
+
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What could not be done, and why.
@@ -71,11 +73,16 @@ fn run(log: Option<&File>) -> Result<i32, Failure> {
     }
     let directory = config.directory.as_deref();
     let root = config.root.as_ref();
-    root::furnish(root, &config.shares, directory)?;
-    network::complete(root::may_make(root))?;
-    sethostname("lguest").doing("set the host name")?;
+    let made = root::furnish(root, &config.shares, directory)?;
+    let may_make = root::may_make(root);
+    network::complete(may_make)?;
+    sethostname(HOST_NAME).doing("set the host name")?;
+    network::know_own_name(HOST_NAME, may_make).doing("make the host name known")?;
 
-    run_command(&config, log)
+    let result = run_command(&config, log);
+    let _ = std::env::set_current_dir("/");
+    made.remove();
+    result
 }
 
 /// Runs the command, and returns its status.
@@ -103,9 +110,14 @@ fn run_command(config: &Config, log: Option<&File>) -> Result<i32, Failure> {
         }
         give_disks(user).doing("give away the disks")?;
     }
-    go_to(config, &mut messages);
+    go_to(config, log);
 
     let mut child = command(config);
+    if let Some(user) = &config.user {
+        let directory = root::runtime_directory(user.uid, user.gid);
+        let directory = directory.doing("make the user's directory in /run")?;
+        child.env("XDG_RUNTIME_DIR", directory);
+    }
     let program = Path::new(child.get_program()).display().to_string();
     child
         .env("PATH", PATH)
@@ -167,16 +179,15 @@ fn say(messages: &mut File, what: fmt::Arguments<'_>) {
     let _ = writeln!(messages, "init: {what}");
 }
 
-/// Makes the command's directory ours, which it inherits.
-fn go_to(config: &Config, messages: &mut File) {
+/// Makes the command's directory ours, which it inherits. That there is none goes to the log: the
+/// command's standard error is its own.
+fn go_to(config: &Config, log: Option<&File>) {
     let directory = config.directory.as_deref().unwrap_or(Path::new("/root"));
     if let Err(error) = std::env::set_current_dir(directory) {
-        if config.directory.is_some() {
+        if let (Some(_), Some(mut log)) = (&config.directory, log) {
             let directory = directory.display();
-            say(
-                messages,
-                format_args!("in / instead of {directory}: {error}"),
-            );
+            let line = format!("<5>init: in / instead of {directory}: {error}\n");
+            let _ = log.write_all(line.as_bytes());
         }
     }
 }

@@ -19,6 +19,9 @@ const TOLD: &str = "/proc/net/pnp";
 const COPY: &str = "/run/lg-resolv.conf";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
+const HOSTS: &str = "/etc/hosts";
+const HOSTS_COPY: &str = "/run/lg-hosts";
+
 /// Brings up the loopback interface, and lets programs find the name server. `may_make`: the root
 /// takes new files.
 pub(crate) fn complete(may_make: bool) -> Result<(), Failure> {
@@ -29,6 +32,35 @@ pub(crate) fn complete(may_make: bool) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Lets the Guest's own `name` be known, as that of the loopback interface: in a copy of [`HOSTS`]
+/// that covers it.
+pub(crate) fn know_own_name(name: &str, may_make: bool) -> io::Result<()> {
+    let path = Path::new(HOSTS);
+    let mut hosts = match fs::read(path) {
+        Ok(hosts) => hosts,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(_) if !may_make => return Ok(()),
+        Err(_) => {
+            fs::create_dir_all("/etc")?;
+            File::create_new(path)?;
+            b"127.0.0.1\tlocalhost\n::1\tlocalhost\n".to_vec()
+        }
+    };
+    if hosts.last().is_some_and(|&last| last != b'\n') {
+        hosts.push(b'\n');
+    }
+    hosts.extend(format!("127.0.1.1\t{name}\n").into_bytes());
+    fs::write(HOSTS_COPY, hosts)?;
+    mount(
+        Some(HOSTS_COPY),
+        path,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )?;
+    Ok(())
 }
 
 /// Lets [`RESOLV_CONF`] be what the kernel was told. It may be somebody's file, in a shared

@@ -5,22 +5,21 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{chown, symlink, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{chown, symlink, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::mount::{mount, MsFlags};
+use nix::mount::{mount, umount2, MntFlags, MsFlags};
 use nix::unistd::chroot;
 
 use crate::config::{Access, Share};
 use crate::{Doing, Failure};
 
 // In the archive, before there is another root.
-const LOWER: &str = "/lower";
-const CHANGES: &str = "/changes";
 const ROOT: &str = "/root.new";
 
+/// What every program expects: kind, place, options.
 const OWN: [(&str, &str, Option<&str>); 7] = [
     ("proc", "/proc", None),
     ("sysfs", "/sys", None),
@@ -29,6 +28,14 @@ const OWN: [(&str, &str, Option<&str>); 7] = [
     ("tmpfs", "/dev/shm", Some("mode=1777")),
     ("tmpfs", "/tmp", Some("mode=1777")),
     ("tmpfs", "/run", Some("mode=755")),
+];
+
+/// What a system would mount besides. A kernel of the user's may be without them.
+const MORE: [(&str, &str, Option<&str>); 4] = [
+    ("cgroup2", "/sys/fs/cgroup", None),
+    ("mqueue", "/dev/mqueue", None),
+    ("debugfs", "/sys/kernel/debug", Some("mode=700")),
+    ("tracefs", "/sys/kernel/tracing", Some("mode=700")),
 ];
 
 /// What udev would link in /dev.
@@ -42,20 +49,14 @@ const LINKS: [(&str, &str); 4] = [
 /// Lets `share` be the root.
 pub(crate) fn enter(share: &Share) -> Result<(), Failure> {
     fs::create_dir_all(ROOT).doing("make a directory for the root")?;
-    if share.access == Access::Overlay {
-        fs::create_dir_all(LOWER).doing("make a directory for the root")?;
-        mount_share(&share.tag, Path::new(LOWER), Access::ReadOnly)?;
-        mount_overlay().doing("mount the overlay of the root")?;
-    } else {
-        mount_share(&share.tag, Path::new(ROOT), share.access)?;
-    }
+    mount_share(&share.tag, Path::new(ROOT), share.access)?;
     switch().doing("switch to the root")
 }
 
 fn mount_share(tag: &str, target: &Path, access: Access) -> Result<(), Failure> {
     let flags = match access {
         Access::ReadOnly => MsFlags::MS_RDONLY,
-        Access::ReadWrite | Access::Overlay => MsFlags::empty(),
+        Access::ReadWrite | Access::Private => MsFlags::empty(),
     };
     let mounted = mount(Some(tag), target, Some("virtiofs"), flags, None::<&str>);
     let why = match mounted {
@@ -64,38 +65,6 @@ fn mount_share(tag: &str, target: &Path, access: Access) -> Result<(), Failure> 
         Err(error) => error.to_string(),
     };
     Err(Failure(format!("cannot mount the share {tag}: {why}")))
-}
-
-/// Mounts what is in [`LOWER`] on [`ROOT`], with all changes in memory.
-fn mount_overlay() -> io::Result<()> {
-    fs::create_dir_all(CHANGES)?;
-    mount(
-        Some("tmpfs"),
-        CHANGES,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        Some("mode=755"),
-    )?;
-    let (upper, work) = (format!("{CHANGES}/upper"), format!("{CHANGES}/work"));
-    fs::create_dir(&upper)?;
-    fs::create_dir(&work)?;
-    // The root directory itself is the upper one.
-    let like = fs::metadata(LOWER)?;
-    chown(&upper, Some(like.uid()), Some(like.gid()))?;
-    fs::set_permissions(&upper, fs::Permissions::from_mode(like.mode() & 0o7777))?;
-    // Directories can be renamed. The rest asks for what a share hasn't got: handles that outlive
-    // this boot, and inode numbers with bits to spare.
-    let options = format!(
-        "lowerdir={LOWER},upperdir={upper},workdir={work},redirect_dir=on,index=off,metacopy=off,xino=off"
-    );
-    mount(
-        Some("overlay"),
-        ROOT,
-        Some("overlay"),
-        MsFlags::empty(),
-        Some(&options[..]),
-    )?;
-    Ok(())
 }
 
 /// As switch_root(8) does: the archive's own root cannot be pivoted away.
@@ -108,16 +77,16 @@ fn switch() -> io::Result<()> {
 
 /// May files and directories be made in `root` at will? Not in a tree of somebody else's.
 pub(crate) fn may_make(root: Option<&Share>) -> bool {
-    root.is_none_or(|root| root.access == Access::Overlay)
+    root.is_none_or(|root| root.access == Access::Private)
 }
 
 /// Mounts what the Guest has for itself, and the shares. `root` is what [`enter`] was given.
-/// `directory` stays reachable if that would hide it.
+/// `directory` stays reachable if that would hide it. Returns what must be undone at the end.
 pub(crate) fn furnish(
     root: Option<&Share>,
     shares: &[Share],
     directory: Option<&Path>,
-) -> Result<(), Failure> {
+) -> Result<Made, Failure> {
     let hidden = directory.filter(|_| root.is_some()).and_then(Hidden::find);
     let may_make = may_make(root);
     for (kind, target, options) in OWN {
@@ -125,17 +94,101 @@ pub(crate) fn furnish(
         mount(Some(kind), target, Some(kind), MsFlags::empty(), options)
             .doing(format!("mount {target}"))?;
     }
+    for (kind, target, options) in MORE {
+        mount_if_known(kind, Path::new(target), options).doing(format!("mount {target}"))?;
+    }
+    // As udev has it: whoever may use it is for the mount to say.
+    match fs::set_permissions("/dev/fuse", fs::Permissions::from_mode(0o666)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).doing("open /dev/fuse to all")
+        }
+        _ => {}
+    }
+    make_with_mode(Path::new("/run/lock"), 0o1777).doing("make /run/lock")?;
     for (target, link) in LINKS {
         symlink(target, link).doing(format!("make {link}"))?;
     }
     if let Some(hidden) = hidden {
         hidden.show().doing("mount the current directory")?;
     }
+    let mut made = Made::default();
     for share in shares {
+        if !may_make {
+            made.directories(&share.target)
+                .doing(format!("make {}", share.target.display()))?;
+        }
         make_mount_point(&share.target, may_make)?;
         mount_share(&share.tag, &share.target, share.access)?;
+        made.mounted.push(share.target.clone());
     }
-    Ok(())
+    Ok(made)
+}
+
+/// Directories that were made in a tree of somebody else's, for shares to be mounted there.
+#[derive(Default)]
+pub(crate) struct Made {
+    mounted: Vec<PathBuf>,
+    /// The innermost last.
+    directories: Vec<PathBuf>,
+}
+
+impl Made {
+    /// Makes what is missing of `target`.
+    fn directories(&mut self, target: &Path) -> io::Result<()> {
+        let missing: Vec<_> = target
+            .ancestors()
+            .take_while(|path| !path.is_dir())
+            .collect();
+        for path in missing.into_iter().rev() {
+            fs::create_dir(path)?;
+            self.directories.push(path.into());
+        }
+        Ok(())
+    }
+
+    /// Removes them. Where something else was put meanwhile, that stays.
+    pub(crate) fn remove(self) {
+        if self.directories.is_empty() {
+            return;
+        }
+        for target in self.mounted.iter().rev() {
+            let _ = umount2(target, MntFlags::MNT_DETACH);
+        }
+        for directory in self.directories.iter().rev() {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+}
+
+fn mount_if_known(kind: &str, target: &Path, options: Option<&str>) -> io::Result<()> {
+    if target.starts_with("/dev") {
+        fs::create_dir(target)?;
+    }
+    match mount(Some(kind), target, Some(kind), MsFlags::empty(), options) {
+        // Not in this kernel; or it has no such place, which is the same.
+        Err(Errno::ENODEV | Errno::ENOENT) if target.starts_with("/dev") => fs::remove_dir(target),
+        Err(Errno::ENODEV | Errno::ENOENT) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+fn make_with_mode(path: &Path, mode: u32) -> io::Result<()> {
+    fs::create_dir(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Makes the directory for what `user`'s programs have at run time, and tells its name.
+pub(crate) fn runtime_directory(user: u32, group: u32) -> io::Result<PathBuf> {
+    let path = PathBuf::from(format!("/run/user/{user}"));
+    fs::create_dir_all("/run/user")?;
+    // It is there if the command's own directory is in it.
+    match make_with_mode(&path, 0o700) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
+    chown(&path, Some(user), Some(group))?;
+    Ok(path)
 }
 
 fn make_mount_point(target: &Path, may_make: bool) -> Result<(), Failure> {

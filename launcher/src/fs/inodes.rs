@@ -235,6 +235,23 @@ impl Inodes {
         }
     }
 
+    /// Somebody knows an inode once more, without having looked it up by a name.
+    pub fn know_again(&mut self, number: u64) -> io::Result<()> {
+        let inode = self.inodes.get_mut(&number).ok_or(Errno::STALE)?;
+        inode.lookups = inode.lookups.saturating_add(1);
+        Ok(())
+    }
+
+    /// How often an inode is to be forgotten until it is.
+    pub fn known(&self, number: u64) -> u64 {
+        self.get(number).map_or(0, |inode| inode.lookups)
+    }
+
+    /// The directory and the name by which an inode was found last.
+    pub fn place(&self, number: u64) -> Option<(u64, CString)> {
+        self.get(number).ok()?.place.clone()
+    }
+
     /// These are the attributes that the Guest is told next. Returns them with the inode number
     /// that the Guest is to see.
     pub fn tell(&mut self, number: u64, mut attributes: Attr) -> Attr {

@@ -6,9 +6,11 @@
 //! knows which file a number of the Guest's stands for · [`handles`] has what is open, [`locks`] what
 //! is locked · [`newer`] are requests that the library does not know · [`host`] is the system calls:
 //! each takes a descriptor and at most one name, so there is no path that could lead out of the
-//! directory · [`attributes`] changes modes, owners and the like, in a process of its own.
+//! directory · [`attributes`] changes modes, owners and the like, in a process of its own. [`cow`]
+//! lies over all that for a root in which the Guest may change everything, and nothing of the Host's.
 
 pub mod attributes;
+pub mod cow;
 pub mod handles;
 pub mod host;
 pub mod inodes;

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Requests that fuse-backend-rs does not know, since they are newer, and those for locks, which wait:
-//! decoded here, and answered with the files of a [`FileServer`].
+//! decoded here, and answered with the files of a [`FileServer`], or of a [`CowServer`].
 //!
 //! Their layout is that of `linux:include/uapi/linux/fuse.h`.
 
 use std::io;
 use std::os::fd::{AsFd, RawFd};
+use std::time::Duration;
 
 use fuse_backend_rs::abi::fuse_abi::{Attr, CreateIn, EntryOut, InHeader, LkIn, OpenOut, LK_FLOCK};
-use fuse_backend_rs::api::filesystem::Context;
+use fuse_backend_rs::api::filesystem::{Context, Entry, FileSystem};
 use fuse_backend_rs::transport::Reader;
 use rustix::fs::{OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 use vm_memory::ByteValued;
 
+use super::cow::CowServer;
 use super::server::{entry, open_flags, FileServer, VALID};
 use super::{host, locks};
 
@@ -35,7 +37,7 @@ const COPY_MAX: u64 = 64 << 20;
 pub enum Answer {
     /// The content of the answer, or the error.
     Now(io::Result<Vec<u8>>),
-    /// It waits for a lock. [`FileServer::locked`] tells of its end, by this number.
+    /// It waits for a lock. [`Files::locked`] tells of its end, by this number.
     Later(u64),
     /// It has no answer.
     Never,
@@ -43,35 +45,79 @@ pub enum Answer {
     Unknown,
 }
 
-/// Answers the request with this header, if it is one of those here. Only where it `may_wait` is
-/// there an [`Answer::Later`].
-pub fn answer(
-    files: &FileServer,
-    header: &InHeader,
-    mut body: Reader<'_>,
-    may_wait: bool,
-) -> Answer {
-    let body = &mut body;
-    let answer = match header.opcode {
-        SETLKW if may_wait => match lock(files, header, body) {
-            Ok(Some(number)) => return Answer::Later(number),
-            result => result.map(|_| Vec::new()),
-        },
-        INTERRUPT => {
-            if let Ok(unique) = body.read_obj() {
-                files.state().locks.interrupt(unique);
+/// Who answers the requests that the library decodes, and those here.
+pub trait Files: FileSystem<Inode = u64, Handle = u64> + Send + Sync {
+    /// Answers the request with this header, if it is one of those here. Only where it `may_wait` is
+    /// there an [`Answer::Later`].
+    fn answer_newer(&self, header: &InHeader, body: Reader<'_>, may_wait: bool) -> Answer;
+
+    /// Becomes readable when somebody has waited for a lock and that is over; `None` where nobody
+    /// can.
+    fn lock_event(&self) -> Option<RawFd> {
+        None
+    }
+
+    /// How the waits for locks ended that are over since the last call, by their numbers.
+    fn locked(&self) -> Vec<(u64, io::Result<()>)> {
+        Vec::new()
+    }
+}
+
+impl Files for FileServer {
+    fn answer_newer(&self, header: &InHeader, mut body: Reader<'_>, may_wait: bool) -> Answer {
+        let body = &mut body;
+        let answer = match header.opcode {
+            SETLKW if may_wait => match lock(self, header, body) {
+                Ok(Some(number)) => return Answer::Later(number),
+                result => result.map(|_| Vec::new()),
+            },
+            INTERRUPT => {
+                if let Ok(unique) = body.read_obj() {
+                    self.state().locks.interrupt(unique);
+                }
+                return Answer::Never;
             }
-            return Answer::Never;
-        }
-        COPY_FILE_RANGE | COPY_FILE_RANGE_64 => {
-            copy(files, header, body).map(|copied| longs(&[copied]))
-        }
-        SYNCFS => files.sync().map(|()| Vec::new()),
-        TMPFILE => make_unnamed(files, header, body),
-        STATX => stat(files, header, body),
-        _ => return Answer::Unknown,
-    };
-    Answer::Now(answer)
+            COPY_FILE_RANGE | COPY_FILE_RANGE_64 => {
+                copy(self, header, body).map(|copied| longs(&[copied]))
+            }
+            SYNCFS => self.sync().map(|()| Vec::new()),
+            TMPFILE => make_unnamed(self, header, body),
+            STATX => answer_statx(body, VALID, |handle| {
+                self.state().attributes(header.nodeid, handle)
+            }),
+            _ => return Answer::Unknown,
+        };
+        Answer::Now(answer)
+    }
+
+    fn lock_event(&self) -> Option<RawFd> {
+        Some(self.state().locks.event())
+    }
+
+    fn locked(&self) -> Vec<(u64, io::Result<()>)> {
+        self.state().locks.done()
+    }
+}
+
+impl Files for CowServer {
+    /// Nothing in here is locked, for nobody but this Guest sees it; what is not here, its kernel
+    /// does without.
+    fn answer_newer(&self, header: &InHeader, mut body: Reader<'_>, _: bool) -> Answer {
+        let body = &mut body;
+        let answer = match header.opcode {
+            INTERRUPT => return Answer::Never,
+            // Nothing of it is to last.
+            SYNCFS => Ok(Vec::new()),
+            TMPFILE => body.read_obj().and_then(|arguments: CreateIn| {
+                let (entry, handle) =
+                    self.create_unnamed(&Context::from(header), header.nodeid, arguments)?;
+                Ok(created(entry, handle))
+            }),
+            STATX => answer_statx(body, VALID, |handle| self.attributes(header.nodeid, handle)),
+            _ => return Answer::Unknown,
+        };
+        Answer::Now(answer)
+    }
 }
 
 /// `struct fuse_lk_in`.
@@ -94,13 +140,17 @@ fn longs(longs: &[u64]) -> Vec<u8> {
     longs.iter().flat_map(|long| long.to_le_bytes()).collect()
 }
 
-/// `struct fuse_statx_in`, answered by a `struct fuse_statx_out`.
-fn stat(files: &FileServer, header: &InHeader, body: &mut Reader<'_>) -> io::Result<Vec<u8>> {
+/// `struct fuse_statx_in`, answered by a `struct fuse_statx_out` of what `attributes` finds for the
+/// handle, if there is one: they are valid so long.
+fn answer_statx(
+    body: &mut Reader<'_>,
+    valid: Duration,
+    attributes: impl FnOnce(Option<u64>) -> io::Result<(Attr, Option<(i64, u32)>)>,
+) -> io::Result<Vec<u8>> {
     let [flags, _]: [u32; 2] = body.read_obj()?;
     let handle = body.read_obj()?;
-    let handle = (flags & BY_HANDLE != 0).then_some(handle);
-    let (attributes, born) = files.state().attributes(header.nodeid, handle)?;
-    let valid = [VALID.as_secs(), VALID.subsec_nanos().into(), 0, 0];
+    let (attributes, born) = attributes((flags & BY_HANDLE != 0).then_some(handle))?;
+    let valid = [valid.as_secs(), valid.subsec_nanos().into(), 0, 0];
     Ok([longs(&valid), statx(&attributes, born)].concat())
 }
 
@@ -163,12 +213,17 @@ fn make_unnamed(
         })?
     };
     let (number, attributes) = state.inodes.adopt(host::find_open(&file)?)?;
+    let handle = state.handles.add_file(file, false);
+    Ok(created(entry(number, attributes), handle))
+}
+
+/// `struct fuse_entry_out` and `struct fuse_open_out`.
+fn created(entry: Entry, handle: u64) -> Vec<u8> {
     let open = OpenOut {
-        fh: state.handles.add_file(file, false),
+        fh: handle,
         ..OpenOut::default()
     };
-    let entry = EntryOut::from(entry(number, attributes));
-    Ok([entry.as_slice(), open.as_slice()].concat())
+    [EntryOut::from(entry).as_slice(), open.as_slice()].concat()
 }
 
 /// `struct fuse_copy_file_range_in`. Returns how many bytes were copied: a `struct fuse_write_out`
@@ -196,16 +251,6 @@ fn copy(files: &FileServer, header: &InHeader, body: &mut Reader<'_>) -> io::Res
 }
 
 impl FileServer {
-    /// Becomes readable when somebody has waited for a lock and that is over.
-    pub fn lock_event(&self) -> RawFd {
-        self.state().locks.event()
-    }
-
-    /// How the waits for locks ended that are over since the last call, by their numbers.
-    pub fn locked(&self) -> Vec<(u64, io::Result<()>)> {
-        self.state().locks.done()
-    }
-
     /// Writes out what was written: of all file systems on which the Guest knows files.
     fn sync(&self) -> io::Result<()> {
         // By a share that is read-only nothing was.

@@ -10,7 +10,7 @@
 //! both grant: root's lg only gives files the owners that the Guest means. A read-only share refuses
 //! here whatever would change it.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -898,6 +898,49 @@ impl FileServer {
             inodes.removed(number, parent, name);
         }
         Ok(())
+    }
+}
+
+/// For [`super::cow`], which keeps what a Guest changes apart from these files.
+impl FileServer {
+    /// See [`Inodes::know_again`].
+    pub fn know_again(&self, number: u64) -> io::Result<()> {
+        self.state().inodes.know_again(number)
+    }
+
+    /// What the Host has of an inode, and when that was made, if its file system knows.
+    pub fn attributes(
+        &self,
+        number: u64,
+        handle: Option<u64>,
+    ) -> io::Result<(Attr, Option<(i64, u32)>)> {
+        self.state().attributes(number, handle)
+    }
+
+    /// When an inode was made, if that is known.
+    pub fn born(&self, number: u64) -> Option<(i64, u32)> {
+        self.attributes(number, None).ok()?.1
+    }
+
+    /// See [`Inodes::known`].
+    pub fn known(&self, number: u64) -> u64 {
+        self.state().inodes.known(number)
+    }
+
+    /// See [`Inodes::place`].
+    pub fn place(&self, number: u64) -> Option<(u64, CString)> {
+        self.state().inodes.place(number)
+    }
+
+    /// Opens a regular file for reading. It counts for no limit.
+    pub fn open_to_read(&self, number: u64) -> io::Result<File> {
+        let mut state = self.state();
+        match state.inodes.file_type(number)? {
+            FileType::RegularFile => {
+                host::open(state.inodes.descriptor(number)?.as_fd(), OFlags::RDONLY)
+            }
+            _ => Err(Errno::INVAL.into()),
+        }
     }
 }
 

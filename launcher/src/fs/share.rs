@@ -7,11 +7,13 @@ use std::str::FromStr;
 
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
+use super::cow::CowServer;
 use super::host;
 use super::server::{FileServer, Limits};
 use crate::error::Error;
 use crate::sandbox::Grant;
 use crate::virtio::fs::Fs;
+use crate::virtio::Device;
 
 /// Where the Guest's init mounts shares, each below its tag.
 pub const GUEST_DIRECTORY: &str = "/mnt";
@@ -29,8 +31,10 @@ pub struct Share {
     pub directory: PathBuf,
     /// What the Guest mounts it by.
     pub tag: String,
-    /// The Guest may not change anything.
+    /// The Guest may not change anything on the Host.
     pub read_only: bool,
+    /// What the Guest changes stays in memory, and goes with it.
+    pub private: bool,
 }
 
 impl FromStr for Share {
@@ -51,6 +55,7 @@ impl FromStr for Share {
             directory: directory.into(),
             tag: tag.into(),
             read_only,
+            private: false,
         })
     }
 }
@@ -78,21 +83,29 @@ impl Share {
         }
     }
 
-    /// Opens the directory, and makes its server.
-    fn open(&self, limits: Limits) -> Result<FileServer, Error> {
+    /// Opens the directory, and makes its device. What is private has `private` bytes of memory.
+    fn open(&self, limits: Limits, private: u64) -> Result<Box<dyn Device>, Error> {
         let failed = |source| Error::Share {
             directory: self.directory.clone(),
             source,
         };
         let root = host::open_root(&self.directory).map_err(failed)?;
-        FileServer::new(root, self.read_only, limits).map_err(failed)
+        Ok(if self.private {
+            let files = CowServer::new(root, limits, private).map_err(failed)?;
+            Box::new(Fs::new(&self.tag, files))
+        } else {
+            let files = FileServer::new(root, self.read_only, limits).map_err(failed)?;
+            Box::new(Fs::new(&self.tag, files))
+        })
     }
 }
 
 /// Makes the devices for all of `shares`, and divides the descriptors that this process may have among them.
 ///
+/// What a Guest with `memory` bytes of RAM changes in private ones takes at most half as much again.
+///
 /// From here on files are made with the mode that the Guest asks for: its own umask counts.
-pub fn open_all(shares: &[Share]) -> Result<Vec<Fs>, Error> {
+pub fn open_all(shares: &[Share], memory: u64) -> Result<Vec<Box<dyn Device>>, Error> {
     if shares.is_empty() {
         return Ok(Vec::new());
     }
@@ -113,7 +126,7 @@ pub fn open_all(shares: &[Share]) -> Result<Vec<Fs>, Error> {
         handles: each / 2,
     };
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-    let open = |share: &Share| Ok(Fs::new(&share.tag, share.open(limits)?));
+    let open = |share: &Share| share.open(limits, memory / 2);
     shares.iter().map(open).collect()
 }
 
@@ -136,6 +149,7 @@ mod tests {
             directory: directory.into(),
             tag: tag.into(),
             read_only,
+            private: false,
         };
         let parse = |text: &str| text.parse::<Share>();
         assert_eq!(parse(".:src"), Ok(share(".", "src", false)));
@@ -154,7 +168,7 @@ mod tests {
     #[test]
     fn two_shares_need_two_tags() {
         let share: Share = "/:x:ro".parse().unwrap();
-        let Err(error) = open_all(&[share.clone(), share]) else {
+        let Err(error) = open_all(&[share.clone(), share], 0) else {
             panic!("it should be refused")
         };
         assert!(matches!(error, Error::TagTwice(tag) if tag == "x"));
@@ -164,7 +178,7 @@ mod tests {
     fn what_is_no_directory_is_no_share() {
         for path in ["/nonexistent", "/etc/passwd", "/proc"] {
             let share: Share = format!("{path}:x:ro").parse().unwrap();
-            let Err(error) = open_all(&[share]) else {
+            let Err(error) = open_all(&[share], 0) else {
                 panic!("{path} should be refused")
             };
             assert!(matches!(error, Error::Share { .. }), "{error}");

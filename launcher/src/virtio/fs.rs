@@ -3,10 +3,12 @@
 //! device's tag.
 //!
 //! What travels in the queues is FUSE. A chain holds one request and room for its answer; how they
-//! are laid out is fuse-backend-rs's matter, and what they do is [`FileServer`]'s.
+//! are laid out is fuse-backend-rs's matter, and what they do is the
+//! matter of some [`Files`]: [`crate::fs::server`]'s, or [`crate::fs::cow`]'s for a private root.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use fuse_backend_rs::abi::fuse_abi::{InHeader, OutHeader};
 use fuse_backend_rs::api::server::Server;
@@ -17,8 +19,7 @@ use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::{until_quiet, Device, Fault, Served, Source};
-use crate::fs::newer::{self, Answer};
-use crate::fs::server::FileServer;
+use crate::fs::newer::{Answer, Files};
 use crate::fs::share::TAG_MAX;
 use crate::memory::Memory;
 
@@ -30,11 +31,11 @@ const REQUESTS: u16 = 512;
 const REQUEST_QUEUE: usize = 1;
 
 /// The device.
-pub struct Fs {
+pub struct Fs<F: Files> {
     name: String,
     config: [u8; TAG_MAX + 4],
-    server: Server<std::sync::Arc<FileServer>>,
-    files: std::sync::Arc<FileServer>,
+    server: Server<Arc<F>>,
+    files: Arc<F>,
     /// Who waits for a lock, by the wait's number.
     waiting: HashMap<u64, Waiting>,
 }
@@ -47,18 +48,18 @@ struct Waiting {
     room: Option<GuestAddress>,
 }
 
-impl Fs {
+impl<F: Files> Fs<F> {
     /// A device by which a Guest mounts `tag`, and sees `files`.
     ///
     /// # Panics
     ///
     /// If the tag is longer than [`TAG_MAX`] bytes.
-    pub fn new(tag: &str, files: FileServer) -> Self {
+    pub fn new(tag: &str, files: F) -> Self {
         // `struct virtio_fs_config`: the tag, and the number of request queues.
         let mut config = [0; TAG_MAX + 4];
         config[..tag.len()].copy_from_slice(tag.as_bytes());
         config[TAG_MAX..].copy_from_slice(&1u32.to_le_bytes());
-        let files = std::sync::Arc::new(files);
+        let files = Arc::new(files);
         Self {
             name: format!("share {tag}"),
             config,
@@ -88,7 +89,7 @@ impl Fs {
         let Ok(header) = body.read_obj::<InHeader>() else {
             return Ok(Some(0));
         };
-        match newer::answer(&self.files, &header, body, may_wait) {
+        match self.files.answer_newer(&header, body, may_wait) {
             Answer::Now(answer) => Ok(write(&mut writer, header.unique, answer).ok().or(Some(0))),
             Answer::Never => Ok(Some(0)),
             Answer::Later(number) => {
@@ -154,7 +155,7 @@ fn write(
     Ok(header.len as usize)
 }
 
-impl Device for Fs {
+impl<F: Files> Device for Fs<F> {
     fn name(&self) -> &str {
         &self.name
     }
@@ -182,13 +183,13 @@ impl Device for Fs {
     fn start(&mut self, _: u64) {}
 
     fn reset(&mut self) {
-        self.files.reset();
+        self.files.destroy();
         self.waiting.clear();
     }
 
     fn source(&self) -> Option<Source> {
         Some(Source {
-            fd: self.files.lock_event(),
+            fd: self.files.lock_event()?,
             queue: REQUEST_QUEUE,
         })
     }

@@ -14,6 +14,12 @@ pub(crate) const TESTS: &[Row] = &[
     ("environment", 60, |timeout| script(ENVIRONMENT, timeout)),
     ("disk", 60, |timeout| script(DISK, timeout)),
     ("overlay", 60, |timeout| script(OVERLAY, timeout)),
+    ("host-changes", 120, |timeout| script(HOST_CHANGES, timeout)),
+    ("copies", 120, |timeout| script(COPIES, timeout)),
+    ("expected", 60, |timeout| script(EXPECTED, timeout)),
+    ("read-write-share", 60, |timeout| {
+        script(READ_WRITE_SHARE, timeout)
+    }),
     ("read-write", 60, |timeout| script(READ_WRITE, timeout)),
     ("bare-directory", 60, |timeout| {
         script(BARE_DIRECTORY, timeout)
@@ -120,11 +126,126 @@ lg -- sh -exc '
     [ -d moved/linux ] && [ ! -e selftests ]
     mkdir -p /mnt/a/b
     [ ! -e /tmp/on-the-host ]
-    grep -q " / overlay rw" /proc/mounts
+    grep -q "^lg.root / virtiofs rw" /proc/mounts
     for directory in /proc/1 /sys/class /dev/pts /dev/shm /dev/fd /tmp /run; do [ -d $directory ]; done
 '
 [ "$(tree)" = "$before" ]
 [ ! -e /mnt/a ]
+"#;
+
+/// What the Host changes while the guest looks on: the guest sees it, wherever it has changed nothing
+/// itself. Both take turns: a guest says `next`, and waits until `turn` counts on.
+const HOST_CHANGES: &str = r#"
+d=/root/changes
+rm -rf $d
+mkdir -p $d/dir $d/gone
+cd $d
+echo 0 >turn
+echo old >file; echo old >log; echo old >mine; echo x >dir/x; ln -s file link; echo other >other
+printf '#!/bin/sh\necho old program\n' >program; chmod +x program
+mkfifo /tmp/turns
+lg -- sh -exc '
+    turn() { echo "next $1"; until [ "$(cat turn)" -ge "$1" ]; do :; done; }
+    cat file log link dir/x; ./program; ls
+    echo changed >mine; rm other
+    turn 1
+    cat file log link dir/y program; ./program; ls new
+    [ ! -e dir/x ]; [ ! -e gone ]; [ "$(cat mine)" = changed ]; [ ! -e other ]
+    turn 2
+    [ "$(cat log)" = short ]; [ "$(cat gone/again)" = again ]; [ "$(readlink link)" = new ]
+    echo done' >/tmp/turns &
+guest=$!
+while read -r word number; do
+    case "$word $number" in
+    "next 1")
+        echo new >file.new; mv file.new file; echo more >>log; rm -r dir; mkdir dir; echo y >dir/y
+        rmdir gone; echo listed >new; echo host >mine.new; mv mine.new mine
+        rm other; echo back >other
+        printf '#!/bin/sh\necho new program\n' >program.new; chmod +x program.new; mv program.new program
+        echo 1 >turn ;;
+    "next 2")
+        echo short >log; mkdir gone; echo again >gone/again; ln -sf new link; echo 2 >turn ;;
+    *) echo "$word $number" >>/tmp/turns.log ;;
+    esac
+done </tmp/turns
+wait $guest
+grep -q '^new program' /tmp/turns.log
+grep -q '^y' /tmp/turns.log
+grep -q '^done' /tmp/turns.log
+[ "$(cat mine)" = host ]
+rm -r $d /tmp/turns /tmp/turns.log
+"#;
+
+/// What the guest changes stays its own: names, links, sizes, holes; and nothing is left of it.
+const COPIES: &str = r#"
+d=/root/copies
+rm -rf $d
+mkdir -p $d/tree/in
+cd $d
+echo one >a; ln a b; echo x >tree/in/x; echo plain >plain
+truncate -s 10G big; echo mine >user; chown 1000:1000 user . tree tree/in
+before=$(find . | sort | xargs ls -ldn; cat a tree/in/x plain)
+lg -- sh -exc '
+    echo two >>a; [ "$(cat b)" = "$(printf "one\ntwo")" ]; [ "$(stat -c %h b)" = 2 ]
+    ln a c; [ "$(stat -c %h a)" = 3 ]; echo three >>b; [ "$(wc -l <c)" = 3 ]
+    rm a b; [ "$(stat -c %h c)" = 1 ]; [ "$(wc -l <c)" = 3 ]
+    mv tree moved; [ "$(cat moved/in/x)" = x ]; [ ! -e tree ]; mkdir tree; [ -z "$(ls tree)" ]
+    echo y >moved/in/y; mv moved/in tree/in; [ "$(ls tree/in | xargs)" = "x y" ]
+    rm -r tree; [ ! -e tree ]; mkdir tree; echo z >tree/in; [ "$(cat tree/in)" = z ]
+    echo end >>big; [ "$(stat -c %s big)" = 10737418244 ]; [ "$(tail -c 4 big)" = end ]
+    exec 5<>plain; rm plain; echo unlinked >&5; [ ! -e plain ]; echo again >plain; [ "$(cat plain)" = again ]
+    chmod 600 user; chown 7:8 user; touch -d "2001-02-03 04:05:06" user
+    [ "$(stat -c "%a %u %g %Y" user)" = "600 7 8 981173106" ]
+    chmod 4755 c; echo changed >>c; [ "$(stat -c %a c)" = 4755 ] || [ "$(stat -c %a c)" = 755 ]
+    mknod null c 1 3; echo x >null; mkfifo fifo; [ -p fifo ]
+    ! dd if=/dev/zero of=full bs=1M; ls -l full; [ "$(df . | tail -n 1 | tr -s " " | cut -d " " -f 5)" -eq 0 ] || df .
+    rm full; echo room >room; [ "$(cat room)" = room ]'
+cat >/tmp/copies.user <<'END'
+cd /root/copies
+lg run -m 128M -- sh -exc '
+    chmod 640 user; echo more >>user; [ "$(cat user | wc -l)" = 2 ]; [ "$(stat -c %a user)" = 640 ]
+    ! chown 0 user; ! chmod 600 plain; ! sh -c "echo x >plain"; mv user moved; mkdir d; echo d >d/d
+    rm -r tree; [ ! -e tree ]'
+END
+chmod 755 /root
+su user -c 'sh -e /tmp/copies.user'
+[ "$(find . | sort | xargs ls -ldn; cat a tree/in/x plain)" = "$before" ]
+rm -r $d /tmp/copies.user
+"#;
+
+/// Mounts and directories that programs expect, the guest's name, and what an ordinary user may
+/// mount: in a user namespace, what Linux allows there.
+const EXPECTED: &str = r#"
+cat >/tmp/expected.sh <<'END'
+lg run -m 128M -- sh -exc '
+    [ -e /sys/fs/cgroup/cgroup.controllers ]; [ -d /sys/kernel/debug ]
+    grep " /dev/mqueue mqueue" /proc/mounts; grep " /sys/kernel/tracing tracefs" /proc/mounts
+    grep " /sys/kernel/debug debugfs" /proc/mounts
+    [ "$(stat -c %a /dev/fuse)" = 666 ]; [ "$(stat -c %a /run/lock)" = 1777 ]; echo x >/run/lock/x
+    [ -O "$XDG_RUNTIME_DIR" ]; [ "$(stat -c %a "$XDG_RUNTIME_DIR")" = 700 ]
+    ping -c 1 -W 9 "$(hostname)" || [ "$(id -u)" -ne 0 ]
+    grep -w "$(hostname)" /etc/hosts
+    unshare -Urm sh -exc "mount -t tmpfs none /mnt || mount -t tmpfs none /media || mount -t tmpfs none /tmp"'
+END
+sh -e /tmp/expected.sh
+su user -c 'sh -e /tmp/expected.sh'
+! grep -w lguest /etc/hosts
+rm /tmp/expected.sh
+"#;
+
+/// The place of a share, in a root that is written through, is made and removed again.
+const READ_WRITE_SHARE: &str = r#"
+rm -rf /tmp/rws
+mkdir /tmp/rws
+echo hi >/tmp/rws/f
+[ ! -e /mnt ]
+[ "$(lg --rw --share /tmp/rws:out -- cat /mnt/out/f)" = hi ]
+[ ! -e /mnt ]
+mkdir /mnt
+[ "$(lg --rw --share /tmp/rws:out -- cat /mnt/out/f)" = hi ]
+[ -z "$(ls /mnt)" ]
+rmdir /mnt
+rm -r /tmp/rws
 "#;
 
 /// What the guest writes with --rw is on the Host; it makes no directories of its own there.
@@ -149,6 +270,8 @@ mkdir /tmp/bare
 cd /usr/lib/lg
 fails_with 127 lg --root /tmp/bare -- sh -c true 2>/tmp/bare.log
 grep -q 'cannot run sh: No such file' /tmp/bare.log
+fails_with 1 grep 'instead of' /tmp/bare.log
+fails_with 127 lg -v --root /tmp/bare -- sh -c true 2>/tmp/bare.log
 grep -q 'in / instead of /usr/lib/lg: No such file' /tmp/bare.log
 fails_with 127 lg --root /tmp/bare </dev/null
 cp /usr/bin/busybox /tmp/bare/

@@ -20,7 +20,7 @@ use vmm_sys_util::tempdir::TempDir;
 use super::super::driver::{Driver, WRITE};
 use super::*;
 use crate::fs::host;
-use crate::fs::server::Limits;
+use crate::fs::server::{FileServer, Limits};
 
 const QUEUE: usize = 1;
 const REQUEST: u64 = 0xa_0000;
