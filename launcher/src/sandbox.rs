@@ -111,7 +111,7 @@ impl Sandbox {
 pub fn enter(needs: &Needs<'_>) -> io::Result<Sandbox> {
     let landlock = landlock_version();
     confine_files(needs)?;
-    confine_calls(allow_list(needs))?;
+    confine_calls(allow_list(needs), !needs.grants.is_empty())?;
     Ok(Sandbox { landlock })
 }
 
@@ -123,10 +123,8 @@ pub fn enter(needs: &Needs<'_>) -> io::Result<Sandbox> {
 /// Those of [`enter`].
 pub fn enter_for_attributes() -> io::Result<()> {
     confine_files(&Needs::default())?;
-    confine_calls(filter(
-        [RUNTIME, DESCRIPTORS, MESSAGES, ATTRIBUTES].concat(),
-        of_arguments(&Needs::default()),
-    ))
+    let calls = [RUNTIME, DESCRIPTORS, MESSAGES, ATTRIBUTES].concat();
+    confine_calls(filter(calls, of_arguments(&Needs::default())), false)
 }
 
 /// The version of this kernel's Landlock; 0 if it has none.
@@ -214,6 +212,8 @@ const RUNTIME: &[c_long] = &[
     libc::SYS_nanosleep,
     libc::SYS_getrandom,
     libc::SYS_getrusage,
+    // Refused where nothing is shared: see `confine_calls`.
+    libc::SYS_openat,
 ];
 
 /// Descriptors that are open: streams, disks, kicks, RAM.
@@ -250,7 +250,6 @@ const DESCRIPTORS: &[c_long] = &[
 /// Looking at files, where any directory is shared. What may be opened, is for Landlock; that a path
 /// exists, and who owns it, it lets everybody see.
 const FILES: &[c_long] = &[
-    libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_newfstatat,
     libc::SYS_statx,
@@ -355,22 +354,30 @@ const PRCTLS: &[i32] = &[libc::PR_SET_NAME, libc::PR_SET_VMA];
 
 type Filter = Result<BpfProgram, seccompiler::Error>;
 
-fn confine_calls(allowed: Filter) -> io::Result<()> {
+/// `opens`: files may be opened by name.
+fn confine_calls(allowed: Filter, opens: bool) -> io::Result<()> {
     register_signal_handler(libc::SIGSYS, on_forbidden_call)?;
-    for program in [without_clone3(), allowed] {
+    // clone3 hides from seccomp what it is to make, but a C library that hears that there is none
+    // starts its threads with clone.
+    let mut programs = vec![refuse(libc::SYS_clone3, libc::ENOSYS)];
+    if !opens {
+        // A C library looks how the kernel gives out memory before it returns some, and can do without.
+        programs.push(refuse(libc::SYS_openat, libc::EACCES));
+    }
+    programs.push(allowed);
+    for program in programs {
         let program = program.map_err(io::Error::other)?;
         seccompiler::apply_filter(&program).map_err(io::Error::other)?;
     }
     Ok(())
 }
 
-/// clone3 hides from seccomp what it is to make, but a C library that hears that there is none
-/// starts its threads with clone.
-fn without_clone3() -> Filter {
+/// A filter by which a call fails.
+fn refuse(call: c_long, errno: i32) -> Filter {
     let filter = SeccompFilter::new(
-        [(libc::SYS_clone3, Vec::new())].into(),
+        [(call, Vec::new())].into(),
         SeccompAction::Allow,
-        SeccompAction::Errno(libc::ENOSYS as u32),
+        SeccompAction::Errno(errno as u32),
         TargetArch::x86_64,
     )?;
     Ok(filter.try_into()?)
