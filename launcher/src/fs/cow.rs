@@ -15,6 +15,7 @@
 //!
 //! All of it is bounded by a [`Budget`], and gone with the Guest.
 
+mod acl;
 mod budget;
 mod content;
 mod names;
@@ -1005,6 +1006,7 @@ impl FileSystem for CowServer {
             | FsOptions::PARALLEL_DIROPS
             | FsOptions::HANDLE_KILLPRIV_V2
             | FsOptions::MAX_PAGES
+            | FsOptions::POSIX_ACL
             | FsOptions::CACHE_SYMLINKS
             | FsOptions::INIT_EXT)
     }
@@ -1087,6 +1089,9 @@ impl FileSystem for CowServer {
         }
         if valid.contains(SetattrValid::MODE) {
             attributes.mode = attributes.mode & !PERMISSIONS | new.st_mode & PERMISSIONS;
+            if let Some(list) = own.xattrs.get_mut(acl::ACCESS) {
+                acl::set_mode(list, new.st_mode);
+            }
         }
         for (given, at_once, time, (seconds, nanoseconds)) in [
             (
@@ -1384,13 +1389,17 @@ impl FileSystem for CowServer {
 
     fn setxattr(
         &self,
-        _: &Context,
+        context: &Context,
         inode: u64,
         name: &CStr,
         value: &[u8],
         flags: u32,
     ) -> io::Result<()> {
         let mut state = self.state();
+        let listed = match name == acl::ACCESS {
+            true => Some(acl::mode(value)?),
+            false => None,
+        };
         let own = state.change(inode, false)?;
         let before = own.xattrs.get(name).map(|value| xattr_cost(name, value));
         let flags = XattrFlags::from_bits_retain(flags);
@@ -1407,6 +1416,13 @@ impl FileSystem for CowServer {
         node.charge.add(xattr_cost(name, value))?;
         if let Some(own) = &mut node.own {
             own.xattrs.insert(name.into(), value.into());
+            if let Some(mode) = listed {
+                own.attributes.mode = own.attributes.mode & !0o777 | mode;
+                let is_member = context.uid == 0 || context.gid == own.attributes.gid;
+                if !is_member {
+                    own.attributes.mode &= !SET_GROUP;
+                }
+            }
             set_changed(&mut own.attributes);
         }
         node.charge.give_back(before.unwrap_or(0));
