@@ -180,7 +180,7 @@ pub struct Run {
     #[arg(help_heading = COMMAND)]
     pub env: Vec<OsString>,
 
-    /// Leave standard input alone: the command finds its end there
+    /// Leave standard input alone: it is empty
     ///
     /// For terminals, sockets and devices, of which what is read ahead is gone. Of a file or a pipe,
     /// only what the command reads is used up anyway.
