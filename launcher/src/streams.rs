@@ -526,17 +526,19 @@ impl Keyboard {
     }
 
     fn read_terminal(&self, terminal: Claim, look: &EventFd, ends: &Sender<End>) -> io::Result<()> {
-        const LOOK: u64 = 1;
         let mut stdin = io::stdin();
         let epoll = Epoll::new()?;
         // By edge: keys may be for somebody else, who takes his time.
         let edge = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
         epoll.ctl(ControlOperation::Add, stdin.as_raw_fd(), edge)?;
-        let level = EpollEvent::new(EventSet::IN, LOOK);
+        let level = EpollEvent::new(EventSet::IN, 1);
         epoll.ctl(ControlOperation::Add, look.as_raw_fd(), level)?;
         let mut events = [EpollEvent::default(); 2];
         let (mut keys, mut buffer) = (Keys::default(), [0; 4096]);
         let mut ours = terminal.take();
+        // Until we are told to go on, the terminal is not to be touched, although it may look like ours:
+        // the shell has not heard of the stop yet.
+        let mut stopped = false;
         loop {
             while ours && state_of(&stdin).intersects(PollFlags::POLLIN | PollFlags::POLLHUP) {
                 let typed = match stdin.read(&mut buffer) {
@@ -554,16 +556,17 @@ impl Keyboard {
                         Wish::Help => say(HELP),
                         Wish::Suspend => {
                             terminal::suspend();
-                            ours = false;
+                            (ours, stopped) = (false, true);
                         }
                     }
                 }
                 self.pass(&guest, true);
             }
-            let count = epoll.wait(-1, &mut events).or_else(interrupted)?;
-            let looks = events[..count].iter().any(|event| event.data() == LOOK);
-            let _ = look.read();
-            if looks || !ours {
+            epoll.wait(-1, &mut events).or_else(interrupted)?;
+            // Whatever woke us: once it is read, nobody reminds us of it.
+            let looks = look.read().is_ok();
+            stopped &= !looks;
+            if looks || !(ours || stopped) {
                 ours = terminal.take();
             }
         }
