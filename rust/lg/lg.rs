@@ -13,7 +13,7 @@
 //!   vm          memory, vCPUs, eventfds of one VM
 //!   vcpu        the run loop: enter, look why it came out, handle; privileged: rare instructions
 //!   mmu, irq    the shadow; pending interrupts
-//!   death       why a guest died, in words
+//!   blame       who is to blame when something cannot be done; why a guest died, in words
 //!   sys         all that is unsafe: switcher.S, run sections, page tables, guest RAM, the Host's C functions
 //!   lg_core     pure logic, which cargo tests: walking tables, decoding, descriptors, flags
 //!   abi         the contract, from include/uapi/linux/lguest.h
@@ -69,7 +69,7 @@ pub mod lg_core {
     pub mod xcr0;
 }
 
-mod death;
+mod blame;
 mod device;
 mod irq;
 mod mmu;

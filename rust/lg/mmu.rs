@@ -26,7 +26,10 @@
 
 use crate::{
     abi::*,
-    death::Death,
+    blame::{
+        Death,
+        Stop, //
+    },
     lg_core::{
         addr::{
             Gpa,
@@ -90,8 +93,14 @@ pub(crate) enum Fault {
     GeneralProtection,
     /// The address leads to something that is not RAM.
     Mmio(Gpa),
-    /// The guest's tables are beyond repair.
-    Dead(Death),
+}
+
+/// Why a table cannot be had: for want of memory, which there may be where waiting is allowed.
+fn no_table(wait: Wait) -> impl Fn(Error) -> Stop {
+    move |error| match wait {
+        Wait::Allowed => Stop::Host(error),
+        Wait::Forbidden => Stop::Later,
+    }
 }
 
 /// The roots to load for the two modes.
@@ -280,13 +289,14 @@ fn drop_page(level4: &mut Table, gva: Gva) -> Dropped {
 }
 
 impl Mmu {
-    /// With `root` as the current root, and without RAM. `max_pages` is the budget for shadow tables.
+    /// With `root` as the current root, whose roots are returned, and without RAM. `max_pages` is the budget
+    /// for shadow tables.
     pub(crate) fn new(
         root: Gpa,
         slot: Arc<Lease>,
         five_levels: bool,
         max_pages: usize,
-    ) -> Result<Self> {
+    ) -> Result<(Self, Roots)> {
         let mut mmu = Self {
             contexts: KVec::new(),
             current: root,
@@ -301,8 +311,9 @@ impl Mmu {
             recycled: 0,
             ram: GuestRam::new(),
         };
-        mmu.find(root, Wait::Allowed)?;
-        Ok(mmu)
+        let first = mmu.add(root)?;
+        let roots = mmu.load_context(first);
+        Ok((mmu, roots))
     }
 
     /// The same with RAM. Apart from [`new`](Self::new), which may fail, and would take the RAM along.
@@ -317,27 +328,36 @@ impl Mmu {
 
     /// Makes `root` the current one and returns its roots, which stay valid until the next call.
     /// Without `keep` its user half is forgotten first: that is CR3 bit 63.
-    pub(crate) fn load(&mut self, root: Gpa, keep: bool, wait: Wait) -> Result<Roots> {
+    pub(crate) fn load(&mut self, root: Gpa, keep: bool, wait: Wait) -> Result<Roots, Stop> {
         let i = self.find(root, wait)?;
         if !keep {
             self.dropped.add(self.contexts[i].drop_user_half());
         }
+        Ok(self.load_context(i))
+    }
+
+    fn load_context(&mut self, i: usize) -> Roots {
         self.clock += 1;
         self.contexts[i].used = self.clock;
-        self.current = root;
-        Ok(self.contexts[i].roots())
+        self.current = self.contexts[i].root;
+        self.contexts[i].roots()
     }
 
     /// The context of `root`, made if it is missing.
-    fn find(&mut self, root: Gpa, wait: Wait) -> Result<usize> {
+    fn find(&mut self, root: Gpa, wait: Wait) -> Result<usize, Stop> {
         // From the end: guests come back to young address spaces most.
         if let Some(i) = self.contexts.iter().rposition(|c| c.root == root) {
             return Ok(i);
         }
         if wait == Wait::Forbidden {
-            return Err(EAGAIN);
+            return Err(Stop::Later);
         }
         self.make_room(wait)?;
+        Ok(self.add(root)?)
+    }
+
+    /// A context for `root`, which has none.
+    fn add(&mut self, root: Gpa) -> Result<usize> {
         let context = Context::new(root, self.slot.link(), self.upper.hpa(), self.five_levels)?;
         let pages = context.own_pages();
         self.contexts.push(context, GFP_KERNEL_ACCOUNT)?;
@@ -354,11 +374,11 @@ impl Mmu {
     /// Brings the tables below the budget: what was dropped goes first, then least recently used contexts, then
     /// everything. The current context loses what it maps at most, so that the roots the CPU uses never dangle.
     ///
-    /// `EAGAIN` when there is something to do and waiting is forbidden.
-    fn make_room(&mut self, wait: Wait) -> Result {
+    /// [`Stop::Later`] when there is something to do and waiting is forbidden.
+    fn make_room(&mut self, wait: Wait) -> Result<(), Stop> {
         while self.pages >= self.max_pages || self.contexts.len() >= MAX_CONTEXTS {
             if wait == Wait::Forbidden {
-                return Err(EAGAIN);
+                return Err(Stop::Later);
             }
             task::reschedule_if_asked();
             if !self.dropped.is_empty() {
@@ -432,12 +452,11 @@ impl Mmu {
 
     /// Deals with a page fault at `gva` under the current root.
     ///
-    /// `EAGAIN` when it would have to wait but must not, `ENOMEM`, or why the Launcher's memory
-    /// could not be had.
-    pub(crate) fn fault(&mut self, gva: Gva, access: Access, wait: Wait) -> Result<Fault> {
+    /// The Host's failure is `ENOMEM`, or why the Launcher's memory could not be had.
+    pub(crate) fn fault(&mut self, gva: Gva, access: Access, wait: Wait) -> Result<Fault, Stop> {
         if gva.is_canonical() {
             match gva.index(4) {
-                hole::SLOT if !access.user => return Ok(Fault::Dead(Death::SwitcherSlot(gva))),
+                hole::SLOT if !access.user => return Err(Death::SwitcherSlot(gva).into()),
                 SHARED_SLOT if !access.user => {
                     if let Some(fault) = self.map_shared(gva, access, wait)? {
                         return Ok(fault);
@@ -451,18 +470,18 @@ impl Mmu {
             Ok(t) => t,
             Err(WalkError::Fault(code)) => return Ok(Fault::Inject(code)),
             Err(WalkError::NotCanonical) => return Ok(Fault::GeneralProtection),
-            Err(WalkError::TableOutside(_)) if wait == Wait::Forbidden => return Err(EAGAIN),
+            Err(WalkError::TableOutside(_)) if wait == Wait::Forbidden => return Err(Stop::Later),
             Err(WalkError::TableOutside(at)) => {
-                return match tables.failure() {
-                    Some(error) => Err(error),
-                    None => Ok(Fault::Dead(Death::TableOutside(at, gva))),
-                }
+                return Err(match tables.failure() {
+                    Some(error) => error.into(),
+                    None => Death::TableOutside(at, gva).into(),
+                })
             }
             Err(WalkError::Contended) => return Ok(Fault::Filled),
         };
         let hpa = match (self.ram.pinned_page(t.gpa), wait) {
             (Some(hpa), _) => hpa,
-            (None, Wait::Forbidden) => return Err(EAGAIN),
+            (None, Wait::Forbidden) => return Err(Stop::Later),
             (None, Wait::Allowed) => match self.ram.page(t.gpa)? {
                 Some(hpa) => hpa,
                 None => return Ok(Fault::Mmio(Gpa::new(t.gpa.get() | gva.offset()))),
@@ -483,7 +502,9 @@ impl Mmu {
             user_page: t.user,
             user_mode: access.user,
         };
-        let (table, half) = contexts[i].table_for(upper, place, wait, pages)?;
+        let (table, half) = contexts[i]
+            .table_for(upper, place, wait, pages)
+            .map_err(no_table(wait))?;
         let Some(leaf) = shadow::leaf(&t, hpa, half) else {
             // `table_for` gave a table of the kernel's to a page of the kernel's.
             return Ok(Fault::Inject(0));
@@ -515,7 +536,7 @@ impl Mmu {
     }
 
     /// Maps the shared page at `gva`, if there is one there.
-    fn map_shared(&mut self, gva: Gva, access: Access, wait: Wait) -> Result<Option<Fault>> {
+    fn map_shared(&mut self, gva: Gva, access: Access, wait: Wait) -> Result<Option<Fault>, Stop> {
         let n = gva.page().get().wrapping_sub(LGUEST_SHARED_VA as u64) / 4096;
         let Some(hpa) = self.slot.shared_hpa(n as usize) else {
             return Ok(None);
@@ -527,7 +548,8 @@ impl Mmu {
         }
         let i = self.find(self.current, wait)?;
         let size = PageSize::Size4K;
-        let table = make_leaf_table(&mut self.upper, gva, size, wait, &mut self.pages)?;
+        let table = make_leaf_table(&mut self.upper, gva, size, wait, &mut self.pages)
+            .map_err(no_table(wait))?;
         let known = table.get(gva.index(1)) == leaf;
         table.set(gva.index(1), leaf);
         if !self.five_levels {

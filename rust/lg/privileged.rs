@@ -7,7 +7,11 @@
 
 use crate::{
     abi::*,
-    death::Death,
+    blame::{
+        Death,
+        Protection,
+        Refused, //
+    },
     lg_core::{
         addr::Gva,
         emulate::{
@@ -20,10 +24,7 @@ use crate::{
         page::Wait,
         switcher::Regs, //
     },
-    vcpu::{
-        Next,
-        Vcpu, //
-    },
+    vcpu::Vcpu,
     vm::Vm,
 };
 use core::mem::offset_of;
@@ -67,21 +68,20 @@ fn gpr(regs: &mut Regs, gpr: Gpr) -> &mut u64 {
     }
 }
 
-/// Executes `instruction`, `len` bytes long, and steps over it. `None` if it faults: the guest gets
-/// its #GP.
+/// Executes `instruction`, `len` bytes long, and steps over it.
 pub(crate) fn execute(
     vcpu: &mut Vcpu,
     vm: &Vm,
     instruction: Privileged,
     len: u8,
-) -> Result<Option<Next>> {
+) -> Result<(), Refused<Protection>> {
     let mut regs = *vcpu.switcher.regs();
     let next_rip = regs.rip.wrapping_add(len.into());
     let edx_eax = (regs.rdx << 32) | (regs.rax & 0xffff_ffff);
     match instruction {
         Privileged::Hlt => {
             if vcpu.switcher.shared(IF) & flags::IF == 0 {
-                return Ok(Some(Next::Die(Death::HaltForever(regs.rip))));
+                return Err(Death::HaltForever(regs.rip).into());
             }
             vcpu.halt()?;
         }
@@ -91,7 +91,7 @@ pub(crate) fn execute(
         Privileged::Clts | Privileged::Wbinvd => {}
         Privileged::Xsetbv => {
             if regs.rcx as u32 != 0 || !vcpu.switcher.set_xcr0(edx_eax) {
-                return Ok(None);
+                return Err(Protection.into());
             }
         }
         Privileged::Swapgs => {
@@ -103,13 +103,13 @@ pub(crate) fn execute(
         }
         Privileged::Rdmsr => {
             let Some(value) = rdmsr(vcpu, regs.rcx as u32) else {
-                return Ok(None);
+                return Err(Protection.into());
             };
             (regs.rax, regs.rdx) = (value & 0xffff_ffff, value >> 32);
         }
         Privileged::Wrmsr => {
             if !wrmsr(vcpu, regs.rcx as u32, edx_eax) {
-                return Ok(None);
+                return Err(Protection.into());
             }
         }
         // Nobody answers on any port: the bus floats high.
@@ -127,7 +127,7 @@ pub(crate) fn execute(
                 2 => vcpu.switcher.shared(offset_of!(lguest_shared, cr2)),
                 3 => vcpu.root.get(),
                 4 => CR4,
-                _ => return Ok(None),
+                _ => return Err(Protection.into()),
             }
         }
         Privileged::MovToCr { cr, gpr: from } => {
@@ -138,11 +138,8 @@ pub(crate) fn execute(
                 2 => vcpu
                     .switcher
                     .set_shared(offset_of!(lguest_shared, cr2), value),
-                3 => match vcpu.write_cr3(vm, value, Wait::Allowed)? {
-                    Next::Resume => {}
-                    dead => return Ok(Some(dead)),
-                },
-                _ => return Ok(None),
+                3 => vcpu.write_cr3(vm, value, Wait::Allowed)?,
+                _ => return Err(Protection.into()),
             }
         }
         Privileged::MovFromDr { dr, gpr: to } => {
@@ -150,12 +147,12 @@ pub(crate) fn execute(
                 0..=3 => 0,
                 6 => vcpu.switcher.dr6(),
                 7 => DR7,
-                _ => return Ok(None),
+                _ => return Err(Protection.into()),
             }
         }
         Privileged::MovToDr { dr, .. } => {
             if matches!(dr, 4 | 5) {
-                return Ok(None);
+                return Err(Protection.into());
             }
         }
         Privileged::Invlpg(memory) => {
@@ -166,7 +163,7 @@ pub(crate) fn execute(
     }
     regs.rip = next_rip;
     *vcpu.switcher.regs() = regs;
-    Ok(Some(Next::Resume))
+    Ok(())
 }
 
 fn rdmsr(vcpu: &mut Vcpu, msr: u32) -> Option<u64> {

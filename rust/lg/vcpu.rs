@@ -4,7 +4,13 @@
 
 use crate::{
     abi::*,
-    death::Death,
+    blame::{
+        Death,
+        Errno,
+        Protection,
+        Refused,
+        Stop, //
+    },
     irq::Interrupts,
     lg_core::{
         addr::{
@@ -25,7 +31,6 @@ use crate::{
     },
     mmu::{
         Fault,
-        Mmu,
         Roots, //
     },
     privileged,
@@ -80,8 +85,6 @@ pub(crate) enum Next {
     Again,
     /// To the Launcher, with this `LGUEST_EXIT_*`; `run` is filled in.
     Launcher(u32),
-    /// The guest dies.
-    Die(Death),
 }
 
 /// Where the guest wants its events. (Of its system calls the switcher knows.)
@@ -129,7 +132,7 @@ impl Vcpu {
     pub(crate) fn new(
         init: &lguest_vcpu,
         slot: Arc<Lease>,
-        mmu: &mut Mmu,
+        roots: &Roots,
         interrupts: Arc<Timer<Interrupts>>,
     ) -> Result<Self> {
         let root = Gpa::new(init.cr3);
@@ -150,7 +153,7 @@ impl Vcpu {
             rflags: flags::AT_EVENT_ENTRY,
             ..Regs::default()
         };
-        vcpu.set_roots(&mmu.load(root, false, Wait::Allowed)?);
+        vcpu.set_roots(roots);
         let (now, tsc) = (cpu::wall_ns(), cpu::rdtsc());
         let words = [
             (
@@ -199,14 +202,26 @@ impl Vcpu {
     fn run_loop(&mut self, vm: &Vm, run: &mut lguest_run) -> Result {
         let mut next = self.resume_debugged(run);
         loop {
-            match next {
-                Next::Resume | Next::Again => {}
-                Next::Launcher(exit) => {
+            next = match next {
+                Ok(Next::Resume | Next::Again) => {
+                    if task::must_return_to_user() {
+                        return Err(EINTR);
+                    }
+                    task::reschedule_if_asked();
+                    let next = self.run_section(vm, run);
+                    // All that the guest has dropped, before it can drop more: it is not faster than we are.
+                    while vm.free_dropped()? {
+                        task::reschedule_if_asked();
+                    }
+                    next
+                }
+                Ok(Next::Launcher(exit)) => {
                     run.exit = exit;
                     self.over = exit == LGUEST_EXIT_SHUTDOWN;
                     return Ok(());
                 }
-                Next::Die(death) => {
+                Err(Stop::Later) => self.handle_exit(vm, run, Wait::Allowed),
+                Err(Stop::Death(death)) => {
                     let mut reason = [0; LGUEST_REASON_MAX as usize];
                     death.write_to(&mut reason);
                     run.death().reason = reason;
@@ -214,23 +229,11 @@ impl Vcpu {
                     self.over = true;
                     return Ok(());
                 }
+                Err(Stop::Host(error)) => {
+                    self.rewind();
+                    return Err(error);
+                }
             }
-            if task::must_return_to_user() {
-                return Err(EINTR);
-            }
-            task::reschedule_if_asked();
-            let result = self.run_section(vm, run);
-            // All that the guest has dropped, before it can drop more: it is not faster than we are.
-            while vm.memory(Wait::Allowed)?.mmu()?.free_dropped() {
-                task::reschedule_if_asked();
-            }
-            next = match result {
-                // What could not be done with IRQs off.
-                Err(error) if error == EAGAIN => self
-                    .handle_exit(vm, run, Wait::Allowed)
-                    .inspect_err(|_| self.rewind())?,
-                next => next?,
-            };
         }
     }
 
@@ -254,13 +257,13 @@ impl Vcpu {
     }
 
     /// Does what a debugger has left to be done since the last run.
-    fn resume_debugged(&mut self, run: &mut lguest_run) -> Next {
+    fn resume_debugged(&mut self, run: &mut lguest_run) -> Result<Next, Stop> {
         let next = if core::mem::take(&mut self.debug.inject_breakpoint) {
-            self.inject_exception(Event::new(trap::BP, 0))
+            self.inject_exception(Event::new(trap::BP, 0))?
         } else {
             Next::Again
         };
-        self.end_step(run, next)
+        Ok(self.end_step(run, next))
     }
 
     /// While the guest is stepped, whatever ends an instruction goes to the Launcher.
@@ -289,9 +292,9 @@ impl Vcpu {
     }
 
     /// Lets the guest run, with IRQs off as seen from the Host, until the Host has something else
-    /// to do or an exit cannot be handled here: `EAGAIN` says that it is still to be handled, with
+    /// to do or an exit cannot be handled here: [`Stop::Later`] says that it is still to be handled, with
     /// waiting allowed.
-    fn run_section(&mut self, vm: &Vm, run: &mut lguest_run) -> Result<Next> {
+    fn run_section(&mut self, vm: &Vm, run: &mut lguest_run) -> Result<Next, Stop> {
         let irqs = IrqsOff::new();
         if task::has_work() {
             return Ok(Next::Again);
@@ -303,7 +306,7 @@ impl Vcpu {
             self,
             |vcpu| &mut vcpu.switcher,
             |vcpu, section| loop {
-                let next = vcpu.deliver_events();
+                let next = vcpu.deliver_events()?;
                 match vcpu.end_step(run, next) {
                     Next::Resume | Next::Again => {}
                     next => return Ok(next),
@@ -327,7 +330,7 @@ impl Vcpu {
             self.switcher.replay(vector);
         }
         if !intact {
-            return Ok(Next::Die(Death::MemoryError));
+            return Err(Death::MemoryError.into());
         }
         next
     }
@@ -342,17 +345,14 @@ impl Vcpu {
     }
 
     /// What the guest has to hear of before it goes on: that its RIP leads nowhere, and interrupts.
-    fn deliver_events(&mut self) -> Next {
+    fn deliver_events(&mut self) -> Result<Next, Stop> {
         let regs = self.switcher.regs();
         let limit_32 = regs.cs == eret::CS_USER32 && u32::try_from(regs.rip).is_err();
         if limit_32 || !Gva::new(regs.rip).is_canonical() {
             // An instruction ended at the end of the lower half. IRET would fault at CPL0.
-            match self.inject_exception(Event::new(trap::GP, 0)) {
-                Next::Resume => {}
-                next => return next,
-            }
+            let next = self.inject_exception(Event::new(trap::GP, 0))?;
             if self.switcher.stepping() {
-                return Next::Resume;
+                return Ok(next);
             }
         }
         self.deliver_interrupts()
@@ -399,36 +399,33 @@ impl Vcpu {
 
     /// Delivers the next pending interrupt if the guest takes one now; else sees to it that the
     /// guest, or the switcher on its behalf, calls as soon as it does.
-    fn deliver_interrupts(&mut self) -> Next {
+    fn deliver_interrupts(&mut self) -> Result<Next, Stop> {
         let interrupts = self.interrupts.clone();
         let pending = &interrupts.owner().pending;
         let mut waiting = !pending.is_empty();
         if waiting && !self.switcher.stepping() && self.takes_interrupts() {
             if let Some(vector) = pending.take_highest() {
                 self.stats.irqs += 1;
-                if let Next::Die(death) = self.inject(Event::interrupt(vector)) {
-                    return Next::Die(death);
-                }
+                self.inject(Event::interrupt(vector))?;
             }
             waiting = !pending.is_empty();
         }
         self.switcher.set_irq_waiting(waiting);
         self.switcher.set_shared(sh!(irq_pending), waiting.into());
-        Next::Again
+        Ok(Next::Again)
     }
 
     fn takes_interrupts(&mut self) -> bool {
         self.switcher.user_mode() || self.switcher.shared(sh!(irq_enabled)) & flags::IF != 0
     }
 
-    /// Does what the exit asks for. With waiting forbidden, `EAGAIN` means that nothing has been
-    /// done yet.
-    fn handle_exit(&mut self, vm: &Vm, run: &mut lguest_run, wait: Wait) -> Result<Next> {
+    /// Does what the exit asks for.
+    fn handle_exit(&mut self, vm: &Vm, run: &mut lguest_run, wait: Wait) -> Result<Next, Stop> {
         let next = self.dispatch_exit(vm, run, wait)?;
         Ok(self.end_step(run, next))
     }
 
-    fn dispatch_exit(&mut self, vm: &Vm, run: &mut lguest_run, wait: Wait) -> Result<Next> {
+    fn dispatch_exit(&mut self, vm: &Vm, run: &mut lguest_run, wait: Wait) -> Result<Next, Stop> {
         let (exit, error) = (self.switcher.regs().vector, self.switcher.regs().error);
         let Ok(vector) = u8::try_from(exit) else {
             return match exit {
@@ -439,21 +436,21 @@ impl Vcpu {
                 }
                 EXIT_HYPERCALL => self.hypercall(vm, run, wait),
                 EXIT_SYSCALL32 if self.switcher.user_mode() => {
-                    let event = Event::new(trap::GP, LGUEST_ERROR_SYSCALL32);
-                    Ok(self.inject_exception(event))
+                    self.inject_exception(Event::new(trap::GP, LGUEST_ERROR_SYSCALL32))
                 }
                 EXIT_SYSCALL32 => {
                     let regs = self.switcher.regs();
                     regs.rip = regs.rip.wrapping_sub(SYSCALL_LENGTH);
-                    Ok(self.inject_exception(Event::new(trap::UD, 0)))
+                    self.inject_exception(Event::new(trap::UD, 0))
                 }
                 EXIT_INTERRUPTED => Ok(Next::Again),
-                _ => Ok(Next::Die(Death::SwitcherFault {
+                _ => Err(Death::SwitcherFault {
                     vector: exit as u8,
                     error,
                     rip: self.switcher.fault_rip(),
                     cr2: self.switcher.cr2(),
-                })),
+                }
+                .into()),
             };
         };
         const { assert!(EXIT_SWITCHER_FAULT > 0xff) };
@@ -465,7 +462,7 @@ impl Vcpu {
             Route::Guest => self.exception(run, event, wait),
             Route::Fatal => {
                 let rip = self.switcher.regs().rip;
-                Ok(Next::Die(Death::Impossible(event, rip)))
+                Err(Death::Impossible(event, rip).into())
             }
         }
     }
@@ -477,7 +474,7 @@ impl Vcpu {
         run: &mut lguest_run,
         error: u32,
         wait: Wait,
-    ) -> Result<Next> {
+    ) -> Result<Next, Stop> {
         let gva = Gva::new(self.switcher.cr2());
         let user = self.switcher.user_mode();
         let access = Access::from_error_code(error, user);
@@ -496,10 +493,10 @@ impl Vcpu {
             Fault::Inject(code) => {
                 self.stats.pf_injected += 1;
                 self.switcher.set_shared(sh!(cr2), gva.get());
-                return Ok(self.inject(Event::new(trap::PF, code)));
+                return self.inject(Event::new(trap::PF, code));
             }
             Fault::GeneralProtection => {
-                return Ok(self.inject_exception(Event::new(trap::GP, 0)));
+                return self.inject_exception(Event::new(trap::GP, 0));
             }
             Fault::Mmio(gpa) => {
                 self.stats.pf_mmio += 1;
@@ -515,20 +512,19 @@ impl Vcpu {
                 mmio.pad = 0;
                 return Ok(Next::Launcher(LGUEST_EXIT_MMIO));
             }
-            Fault::Dead(death) => return Ok(Next::Die(death)),
         }
         Ok(Next::Again)
     }
 
     /// An exception of the guest's, unless it is what the Launcher debugs with or the Host minds.
-    fn exception(&mut self, run: &mut lguest_run, event: Event, wait: Wait) -> Result<Next> {
+    fn exception(&mut self, run: &mut lguest_run, event: Event, wait: Wait) -> Result<Next, Stop> {
         match event.vector {
             // Nobody asked for alignment checks: the Host has split locks fault.
             trap::AC
                 if cpu::detects_split_locks() && self.switcher.regs().rflags & flags::AC == 0 =>
             {
                 if wait == Wait::Forbidden {
-                    return Err(EAGAIN);
+                    return Err(Stop::Later);
                 }
                 task::sleep_ms(BUS_LOCK_PAUSE_MS);
                 self.switcher.allow_split_locks();
@@ -536,7 +532,7 @@ impl Vcpu {
             }
             trap::DB if self.switcher.bus_lock() => {
                 if wait == Wait::Forbidden {
-                    return Err(EAGAIN);
+                    return Err(Stop::Later);
                 }
                 task::sleep_ms(BUS_LOCK_PAUSE_MS);
                 if !self.switcher.forget_bus_lock() {
@@ -550,16 +546,15 @@ impl Vcpu {
             trap::DB => self.switcher.stepped(),
             _ => false,
         };
-        Ok(if asked {
-            self.debug_exit(run, event.vector)
-        } else {
-            self.inject_exception(event)
-        })
+        if asked {
+            return Ok(self.debug_exit(run, event.vector));
+        }
+        self.inject_exception(event)
     }
 
     /// #GP: perhaps a privileged instruction of the guest's kernel that no hypercall replaced, or a
     /// SYSENTER of its programs.
-    fn protection(&mut self, vm: &Vm, event: Event, wait: Wait) -> Result<Next> {
+    fn protection(&mut self, vm: &Vm, event: Event, wait: Wait) -> Result<Next, Stop> {
         let regs = *self.switcher.regs();
         if event.error_code == Some(trap::INT80_REFUSED) && self.switcher.int80_is_a_device() {
             return self.int80(vm, event, wait);
@@ -567,7 +562,7 @@ impl Vcpu {
         let user = self.switcher.user_mode();
         if event.error_code == Some(0) && (user || regs.cs == 0x33) {
             if wait == Wait::Forbidden {
-                return Err(EAGAIN);
+                return Err(Stop::Later);
             }
             let mut insn = [0; emulate::MAX_LENGTH];
             let len = {
@@ -577,23 +572,27 @@ impl Vcpu {
             if user {
                 if emulate::is_sysenter(&insn[..len]) {
                     let event = Event::new(trap::GP, LGUEST_ERROR_SYSENTER);
-                    return Ok(self.inject_exception(event));
+                    return self.inject_exception(event);
                 }
             } else if let Some((instruction, len)) = emulate::decode(&insn[..len]) {
-                if let Some(next) = privileged::execute(self, vm, instruction, len)? {
-                    self.stats.emulated += 1;
-                    return Ok(next);
+                match privileged::execute(self, vm, instruction, len) {
+                    Ok(()) => {
+                        self.stats.emulated += 1;
+                        return Ok(Next::Resume);
+                    }
+                    Err(Refused::Guest(Protection)) => {}
+                    Err(Refused::Stop(stop)) => return Err(stop),
                 }
             }
         }
-        Ok(self.inject_exception(event))
+        self.inject_exception(event)
     }
 
     /// The gate of `int 0x80` is closed, for a device of the Host's may have the vector. The guest gets
     /// its system call all the same.
-    fn int80(&mut self, vm: &Vm, refused: Event, wait: Wait) -> Result<Next> {
+    fn int80(&mut self, vm: &Vm, refused: Event, wait: Wait) -> Result<Next, Stop> {
         if wait == Wait::Forbidden {
-            return Err(EAGAIN);
+            return Err(Stop::Later);
         }
         let user = self.switcher.user_mode();
         let rip = self.switcher.regs().rip;
@@ -604,27 +603,27 @@ impl Vcpu {
         };
         let Some(len) = emulate::int80_length(&insn[..len]) else {
             // The guest has changed it meanwhile.
-            return Ok(self.inject_exception(refused));
+            return self.inject_exception(refused);
         };
         self.switcher.regs().rip = rip.wrapping_add(len.into());
-        Ok(self.inject_exception(Event::new(trap::INT80, 0)))
+        self.inject_exception(Event::new(trap::INT80, 0))
     }
 
-    fn inject_exception(&mut self, event: Event) -> Next {
+    fn inject_exception(&mut self, event: Event) -> Result<Next, Stop> {
         self.stats.exceptions += 1;
         self.inject(event)
     }
 
     /// Gives the guest an event: the interrupted state goes to the shared page, and the guest to
     /// its entry point. Its stack is its own business.
-    fn inject(&mut self, event: Event) -> Next {
+    fn inject(&mut self, event: Event) -> Result<Next, Stop> {
         let regs = *self.switcher.regs();
         let Some(entries) = self.entries else {
-            return Next::Die(Death::NoEntries(event, regs.rip));
+            return Err(Death::NoEntries(event, regs.rip).into());
         };
         let undelivered = self.switcher.shared(sh!(event));
         if undelivered & u64::from(LGUEST_EVENT_VALID) != 0 {
-            return Next::Die(Death::DoubleFault(event, undelivered, regs.rip));
+            return Err(Death::DoubleFault(event, undelivered, regs.rip).into());
         }
         let user = self.switcher.user_mode();
         let virtual_if = user || self.switcher.shared(sh!(irq_enabled)) & flags::IF != 0;
@@ -662,25 +661,48 @@ impl Vcpu {
         };
         regs.rflags = flags::AT_EVENT_ENTRY;
         regs.cs = eret::CS_USER64;
-        Next::Resume
+        Ok(Next::Resume)
     }
 
-    fn hypercall(&mut self, vm: &Vm, run: &mut lguest_run, wait: Wait) -> Result<Next> {
+    /// A hypercall: does what RAX says, and puts there what came of it, unless there is nothing to return to.
+    fn hypercall(&mut self, vm: &Vm, run: &mut lguest_run, wait: Wait) -> Result<Next, Stop> {
         let regs = *self.switcher.regs();
-        // What is returned in RAX, unless there is nothing to return to.
-        let mut result = Ok(());
-        let mut next = Next::Resume;
-        match u32::try_from(regs.rax).unwrap_or(LHCALL_COUNT) {
-            LHCALL_ERET => return Ok(self.eret()),
-            LHCALL_SET_ENTRIES => result = self.set_entries(regs.rdi, regs.rsi, regs.rdx),
-            LHCALL_WRITE_CR3 => match self.write_cr3(vm, regs.rdi, wait)? {
-                Next::Resume => {}
-                dead => return Ok(dead),
+        let (rax, next) = match u32::try_from(regs.rax).unwrap_or(LHCALL_COUNT) {
+            LHCALL_ERET => return self.eret(),
+            LHCALL_SHUTDOWN => {
+                let shutdown = run.shutdown();
+                shutdown.kind = regs.rdi;
+                shutdown.arg = regs.rsi;
+                return Ok(Next::Launcher(LGUEST_EXIT_SHUTDOWN));
+            }
+            number => match self.call(vm, run, number, &regs, wait) {
+                Ok(next) => (0, next),
+                Err(Refused::Guest(errno)) => (errno.rax(), Next::Resume),
+                Err(Refused::Stop(stop)) => return Err(stop),
             },
-            LHCALL_FLUSH_TLB => result = self.flush_tlb(vm, regs.rdi, regs.rsi, wait)?,
+        };
+        self.switcher.regs().rax = rax;
+        Ok(next)
+    }
+
+    /// The hypercalls that return to the guest with 0 or an errno.
+    fn call(
+        &mut self,
+        vm: &Vm,
+        run: &mut lguest_run,
+        number: u32,
+        regs: &Regs,
+        wait: Wait,
+    ) -> Result<Next, Refused<Errno>> {
+        match number {
+            LHCALL_SET_ENTRIES => self.set_entries(regs.rdi, regs.rsi, regs.rdx)?,
+            LHCALL_WRITE_CR3 => self.write_cr3(vm, regs.rdi, wait)?,
+            LHCALL_FLUSH_TLB => self.flush_tlb(vm, regs.rdi, regs.rsi, wait)?,
             // Both may have to wait: for the timer's callback, and for an interrupt.
-            LHCALL_SET_TIMER if regs.rdi == !0 && wait == Wait::Forbidden => return Err(EAGAIN),
-            LHCALL_HALT if wait == Wait::Forbidden => return Err(EAGAIN),
+            LHCALL_SET_TIMER if regs.rdi == !0 && wait == Wait::Forbidden => {
+                return Err(Stop::Later.into())
+            }
+            LHCALL_HALT if wait == Wait::Forbidden => return Err(Stop::Later.into()),
             LHCALL_SET_TIMER => self.set_timer(regs.rdi),
             LHCALL_HALT => {
                 self.switcher.set_shared(sh!(irq_enabled), flags::IF);
@@ -688,65 +710,58 @@ impl Vcpu {
             }
             // Coming here was all: pending interrupts are delivered on the way back.
             LHCALL_IRQ_WINDOW => {}
-            LHCALL_SHUTDOWN => {
-                let shutdown = run.shutdown();
-                shutdown.kind = regs.rdi;
-                shutdown.arg = regs.rsi;
-                return Ok(Next::Launcher(LGUEST_EXIT_SHUTDOWN));
-            }
             LHCALL_CONSOLE => {
-                if self.is_ram(vm, regs.rdi, regs.rsi, LGUEST_CONSOLE_MAX.into(), wait)? {
-                    let console = run.console();
-                    console.gpa = regs.rdi;
-                    console.len = regs.rsi;
-                    next = Next::Launcher(LGUEST_EXIT_CONSOLE);
-                } else {
-                    result = Err(EINVAL);
+                if !self.is_ram(vm, regs.rdi, regs.rsi, LGUEST_CONSOLE_MAX.into(), wait)? {
+                    return Err(Errno::Invalid.into());
                 }
+                let console = run.console();
+                console.gpa = regs.rdi;
+                console.len = regs.rsi;
+                return Ok(Next::Launcher(LGUEST_EXIT_CONSOLE));
             }
             LHCALL_NOTIFY => {
                 if !vm.notify(regs.rdi, regs.rsi, wait)? {
                     let notify = run.notify();
                     notify.gpa = regs.rdi;
                     notify.queue = regs.rsi;
-                    next = Next::Launcher(LGUEST_EXIT_NOTIFY);
+                    return Ok(Next::Launcher(LGUEST_EXIT_NOTIFY));
                 }
             }
-            LHCALL_SET_TLS => {
-                result = match segment::tls_descriptor(regs.rsi) {
-                    Some(descriptor) if regs.rdi < 3 => {
-                        let index = LGUEST_TLS_FIRST as usize + regs.rdi as usize;
-                        self.switcher.set_descriptor(index, descriptor);
-                        Ok(())
-                    }
-                    _ => Err(EINVAL),
-                }
-            }
-            LHCALL_SET_CPUNODE => {
-                result = match u32::try_from(regs.rdi) {
-                    Ok(limit) if limit < 1 << 20 => {
-                        let descriptor = segment::cpunode_descriptor(limit);
-                        self.switcher.set_descriptor(15, descriptor);
-                        Ok(())
-                    }
-                    _ => Err(EINVAL),
-                }
-            }
+            LHCALL_SET_TLS => self.set_tls(regs.rdi, regs.rsi)?,
+            LHCALL_SET_CPUNODE => self.set_cpunode(regs.rdi)?,
             LHCALL_DROP_ROOT => {
                 let mut guard = vm.memory(wait)?;
                 guard.mmu()?.drop_root(Gpa::new(regs.rdi & paging::ADDR));
             }
-            _ => result = Err(ENOSYS),
+            _ => return Err(Errno::NoSuchCall.into()),
         }
-        self.switcher.regs().rax = match result {
-            Ok(()) => 0,
-            Err(errno) => i64::from(errno.to_errno()) as u64,
-        };
-        Ok(next)
+        Ok(Next::Resume)
+    }
+
+    fn set_tls(&mut self, index: u64, wanted: u64) -> Result<(), Errno> {
+        match segment::tls_descriptor(wanted) {
+            Some(descriptor) if index < 3 => {
+                let index = LGUEST_TLS_FIRST as usize + index as usize;
+                self.switcher.set_descriptor(index, descriptor);
+                Ok(())
+            }
+            _ => Err(Errno::Invalid),
+        }
+    }
+
+    fn set_cpunode(&mut self, limit: u64) -> Result<(), Errno> {
+        match u32::try_from(limit) {
+            Ok(limit) if limit < 1 << 20 => {
+                let descriptor = segment::cpunode_descriptor(limit);
+                self.switcher.set_descriptor(15, descriptor);
+                Ok(())
+            }
+            _ => Err(Errno::Invalid),
+        }
     }
 
     /// The returns that the switcher left to us.
-    fn eret(&mut self) -> Next {
+    fn eret(&mut self) -> Result<Next, Stop> {
         let (cs, rip) = (
             self.switcher.shared(sh!(cs)),
             self.switcher.shared(sh!(rip)),
@@ -779,16 +794,21 @@ impl Vcpu {
         };
         let virtual_if = if frame.virtual_if { flags::IF } else { 0 };
         self.switcher.set_shared(sh!(irq_enabled), virtual_if);
-        Next::Resume
+        Ok(Next::Resume)
     }
 
-    fn set_entries(&mut self, syscall: u64, event_user: u64, event_kernel: u64) -> Result {
+    fn set_entries(
+        &mut self,
+        syscall: u64,
+        event_user: u64,
+        event_kernel: u64,
+    ) -> Result<(), Errno> {
         let [syscall, event_user, event_kernel] = [syscall, event_user, event_kernel].map(Gva::new);
         if ![syscall, event_user, event_kernel]
             .iter()
             .all(|gva| gva.is_upper())
         {
-            return Err(EINVAL);
+            return Err(Errno::Invalid);
         }
         self.switcher.set_syscall_entry(syscall);
         self.entries = Some(Entries {
@@ -799,34 +819,39 @@ impl Vcpu {
     }
 
     /// CR3 as the guest writes it: an address, a PCID, and bit 63 to keep what is cached.
-    pub(crate) fn write_cr3(&mut self, vm: &Vm, cr3: u64, wait: Wait) -> Result<Next> {
+    pub(crate) fn write_cr3(&mut self, vm: &Vm, cr3: u64, wait: Wait) -> Result<(), Stop> {
         let root = Gpa::new(cr3 & paging::ADDR);
         let mut guard = vm.memory(wait)?;
         let mmu = guard.mmu()?;
         if !mmu.ram().contains(root) {
-            return Ok(Next::Die(Death::BadRoot(root)));
+            return Err(Death::BadRoot(root).into());
         }
         let roots = mmu.load(root, cr3 >> 63 != 0, wait)?;
         self.root = root;
         self.set_roots(&roots);
-        Ok(Next::Resume)
+        Ok(())
     }
 
-    /// The outer error is the Host's, the inner one the guest's.
-    fn flush_tlb(&mut self, vm: &Vm, what: u64, gva: u64, wait: Wait) -> Result<Result> {
+    fn flush_tlb(
+        &mut self,
+        vm: &Vm,
+        what: u64,
+        gva: u64,
+        wait: Wait,
+    ) -> Result<(), Refused<Errno>> {
         let mut guard = vm.memory(wait)?;
         let mmu = guard.mmu()?;
         match u32::try_from(what) {
             Ok(LGUEST_FLUSH_USER) => mmu.flush_user(),
             Ok(LGUEST_FLUSH_ALL) => mmu.flush_all(),
             Ok(LGUEST_FLUSH_ONE) => mmu.flush_one(Gva::new(gva)),
-            _ => return Ok(Err(EINVAL)),
+            _ => return Err(Errno::Invalid.into()),
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Forgets one page, for INVLPG.
-    pub(crate) fn flush_one(&mut self, vm: &Vm, gva: u64) -> Result {
+    pub(crate) fn flush_one(&mut self, vm: &Vm, gva: u64) -> Result<(), Stop> {
         let mut guard = vm.memory(Wait::Allowed)?;
         guard.mmu()?.flush_one(Gva::new(gva));
         Ok(())
@@ -841,20 +866,20 @@ impl Vcpu {
     }
 
     /// Waits for an interrupt. `EINTR` when a signal came first: the guest halts again afterwards.
-    pub(crate) fn halt(&mut self) -> Result {
+    pub(crate) fn halt(&mut self) -> Result<(), Stop> {
         self.stats.halts += 1;
         let interrupts = self.interrupts.owner();
         let pending = &interrupts.pending;
         interrupts.runner.sleep_until(|| !pending.is_empty());
         if pending.is_empty() {
-            Err(EINTR)
+            Err(EINTR.into())
         } else {
             Ok(())
         }
     }
 
     /// Is `[gpa, gpa + len)` RAM, and `len` at most `max`?
-    fn is_ram(&self, vm: &Vm, gpa: u64, len: u64, max: u64, wait: Wait) -> Result<bool> {
+    fn is_ram(&self, vm: &Vm, gpa: u64, len: u64, max: u64, wait: Wait) -> Result<bool, Stop> {
         let mut guard = vm.memory(wait)?;
         let ram = guard.mmu()?.ram();
         let last = gpa.checked_add(len.saturating_sub(1));

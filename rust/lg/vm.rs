@@ -6,6 +6,7 @@
 
 use crate::{
     abi::*,
+    blame::Stop,
     irq::Interrupts,
     lg_core::addr::Gpa,
     mmu::Mmu,
@@ -55,10 +56,10 @@ struct Notify {
     event: EventFd,
 }
 
-fn lock<T>(mutex: &Mutex<T>, wait: Wait) -> Result<MutexGuard<'_, T>> {
+fn lock<T>(mutex: &Mutex<T>, wait: Wait) -> Result<MutexGuard<'_, T>, Stop> {
     match wait {
         Wait::Allowed => Ok(mutex.lock()),
-        Wait::Forbidden => mutex.try_lock().ok_or(EAGAIN),
+        Wait::Forbidden => mutex.try_lock().ok_or(Stop::Later),
     }
 }
 
@@ -124,8 +125,8 @@ impl Vm {
             .max(MIN_SHADOW_PAGES) as usize;
         let five_levels = cpu::paging_levels() == 5;
         let root = Gpa::new(init.cr3);
-        let mut mmu = Mmu::new(root, slot.clone(), five_levels, max_pages)?;
-        let new = Vcpu::new(init, slot, &mut mmu, self.interrupts.clone())?;
+        let (mmu, roots) = Mmu::new(root, slot.clone(), five_levels, max_pages)?;
+        let new = Vcpu::new(init, slot, &roots, self.interrupts.clone())?;
         // Nothing can fail any more, so the RAM may go.
         let ram = core::mem::replace(ram, GuestRam::new());
         *memory = Memory::Ready(mmu.with_ram(ram));
@@ -186,13 +187,18 @@ impl Vm {
         Ok(())
     }
 
-    /// The memory, locked; `EAGAIN` when that would have to wait and must not.
-    pub(crate) fn memory(&self, wait: Wait) -> Result<MutexGuard<'_, Memory>> {
+    /// The memory, locked.
+    pub(crate) fn memory(&self, wait: Wait) -> Result<MutexGuard<'_, Memory>, Stop> {
         lock(&self.memory, wait)
     }
 
+    /// Frees some of what the shadow has dropped; says whether there is more. May sleep.
+    pub(crate) fn free_dropped(&self) -> Result<bool> {
+        Ok(self.memory.lock().mmu()?.free_dropped())
+    }
+
     /// Signals the eventfd of a queue; `false` if it has none.
-    pub(crate) fn notify(&self, gpa: u64, queue: u64, wait: Wait) -> Result<bool> {
+    pub(crate) fn notify(&self, gpa: u64, queue: u64, wait: Wait) -> Result<bool, Stop> {
         let list = lock(&self.notify, wait)?;
         let entry = list
             .iter()

@@ -86,7 +86,7 @@ pub(crate) fn random_below(limit: u64) -> u64 {
 pub(crate) enum Wait {
     /// Process context, IRQs on.
     Allowed,
-    /// In a run section, IRQs off: `EAGAIN` for what would have to wait, to be done again outside.
+    /// In a run section, IRQs off: what would have to wait is to be done again outside.
     Forbidden,
 }
 
@@ -116,15 +116,12 @@ unsafe impl Send for HostPage {}
 unsafe impl Sync for HostPage {}
 
 impl HostPage {
-    /// Allocates one.
+    /// Allocates one. `ENOMEM`, perhaps only because waiting is forbidden.
     pub(crate) fn new(wait: Wait) -> Result<Self> {
         // SAFETY: The flags are those for the context that the caller says it is in.
         let addr = unsafe { bindings::get_zeroed_page_noprof(wait.gfp()) };
         // INVARIANT: The page allocator gave it to us alone.
-        NonNull::new(addr as *mut u8).map(Self).ok_or(match wait {
-            Wait::Allowed => ENOMEM,
-            Wait::Forbidden => EAGAIN,
-        })
+        NonNull::new(addr as *mut u8).map(Self).ok_or(ENOMEM)
     }
 
     /// Takes over a page that was leaked with `mem::forget`.

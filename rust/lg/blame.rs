@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Why a guest died: the blame, in words, for the Launcher's user.
+//! Who is to blame when something cannot be done: the types that `?` carries through the module.
+//!
+//! [`Stop`] ends a step of the guest: it has to be done elsewhere, or the guest dies of it, or the Host
+//! failed. [`Errno`] is what a hypercall answers, and [`Protection`] the #GP of an instruction: neither
+//! ends anything, and neither is an error of the Host's, so neither can be mixed up with one.
 
 use crate::{
     abi::*,
@@ -16,6 +20,89 @@ use core::fmt::{
     self,
     Write, //
 };
+use kernel::prelude::*;
+
+/// Why a step of the guest could not be done.
+pub(crate) enum Stop {
+    /// It has to wait for something, which must not be done in a run section. Nothing has been done yet:
+    /// it is to be done again outside, where waiting is allowed.
+    Later,
+    /// The guest dies of this.
+    Death(Death),
+    /// The Host could not do its part; the Launcher gets the errno.
+    Host(Error),
+}
+
+impl From<Death> for Stop {
+    fn from(death: Death) -> Self {
+        Self::Death(death)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Host(error)
+    }
+}
+
+/// What was refused to the guest, who is told by `E` and goes on; or the step stops.
+pub(crate) enum Refused<E> {
+    Guest(E),
+    Stop(Stop),
+}
+
+impl<E> From<Stop> for Refused<E> {
+    fn from(stop: Stop) -> Self {
+        Self::Stop(stop)
+    }
+}
+
+impl<E> From<Death> for Refused<E> {
+    fn from(death: Death) -> Self {
+        Self::Stop(death.into())
+    }
+}
+
+/// The errno that a hypercall returns to the guest.
+#[derive(Clone, Copy)]
+pub(crate) enum Errno {
+    /// An argument makes no sense.
+    Invalid,
+    /// There is no such hypercall.
+    NoSuchCall,
+}
+
+impl Errno {
+    /// As RAX has it, negative.
+    pub(crate) fn rax(self) -> u64 {
+        let error = match self {
+            Self::Invalid => EINVAL,
+            Self::NoSuchCall => ENOSYS,
+        };
+        i64::from(error.to_errno()) as u64
+    }
+}
+
+impl<E> From<Error> for Refused<E> {
+    fn from(error: Error) -> Self {
+        Self::Stop(error.into())
+    }
+}
+
+impl From<Errno> for Refused<Errno> {
+    fn from(errno: Errno) -> Self {
+        Self::Guest(errno)
+    }
+}
+
+/// The #GP that an instruction raises.
+pub(crate) struct Protection;
+
+impl From<Protection> for Refused<Protection> {
+    fn from(fault: Protection) -> Self {
+        Self::Guest(fault)
+    }
+}
 
 /// What the guest did. It will never run again.
 #[derive(Clone, Copy)]
