@@ -13,7 +13,7 @@ use crate::{
             Gpa,
             Gva, //
         },
-        trap::Event, //
+        event::Event, //
     },
 };
 use core::fmt::{

@@ -5,26 +5,34 @@
 //! The guest, kernel and all, runs at CPL3 on page tables of ours (the shadow). The switcher, three
 //! pages of assembly mapped in both worlds, takes the CPU from one to the other.
 //!
-//! Where things are, each knowing what is below it (vcpu and privileged also reach back into their VM,
-//! for its memory and its eventfds):
+//! Where things are. Each line knows what is on lines below it, and nothing above; a test holds that
+//! (`rust/layers`).
 //!
 //! ```text
-//!   device      /dev/lguest, copies arguments in and out
-//!   vm          memory, vCPUs, eventfds of one VM
-//!   vcpu        the run loop: enter, look why it came out, handle; privileged: rare instructions
-//!   mmu, irq    the shadow; pending interrupts
-//!   blame       who is to blame when something cannot be done; why a guest died, in words
-//!   sys         all that is unsafe: switcher.S, run sections, page tables, guest RAM, the Host's C functions
-//!   lg_core     pure logic, which cargo tests: walking tables, decoding, descriptors, flags
-//!   abi         the contract, from include/uapi/linux/lguest.h
+//!   device            /dev/lguest, copies arguments in and out
+//!   vm                an open file: memory regions, the vCPU, ioctls
+//!   vcpu              the run loop: enter the guest, see why it came out, have that done
+//!   exits             what each exit leads to
+//!   debug             steps and breakpoints of a debugger behind the Launcher
+//!   guest::privileged rare instructions of a guest's kernel
+//!   guest::lguest     the lguest ABI: hypercalls, events, the shared page
+//!   guest             the state of one virtual CPU
+//!   observe           counts
+//!   shared            what vCPUs share: RAM, the shadow, kicks; the order of locks
+//!   inbox, notify     what one vCPU receives; which eventfd a virtqueue's kick goes to
+//!   mmu               the shadow
+//!   blame             who is to blame when something cannot be done; why a guest died, in words
+//!   sys               all that is unsafe: switcher.S, run sections, page tables, guest RAM, the Host's C functions
+//!   lg_core           pure logic, which cargo tests: walking tables, decoding, descriptors, flags
+//!   abi, module_parameters  the contract, from include/uapi/linux/lguest.h; what `module!` below makes
 //! ```
 //!
 //! To follow one
 //! * system call: `lg_switcher_syscall` in `sys/switcher.S`; it never comes further.
-//! * page fault: `trap` in `sys/switcher.S`, `Switcher::enter`, `Vcpu::page_fault`, `Mmu::fault`.
+//! * page fault: `trap` in `sys/switcher.S`, `Switcher::enter`, `exits::page_fault`, `Mmu::fault`.
 //! * interrupt of the Host's: `trap`, `Switcher::enter`, `Switcher::replay`; of the guest's:
-//!   `Interrupts::raise`, `Vcpu::deliver_interrupts`, `Vcpu::inject`.
-//! * virtqueue kick: `Vcpu::hypercall`, `Vm::notify`, `EventFd::signal`.
+//!   `Inbox::raise`, `event::deliver_interrupts`, `event::inject`.
+//! * virtqueue kick: `hypercall::handle`, `Notify::signal`, `EventFd::signal`.
 
 #![deny(unsafe_code)]
 
@@ -59,21 +67,27 @@ pub mod lg_core {
     pub mod addr;
     pub mod emulate;
     pub mod eret;
+    pub mod event;
+    pub mod exit;
     pub mod flags;
     pub mod irq;
     pub mod mitigations;
     pub mod paging;
     pub mod segment;
     pub mod shadow;
-    pub mod trap;
     pub mod xcr0;
 }
 
 mod blame;
+mod debug;
 mod device;
-mod irq;
+mod exits;
+mod guest;
+mod inbox;
 mod mmu;
-mod privileged;
+mod notify;
+mod observe;
+mod shared;
 #[allow(unsafe_code)]
 mod sys;
 mod vcpu;
@@ -105,7 +119,7 @@ struct Lg {
 
 impl kernel::InPlaceModule for Lg {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        let fits = sys::cpu::probe();
+        let fits = sys::probe::probe();
         try_pin_init!(Self {
             _: {
                 fits?;

@@ -132,7 +132,7 @@ struct Context {
     used: u64,
 }
 
-/// All that is cached for one VM, and its RAM.
+/// All that is cached for one VM. It points into the VM's RAM, which has to be there as long.
 pub(crate) struct Mmu {
     /// The current one is always among them.
     contexts: KVec<Context>,
@@ -148,8 +148,6 @@ pub(crate) struct Mmu {
     max_pages: usize,
     prefilled: u64,
     recycled: u64,
-    // Last: everything above points into it.
-    ram: GuestRam,
 }
 
 impl Context {
@@ -289,7 +287,7 @@ fn drop_page(level4: &mut Table, gva: Gva) -> Dropped {
 }
 
 impl Mmu {
-    /// With `root` as the current root, whose roots are returned, and without RAM. `max_pages` is the budget
+    /// With `root` as the current root, whose roots are returned. `max_pages` is the budget
     /// for shadow tables.
     pub(crate) fn new(
         root: Gpa,
@@ -309,21 +307,10 @@ impl Mmu {
             max_pages,
             prefilled: 0,
             recycled: 0,
-            ram: GuestRam::new(),
         };
         let first = mmu.add(root)?;
         let roots = mmu.load_context(first);
         Ok((mmu, roots))
-    }
-
-    /// The same with RAM. Apart from [`new`](Self::new), which may fail, and would take the RAM along.
-    pub(crate) fn with_ram(mut self, ram: GuestRam) -> Self {
-        self.ram = ram;
-        self
-    }
-
-    pub(crate) fn ram(&self) -> &GuestRam {
-        &self.ram
     }
 
     /// Makes `root` the current one and returns its roots, which stay valid until the next call.
@@ -453,7 +440,13 @@ impl Mmu {
     /// Deals with a page fault at `gva` under the current root.
     ///
     /// The Host's failure is `ENOMEM`, or why the Launcher's memory could not be had.
-    pub(crate) fn fault(&mut self, gva: Gva, access: Access, wait: Wait) -> Result<Fault, Stop> {
+    pub(crate) fn fault(
+        &mut self,
+        ram: &GuestRam,
+        gva: Gva,
+        access: Access,
+        wait: Wait,
+    ) -> Result<Fault, Stop> {
         if gva.is_canonical() {
             match gva.index(4) {
                 hole::SLOT if !access.user => return Err(Death::SwitcherSlot(gva).into()),
@@ -465,7 +458,7 @@ impl Mmu {
                 _ => {}
             }
         }
-        let tables = self.ram.tables(wait);
+        let tables = ram.tables(wait);
         let t = match paging::walk(&tables, self.current, gva, access) {
             Ok(t) => t,
             Err(WalkError::Fault(code)) => return Ok(Fault::Inject(code)),
@@ -479,10 +472,10 @@ impl Mmu {
             }
             Err(WalkError::Contended) => return Ok(Fault::Filled),
         };
-        let hpa = match (self.ram.pinned_page(t.gpa), wait) {
+        let hpa = match (ram.pinned_page(t.gpa), wait) {
             (Some(hpa), _) => hpa,
             (None, Wait::Forbidden) => return Err(Stop::Later),
-            (None, Wait::Allowed) => match self.ram.page(t.gpa)? {
+            (None, Wait::Allowed) => match ram.page(t.gpa)? {
                 Some(hpa) => hpa,
                 None => return Ok(Fault::Mmio(Gpa::new(t.gpa.get() | gva.offset()))),
             },
@@ -492,7 +485,6 @@ impl Mmu {
         let Self {
             contexts,
             upper,
-            ram,
             pages,
             ..
         } = self;
@@ -565,36 +557,10 @@ impl Mmu {
         }))
     }
 
-    /// Reads guest memory at `gva` as the mode would fetch it; returns how many bytes could be read.
-    pub(crate) fn fetch(&self, gva: Gva, user: bool, buf: &mut [u8]) -> usize {
-        let access = Access {
-            write: false,
-            fetch: true,
-            user,
-        };
-        let mut done = 0;
-        while done < buf.len() {
-            let at = Gva::new(gva.get().wrapping_add(done as u64));
-            let Ok(t) =
-                paging::walk_quiet(&self.ram.tables(Wait::Allowed), self.current, at, access)
-            else {
-                break;
-            };
-            let len = (buf.len() - done).min(4096 - at.offset() as usize);
-            let gpa = Gpa::new(t.gpa.get() | at.offset());
-            if !self.ram.read(gpa, &mut buf[done..done + len]) {
-                break;
-            }
-            done += len;
-        }
-        done
-    }
-
     pub(crate) fn add_stats(&self, stats: &mut lguest_stats) {
         stats.shadow_pages = self.pages as u64;
         stats.shadow_recycled = self.recycled;
         stats.prefilled = self.prefilled;
-        stats.pinned_pages = self.ram.pinned();
     }
 }
 
@@ -606,6 +572,30 @@ impl Drop for Mmu {
             task::reschedule_if_asked();
         }
     }
+}
+
+/// Reads guest memory at `gva`, under `root`, as the mode would fetch it; returns how many bytes could be
+/// read. May sleep.
+pub(crate) fn fetch(ram: &GuestRam, root: Gpa, gva: Gva, user: bool, buf: &mut [u8]) -> usize {
+    let access = Access {
+        write: false,
+        fetch: true,
+        user,
+    };
+    let mut done = 0;
+    while done < buf.len() {
+        let at = Gva::new(gva.get().wrapping_add(done as u64));
+        let Ok(t) = paging::walk_quiet(&ram.tables(Wait::Allowed), root, at, access) else {
+            break;
+        };
+        let len = (buf.len() - done).min(4096 - at.offset() as usize);
+        let gpa = Gpa::new(t.gpa.get() | at.offset());
+        if !ram.read(gpa, &mut buf[done..done + len]) {
+            break;
+        }
+        done += len;
+    }
+    done
 }
 
 /// Makes entry `i` of `table` the link `entry` unless it is already; says whether it changed.

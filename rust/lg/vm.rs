@@ -1,67 +1,46 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One virtual machine: what belongs to all its vCPUs.
-//!
-//! Lock order: `vcpu`, `memory`, `notify`.
+//! One virtual machine: what an open /dev/lguest is. The locks of a VM are in the order of `shared`.
 
 use crate::{
     abi::*,
-    blame::Stop,
-    irq::Interrupts,
+    inbox::Inbox,
     lg_core::addr::Gpa,
     mmu::Mmu,
+    module_parameters,
+    notify::Notify,
+    shared::Shared,
     sys::{
         cpu,
-        eventfd::EventFd,
-        page::Wait,
+        host,
         ram::GuestRam,
-        slots::Lease,
-        timer::Timer, //
+        slots::Lease, //
     },
-    vcpu::Vcpu,
+    vcpu::{
+        Parts,
+        Vcpu, //
+    },
 };
 use kernel::{
     new_mutex,
     prelude::*,
     sync::{
-        lock::mutex::MutexGuard,
         Arc,
-        Mutex, //
+        Mutex,
+        UniqueArc, //
     },
 };
 
 /// A VM's memory, before and after its first vCPU was made.
-pub(crate) enum Memory {
+enum Memory {
     /// Regions are being added.
     Setup(GuestRam),
-    Ready(Mmu),
-}
-
-impl Memory {
-    /// `ENXIO` before there is a vCPU.
-    pub(crate) fn mmu(&mut self) -> Result<&mut Mmu> {
-        match self {
-            Self::Setup(_) => Err(ENXIO),
-            Self::Ready(mmu) => Ok(mmu),
-        }
-    }
+    /// They do not change any more.
+    Shared(Arc<Shared>),
 }
 
 /// With less, one instruction might need more tables than there may be, and never get anywhere.
 const MIN_SHADOW_PAGES: u32 = 256;
-
-struct Notify {
-    gpa: u64,
-    queue: u32,
-    event: EventFd,
-}
-
-fn lock<T>(mutex: &Mutex<T>, wait: Wait) -> Result<MutexGuard<'_, T>, Stop> {
-    match wait {
-        Wait::Allowed => Ok(mutex.lock()),
-        Wait::Forbidden => mutex.try_lock().ok_or(Stop::Later),
-    }
-}
 
 #[pin_data]
 pub(crate) struct Vm {
@@ -70,19 +49,19 @@ pub(crate) struct Vm {
     vcpu: Mutex<Option<Vcpu>>,
     #[pin]
     memory: Mutex<Memory>,
-    #[pin]
-    notify: Mutex<KVec<Notify>>,
-    interrupts: Arc<Timer<Interrupts>>,
+    notify: Arc<Notify>,
+    inbox: Arc<Inbox>,
 }
 
 impl Vm {
     pub(crate) fn new() -> Result<impl PinInit<Self>> {
-        let interrupts = Arc::pin_init(Interrupts::with_timer(), GFP_KERNEL_ACCOUNT)?;
+        let notify = Arc::pin_init(Notify::new(), GFP_KERNEL_ACCOUNT)?;
+        let inbox = Arc::pin_init(Inbox::new(), GFP_KERNEL_ACCOUNT)?;
         Ok(pin_init!(Self {
             vcpu <- new_mutex!(None, "lg::vcpu"),
             memory <- new_mutex!(Memory::Setup(GuestRam::new()), "lg::memory"),
-            notify <- new_mutex!(KVec::new(), "lg::notify"),
-            interrupts,
+            notify,
+            inbox,
         }))
     }
 
@@ -91,16 +70,15 @@ impl Vm {
             abi_version: LGUEST_ABI_VERSION,
             max_vcpus: LGUEST_MAX_VCPUS,
             paging_levels: cpu::paging_levels().into(),
-            tsc_khz: cpu::tsc_khz(),
+            tsc_khz: host::tsc_khz(),
         }
     }
 
-    /// `EBUSY` once there is a vCPU. It may be running, and wait for memory of its Launcher's with
-    /// the lock held.
+    /// `EBUSY` once there is a vCPU, or while another thread makes one.
     pub(crate) fn add_memory(&self, region: lguest_memory) -> Result {
         match &mut *self.memory.try_lock().ok_or(EBUSY)? {
             Memory::Setup(ram) => ram.add(region),
-            Memory::Ready(_) => Err(EBUSY),
+            Memory::Shared(_) => Err(EBUSY),
         }
     }
 
@@ -120,16 +98,19 @@ impl Vm {
             _ => return Err(EINVAL),
         };
         let slot = Arc::new(Lease::new(LGUEST_MAX_VCPUS)?, GFP_KERNEL_ACCOUNT)?;
-        let max_pages = crate::module_parameters::max_shadow_pages
+        let parts = Parts::new(init.id, slot.clone())?;
+        let max_pages = module_parameters::max_shadow_pages
             .value()
             .max(MIN_SHADOW_PAGES) as usize;
         let five_levels = cpu::paging_levels() == 5;
-        let root = Gpa::new(init.cr3);
-        let (mmu, roots) = Mmu::new(root, slot.clone(), five_levels, max_pages)?;
-        let new = Vcpu::new(init, slot, &roots, self.interrupts.clone())?;
+        let (mmu, roots) = Mmu::new(Gpa::new(init.cr3), slot, five_levels, max_pages)?;
+        let room = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
         // Nothing can fail any more, so the RAM may go.
         let ram = core::mem::replace(ram, GuestRam::new());
-        *memory = Memory::Ready(mmu.with_ram(ram));
+        let Ok(shared) = room.pin_init_with(Shared::new(mmu, self.notify.clone(), ram));
+        let shared: Arc<Shared> = shared.into();
+        let new = Vcpu::new(init, parts, &roots, shared.clone(), self.inbox.clone());
+        *memory = Memory::Shared(shared);
         *vcpu = Some(new);
         Ok(())
     }
@@ -140,7 +121,7 @@ impl Vm {
             return Err(EINVAL);
         }
         let mut vcpu = self.vcpu.try_lock().ok_or(EBUSY)?;
-        (*vcpu).as_mut().ok_or(ENXIO)?.run(self, run)
+        (*vcpu).as_mut().ok_or(ENXIO)?.run(run)
     }
 
     /// `EBUSY` while the vCPU runs, `ENXIO` if there is none or it is over.
@@ -156,64 +137,24 @@ impl Vm {
         if line >= LGUEST_LINES as usize {
             return Err(EINVAL);
         }
-        self.interrupts
-            .owner()
+        self.inbox
             .raise((LGUEST_VECTOR_LINE0 as usize + line) as u8);
         Ok(())
     }
 
     /// Replaces the eventfd if the queue has one already.
     pub(crate) fn set_notifyfd(&self, new: lguest_notifyfd) -> Result {
-        let event = EventFd::from_fd(new.fd)?;
-        let mut list = self.notify.lock();
-        if let Some(entry) = list
-            .iter_mut()
-            .find(|n| (n.gpa, n.queue) == (new.gpa, new.queue))
-        {
-            entry.event = event;
-            return Ok(());
-        }
-        if list.len() >= LGUEST_MAX_NOTIFYFDS as usize {
-            return Err(ENOSPC);
-        }
-        list.push(
-            Notify {
-                gpa: new.gpa,
-                queue: new.queue,
-                event,
-            },
-            GFP_KERNEL_ACCOUNT,
-        )?;
-        Ok(())
-    }
-
-    /// The memory, locked.
-    pub(crate) fn memory(&self, wait: Wait) -> Result<MutexGuard<'_, Memory>, Stop> {
-        lock(&self.memory, wait)
-    }
-
-    /// Frees some of what the shadow has dropped; says whether there is more. May sleep.
-    pub(crate) fn free_dropped(&self) -> Result<bool> {
-        Ok(self.memory.lock().mmu()?.free_dropped())
-    }
-
-    /// Signals the eventfd of a queue; `false` if it has none.
-    pub(crate) fn notify(&self, gpa: u64, queue: u64, wait: Wait) -> Result<bool, Stop> {
-        let list = lock(&self.notify, wait)?;
-        let entry = list
-            .iter()
-            .find(|n| (n.gpa, u64::from(n.queue)) == (gpa, queue));
-        if let Some(entry) = entry {
-            entry.event.signal();
-        }
-        Ok(entry.is_some())
+        self.notify.set(new)
     }
 
     /// `EBUSY` while the vCPU runs.
     pub(crate) fn stats(&self) -> Result<lguest_stats> {
         let mut vcpu = self.vcpu.try_lock().ok_or(EBUSY)?;
         let mut stats = (*vcpu).as_mut().ok_or(ENXIO)?.stats();
-        self.memory.lock().mmu()?.add_stats(&mut stats);
+        match &*self.memory.lock() {
+            Memory::Setup(_) => return Err(ENXIO),
+            Memory::Shared(shared) => shared.add_stats(&mut stats),
+        }
         Ok(stats)
     }
 }

@@ -14,6 +14,10 @@ pub const CS_KERNEL: u64 = 0x10;
 pub const CS_USER64: u64 = 0x33;
 /// The CS of 32-bit user mode.
 pub const CS_USER32: u64 = 0x23;
+/// The SS that stands for guest kernel mode in a frame.
+pub const SS_KERNEL: u64 = 0x18;
+/// The SS of user mode.
+pub const SS_USER: u64 = 0x2b;
 
 /// What the Guest runs in after an ERET.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -17,11 +17,12 @@
 pub mod addr;
 pub mod emulate;
 pub mod eret;
+pub mod event;
+pub mod exit;
 pub mod flags;
 pub mod irq;
 pub mod mitigations;
 pub mod paging;
 pub mod segment;
 pub mod shadow;
-pub mod trap;
 pub mod xcr0;

@@ -8,7 +8,7 @@
 //! arch/x86/kvm/svm/vmenter.S, arch/x86/kvm/vmx/vmenter.S). `lg_core::mitigations` decides,
 //! `switcher.S` acts.
 
-use super::cpu::boot_cpu_has;
+use super::features::boot_cpu_has;
 use crate::lg_core::mitigations::{
     Host,
     Policy,

@@ -8,9 +8,12 @@
 pub(crate) mod async_pf;
 pub(crate) mod cpu;
 pub(crate) mod eventfd;
+pub(crate) mod features;
 pub(crate) mod hole;
+pub(crate) mod host;
 pub(crate) mod mitigations;
 pub(crate) mod page;
+pub(crate) mod probe;
 pub(crate) mod ram;
 pub(crate) mod section;
 pub(crate) mod slots;

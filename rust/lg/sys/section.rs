@@ -9,6 +9,13 @@
 
 use super::{
     cpu::*,
+    features::{
+        has_debug_store,
+        has_rdtscp,
+        has_sysenter,
+        leaks_fpu_pointers, //
+    },
+    mitigations,
     page::{
         HostPage,
         Wait, //
@@ -34,21 +41,44 @@ const DEBUGCTL_BTS: u64 = 1 << 6 | 1 << 7;
 /// TEST_CTRL: #AC for split locks.
 const TEST_CTRL_SPLIT_LOCK: u64 = 1 << 29;
 
+/// The guest's XCR0: which components of the CPU's state its programs may use.
+///
+/// # Invariants
+///
+/// `value` is one that the CPU takes, with no other components than `offered`.
+#[derive(Clone, Copy)]
+pub(crate) struct Xcr0 {
+    offered: u64,
+    value: u64,
+}
+
+impl Xcr0 {
+    /// XSETBV of the guest's, from the next section on. `false` where the CPU would fault.
+    pub(crate) fn set(&mut self, value: u64) -> bool {
+        let accepted = xcr0::accepts(value, self.offered);
+        if accepted {
+            // INVARIANT: `accepts` has the CPU's rules.
+            self.value = value;
+        }
+        accepted
+    }
+}
+
 /// A vCPU's FPU, SSE, AVX registers while something else is in the CPU's.
 ///
 /// # Invariants
 ///
 /// The page holds an image that XRSTOR takes for the components in `offered`, and they all fit in
-/// it. `xcr0` is a value that the CPU takes, with no other components.
+/// it.
 pub(crate) struct GuestFpu {
     area: HostPage,
     offered: u64,
-    xcr0: u64,
 }
 
 impl GuestFpu {
-    /// The state after reset. `ENODEV` on a CPU whose state does not fit in a page.
-    pub(crate) fn new() -> Result<Self> {
+    /// The state after reset, and XCR0 with all there is for a guest. `ENODEV` on a CPU whose state does not
+    /// fit in a page.
+    pub(crate) fn new() -> Result<(Self, Xcr0)> {
         let offered = xcr0::offered(read_xcr0());
         for component in 2..63u32 {
             if offered & (1 << component) != 0 {
@@ -70,23 +100,14 @@ impl GuestFpu {
                 .write(MXCSR_DEFAULT)
         };
         // INVARIANT: An image of zeroes with a valid MXCSR is the initial state of every component.
-        // What is left of the Host's XCR0 is a valid one: no component needs one that was taken
-        // away.
-        Ok(Self {
-            area,
+        let this = Self { area, offered };
+        // INVARIANT: What is left of the Host's XCR0 is a valid one: no component needs one that was
+        // taken away.
+        let xcr0 = Xcr0 {
             offered,
-            xcr0: offered,
-        })
-    }
-
-    /// XSETBV of the guest's. `false` where the CPU would fault.
-    pub(crate) fn set_xcr0(&mut self, value: u64) -> bool {
-        let accepted = xcr0::accepts(value, self.offered);
-        if accepted {
-            // INVARIANT: `accepts` has the CPU's rules.
-            self.xcr0 = value;
-        }
-        accepted
+            value: offered,
+        };
+        Ok((this, xcr0))
     }
 
     /// # Safety
@@ -125,41 +146,86 @@ struct SwappedMsr {
     host: u64,
 }
 
-/// The CPU is set up for the guest from `begin` to `end`. IRQs are off all the time.
-#[must_use]
+/// How a section sets up the CPU for a guest.
+///
+/// # Invariants
+///
+/// `lstar` and `cstar` are the switcher's entry points in the vCPU's region.
+pub(crate) struct Setup {
+    lstar: u64,
+    cstar: u64,
+    tsc_aux: u64,
+    split_locks: bool,
+    barrier: bool,
+}
+
+impl Setup {
+    /// `lstar` and `cstar` are where SYSCALL of 64-bit and of 32-bit code goes. `split_locks`: they
+    /// do not fault, on a CPU on which they could. `barrier`: no prediction of the guest's reaches the
+    /// Launcher.
+    ///
+    /// # Safety
+    ///
+    /// `lstar` and `cstar` are the switcher's entry points in the vCPU's region.
+    pub(super) unsafe fn new(
+        lstar: u64,
+        cstar: u64,
+        tsc_aux: u64,
+        split_locks: bool,
+        barrier: bool,
+    ) -> Self {
+        // INVARIANT: As the caller promises.
+        Self {
+            lstar,
+            cstar,
+            tsc_aux,
+            split_locks,
+            barrier,
+        }
+    }
+}
+
+/// Calls `f` in a run section: this CPU's MSRs and FPU registers are the guest's, so that it may be entered
+/// any number of times. IRQs are off; nothing in `f` may sleep.
+pub(crate) fn run<R>(
+    irqs: &IrqsOff,
+    setup: &Setup,
+    fpu: &mut GuestFpu,
+    xcr0: Xcr0,
+    f: impl FnOnce(&Section<'_>) -> R,
+) -> R {
+    let section = Section::begin(irqs, setup, fpu, xcr0);
+    let result = f(&section);
+    section.end(fpu);
+    if setup.barrier {
+        mitigations::barrier_before_user();
+    }
+    result
+}
+
+/// The CPU is set up for the guest. IRQs are off all the time.
 pub(crate) struct Section<'a> {
     _irqs: &'a IrqsOff,
     swapped: [Option<SwappedMsr>; 8],
     cr4: u64,
     dr7: u64,
-    xcr0: u64,
+    /// The Host's, and the guest's.
+    xcr0: [u64; 2],
 }
 
 impl<'a> Section<'a> {
-    /// `lstar` and `cstar` are where SYSCALL of 64-bit and of 32-bit code goes. `split_locks`: they
-    /// do not fault, on a CPU on which they could.
-    ///
-    /// # Safety
-    ///
-    /// `lstar` and `cstar` are the switcher's entry points in the vCPU's region.
-    pub(crate) unsafe fn begin(
-        irqs: &'a IrqsOff,
-        fpu: &GuestFpu,
-        lstar: u64,
-        cstar: u64,
-        tsc_aux: u64,
-        split_locks: bool,
-    ) -> Self {
+    fn begin(irqs: &'a IrqsOff, setup: &Setup, fpu: &GuestFpu, xcr0: Xcr0) -> Self {
         // SAFETY: Process context outside of any other FPU section; `end` comes with IRQs still
         // off.
         unsafe { bindings::kernel_fpu_begin_mask(0) };
         let cr4 = read_cr4();
+        let host_xcr0 = read_xcr0();
         let mut this = Self {
             _irqs: irqs,
             swapped: [const { None }; 8],
             cr4,
             dr7: read_dr7(),
-            xcr0: read_xcr0(),
+            xcr0: [host_xcr0, xcr0.value],
         };
         if cr4 & CR4_HIDDEN != 0 {
             // LASS would fault every access of a CPL3 kernel to the upper half. PKRU also governs
@@ -172,44 +238,52 @@ impl<'a> Section<'a> {
             // SAFETY: As above.
             unsafe { write_dr7(DR7_OFF) };
         }
-        // SAFETY: The guest runs until `end`, with IRQs off and the Host's values restored before
-        // they are on. The caller vouches for the entry points. SYSENTER_CS 0 makes SYSENTER fault
-        // instead of entering the Host.
+        this.swap_msrs(setup);
+        // SAFETY: The task's state was saved above, XCR0 is still the Host's. Then XCR0 becomes one that
+        // the CPU takes by the type invariant, until `end`.
         unsafe {
-            this.swap(0, MSR_LSTAR, lstar);
-            this.swap(1, MSR_CSTAR, cstar);
+            fpu.restore(host_xcr0);
+            // A guest's programs are to see, and to use, what its kernel saves. As the guest cannot
+            // reach PKRU any more, with PKE off, that stays the task's. An NMI meets this XCR0, too:
+            // its handlers use no FPU, and perf saves a supervisor component (LBR) at most.
+            if xcr0.value != host_xcr0 {
+                write_xcr0(xcr0.value);
+            }
+        }
+        this
+    }
+
+    fn swap_msrs(&mut self, setup: &Setup) {
+        // SAFETY: The guest runs until `end`, with IRQs off and the Host's values restored before
+        // they are on. The entry points are what they are by the invariant of `Setup`. SYSENTER_CS 0 makes
+        // SYSENTER fault instead of entering the Host.
+        unsafe {
+            self.swap(0, MSR_LSTAR, setup.lstar);
+            self.swap(1, MSR_CSTAR, setup.cstar);
             if has_sysenter() {
-                this.swap(2, MSR_SYSENTER_CS, 0);
+                self.swap(2, MSR_SYSENTER_CS, 0);
             }
             if has_rdtscp() {
-                this.swap(3, MSR_TSC_AUX, tsc_aux);
+                self.swap(3, MSR_TSC_AUX, setup.tsc_aux);
             }
-            if cr4 & CR4_CET != 0 {
-                this.swap(4, MSR_U_CET, 0);
+            if self.cr4 & CR4_CET != 0 {
+                self.swap(4, MSR_U_CET, 0);
             }
             // The CPU would write its records to linear addresses, which are the guest's now.
             let (pebs, bts) = has_debug_store();
             if pebs {
-                this.swap(5, MSR_PEBS_ENABLE, 0);
+                self.swap(5, MSR_PEBS_ENABLE, 0);
             }
             if bts {
                 // Bus locks go on being detected, as for any other program.
                 let debugctl = rdmsr(MSR_DEBUGCTL);
-                this.swap(6, MSR_DEBUGCTL, debugctl & !DEBUGCTL_BTS);
+                self.swap(6, MSR_DEBUGCTL, debugctl & !DEBUGCTL_BTS);
             }
-            if split_locks {
+            if setup.split_locks {
                 let test_ctrl = rdmsr(MSR_TEST_CTRL);
-                this.swap(7, MSR_TEST_CTRL, test_ctrl & !TEST_CTRL_SPLIT_LOCK);
-            }
-            fpu.restore(this.xcr0);
-            // A guest's programs are to see, and to use, what its kernel saves. As the guest cannot
-            // reach PKRU any more, with PKE off, that stays the task's. An NMI meets this XCR0, too:
-            // its handlers use no FPU, and perf saves a supervisor component (LBR) at most.
-            if fpu.xcr0 != this.xcr0 {
-                write_xcr0(fpu.xcr0);
+                self.swap(7, MSR_TEST_CTRL, test_ctrl & !TEST_CTRL_SPLIT_LOCK);
             }
         }
-        this
     }
 
     /// # Safety
@@ -231,11 +305,12 @@ impl<'a> Section<'a> {
     }
 
     /// Gives the CPU back to the Host.
-    pub(crate) fn end(self, fpu: &mut GuestFpu) {
+    fn end(self, fpu: &mut GuestFpu) {
+        let [host_xcr0, guest_xcr0] = self.xcr0;
         // First, so that what the guest's kernel has turned off is saved as well: SSE works without.
-        if fpu.xcr0 != self.xcr0 {
+        if guest_xcr0 != host_xcr0 {
             // SAFETY: It is the value that was in there.
-            unsafe { write_xcr0(self.xcr0) };
+            unsafe { write_xcr0(host_xcr0) };
         }
         fpu.save();
         for swapped in self.swapped.iter().flatten() {

@@ -13,8 +13,8 @@
 //! VM, or for the module's end.
 
 use super::{
-    cpu,
     hole::Hole,
+    host,
     switcher::Slot,
     task, //
 };
@@ -71,7 +71,7 @@ impl Drop for Slots {
         }
         entries.iter().for_each(|entry| entry.hole.close());
         // The pages are about to be freed: no CPU may still know the way.
-        cpu::flush_tlb_everywhere();
+        host::flush_tlb_everywhere();
         drop(entries);
     }
 }

@@ -22,7 +22,7 @@
  * The Host's own translations are global and survive a CR3 load, so a guest address could reach
  * Host memory.
  *
- * Numbers in braces are filled in by rustc from the Rust definitions (sys/switcher.rs).  In here
+ * Numbers in braces are filled in by rustc from the Rust definitions (sys/switcher/layout.rs).  In here
  * `SH_` is a field of the shared page, `ST_` one of the state page.
  */
 	.section .rodata.lg_switcher, "a", @progbits
@@ -57,10 +57,25 @@ lg_switcher_start:
 /* Back to who called, by RCX, with the Host's CS. */
 	.macro	far_return
 	popq	%rcx
-	pushq	$0x10
+	pushq	${HOST_CS}
 	pushq	%rcx
 	lretq
 	int3
+	.endm
+
+/*
+ * To the Host from where SYSCALL has left the guest: RSP is still the guest's, RCX and R11 hold its RIP and
+ * RFLAGS.  Builds the frame that the CPU would have pushed for an exception.
+ */
+	.macro	syscall_exit cs, vector
+	movq	%rsp, regs + {R_RSP}(%rip)
+	leaq	regs + {R_RSP}(%rip), %rsp
+	pushq	%r11				/* rflags */
+	pushq	$\cs
+	pushq	%rcx				/* rip */
+	pushq	$0				/* error code */
+	pushq	$\vector
+	jmp	save_and_leave
 	.endm
 
 /*
@@ -259,14 +274,7 @@ guest_sysret:
 guest_sysret_last:
 	sysretq
 1:
-	movq	%rsp, regs + {R_RSP}(%rip)
-	leaq	regs + {R_RSP}(%rip), %rsp
-	pushq	%r11				/* rflags */
-	pushq	$0x33				/* cs */
-	pushq	%rcx				/* rip */
-	pushq	$0				/* error code */
-	pushq	${EXIT_INTERRUPTED}		/* vector */
-	jmp	save_and_leave
+	syscall_exit {GUEST_CS_USER64}, {EXIT_INTERRUPTED}
 
 not_now:
 	movq	${EXIT_INTERRUPTED}, regs + {R_VECTOR}(%rip)
@@ -300,21 +308,14 @@ lg_switcher_syscall:
 	movq	state + {ST_KERNEL_GS_BASE}(%rip), %rcx
 	wrgsbase %rcx
 	movq	state + {ST_SYSCALL_ENTRY}(%rip), %rcx	/* canonical: checked */
-	movl	$0x202, %r11d
+	movl	${AT_EVENT_ENTRY}, %r11d
 	jmp	guest_sysret
 
 hypercall:
 	testq	%rax, %rax
 	jz	eret
 syscall_to_host:
-	movq	%rsp, regs + {R_RSP}(%rip)
-	leaq	regs + {R_RSP}(%rip), %rsp
-	pushq	%r11				/* rflags */
-	pushq	$0x33				/* cs */
-	pushq	%rcx				/* rip */
-	pushq	$0				/* error code */
-	pushq	${EXIT_HYPERCALL}		/* vector */
-	jmp	save_and_leave
+	syscall_exit {GUEST_CS_USER64}, {EXIT_SYSCALL}
 
 /*
  * Hypercall ERET: resume what the shared page says.  Every field is read once, into a register,
@@ -328,9 +329,9 @@ eret:
 	cmpl	$0, state + {ST_IRQ_WAITING}(%rip)
 	jne	eret_slow
 	movq	shared + {SH_CS}(%rip), %rcx
-	cmpq	$0x10, %rcx
+	cmpq	${GUEST_CS_KERNEL}, %rcx
 	je	eret_kernel
-	cmpq	$0x33, %rcx
+	cmpq	${GUEST_CS_USER64}, %rcx
 	jne	eret_slow
 
 	/*
@@ -343,7 +344,7 @@ eret:
 	jnz	eret_slow
 	movq	shared + {SH_RFLAGS}(%rip), %r11
 	movl	$1, st_mode(%rip)
-	movq	$0x200, shared + {SH_IRQ_ENABLED}(%rip)
+	movq	${IF}, shared + {SH_IRQ_ENABLED}(%rip)
 	incq	state + {ST_DIRECT_ERETS}(%rip)
 	rdgsbase %rax
 	movq	%rax, state + {ST_KERNEL_GS_BASE}(%rip)
@@ -357,21 +358,21 @@ eret:
 	 * SYSRET leaves RIP in RCX and RFLAGS in R11, and does not do TF and RF as IRET does: only
 	 * when that is wanted.
 	 */
-	testl	$0x10100, %r11d
+	testl	${IRET_FLAGS}, %r11d
 	jnz	1f
 	cmpq	%rcx, shared + {SH_RCX}(%rip)
 	jne	1f
 	cmpq	%r11, shared + {SH_R11}(%rip)
 	jne	1f
 	andl	${USER_RFLAGS}, %r11d
-	orl	$0x202, %r11d
+	orl	${AT_EVENT_ENTRY}, %r11d
 	movq	shared + {SH_RSP}(%rip), %rsp
 	movq	shared + {SH_RAX}(%rip), %rax
 	clear_buffers
 	jmp	guest_sysret
 1:
 	andl	${USER_RFLAGS}, %r11d
-	orl	$0x202, %r11d
+	orl	${AT_EVENT_ENTRY}, %r11d
 	jmp	eret_iret
 
 	/* To guest kernel mode.  Any canonical RIP. */
@@ -385,18 +386,18 @@ eret_kernel:
 	incq	state + {ST_DIRECT_ERETS}(%rip)
 	movq	shared + {SH_RFLAGS}(%rip), %r11
 	movl	%r11d, %eax
-	andl	$0x200, %eax
+	andl	${IF}, %eax
 	movq	%rax, shared + {SH_IRQ_ENABLED}(%rip)
 	andl	${KERNEL_RFLAGS}, %r11d
-	orl	$0x202, %r11d
+	orl	${AT_EVENT_ENTRY}, %r11d
 
 	/* RCX: rip, R11: rflags.  The frame goes where it would be on the way out to the Host. */
 eret_iret:
 	leaq	regs + {R_SS}+8(%rip), %rsp
-	pushq	$0x2b
+	pushq	${GUEST_SS}
 	pushq	shared + {SH_RSP}(%rip)
 	pushq	%r11
-	pushq	$0x33
+	pushq	${GUEST_CS_USER64}
 	pushq	%rcx
 	movq	shared + {SH_RCX}(%rip), %rcx
 	movq	shared + {SH_R11}(%rip), %r11
@@ -407,7 +408,7 @@ eret_slow:
 	xorl	%eax, %eax
 	leaq	regs + {R_RIP}(%rip), %rsp
 	pushq	$0
-	pushq	${EXIT_HYPERCALL}
+	pushq	${EXIT_SYSCALL}
 	jmp	save_and_leave
 
 /*
@@ -430,14 +431,7 @@ lg_switcher_syscall_stepped:
 	.globl lg_switcher_syscall32
 lg_switcher_syscall32:
 	endbr64
-	movq	%rsp, regs + {R_RSP}(%rip)
-	leaq	regs + {R_RSP}(%rip), %rsp
-	pushq	%r11
-	pushq	$0x23
-	pushq	%rcx
-	pushq	$0
-	pushq	${EXIT_SYSCALL32}
-	jmp	save_and_leave
+	syscall_exit {GUEST_CS_USER32}, {EXIT_SYSCALL32}
 
 /*
  * A page fault with P=1 in the upper half may be no fault of the guest: a *global* translation of
@@ -599,7 +593,7 @@ leave:
 	lgdt	state + {ST_HOST_GDTR}(%rip)
 	lldt	state + {ST_HOST_LDT}(%rip)
 	/* The CPU came here with a null SS; on AMD that would spoil a later SYSRET. */
-	movl	$0x18, %eax
+	movl	${HOST_DS}, %eax
 	movl	%eax, %ss
 	movw	state + {ST_HOST_DS}(%rip), %ds
 	movw	state + {ST_HOST_ES}(%rip), %es

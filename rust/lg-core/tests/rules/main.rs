@@ -6,11 +6,11 @@
 mod addr;
 mod emulate;
 mod entry;
+mod exit;
 mod irq;
 mod mitigations;
 mod paging;
 mod segment;
 mod shadow;
 mod tables;
-mod trap;
 mod xcr0;

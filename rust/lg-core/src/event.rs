@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Vectors: what arrived through the switcher's IDT, and whose it is (SDM, "Exception and
-//! Interrupt Vectors").
+//! Vectors, and the events that the Guest is given (SDM, "Exception and Interrupt Vectors").
 
 /// Divide error.
 pub const DE: u8 = 0;
@@ -61,39 +60,6 @@ pub const INT80_REFUSED: u32 = ((INT80 as u32) << 3) | 2;
 /// Whether the processor pushes an error code for this exception.
 pub const fn has_error_code(vector: u8) -> bool {
     matches!(vector, DF | TS | NP | SS | GP | PF | AC | CP | VC | SX)
-}
-
-/// Who deals with a vector that interrupted the Guest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Route {
-    /// An interrupt of the Host's devices: replay it with interrupts on in its frame, or the
-    /// Host's tick dies.
-    HostInterrupt,
-    /// NMI or machine check: the Host's handler must run now, with interrupts off.
-    HostException,
-    /// Look at the Guest's tables first: most page faults are the shadow's, not the Guest's.
-    PageFault,
-    /// Look at the instruction first: the Guest's kernel may have executed a privileged one.
-    Protection,
-    /// The Guest's own exception, or its `int 0x80`.
-    Guest,
-    /// Cannot happen at CPL 3 under the switcher's IDT and GDT, and only ends the Guest.
-    Fatal,
-}
-
-/// Says who deals with `vector`. `int80_is_a_device`: the Host may have given vector 0x80 away, and its
-/// gate is closed to `int 0x80`.
-pub const fn route(vector: u8, int80_is_a_device: bool) -> Route {
-    match vector {
-        INT80 if int80_is_a_device => Route::HostInterrupt,
-        NMI | MC => Route::HostException,
-        PF => Route::PageFault,
-        GP => Route::Protection,
-        DE | DB | BP | OF | BR | UD | NM | TS | NP | SS | MF | AC | XM | CP | INT80 => Route::Guest,
-        FIRST_INTERRUPT..=u8::MAX => Route::HostInterrupt,
-        // The double fault, and all that is reserved or belongs to confidential machines.
-        _ => Route::Fatal,
-    }
 }
 
 /// An exception or interrupt on its way to the Guest.

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Events of the lguest ABI: how exceptions, interrupts and system calls come to the guest's kernel.
+
+use super::{
+    set_virtual_if,
+    virtual_if, //
+};
+use crate::{
+    abi::{
+        LGUEST_ERROR_SYSCALL32,
+        LGUEST_ERROR_SYSENTER,
+        LGUEST_EVENT_VALID,
+        LGUEST_SHARED_VA, //
+    },
+    blame::{
+        Death,
+        Stop, //
+    },
+    guest::{
+        Cpu,
+        Next, //
+    },
+    lg_core::{
+        addr::Gva,
+        eret,
+        event::{
+            self,
+            Event, //
+        },
+        flags, //
+    },
+};
+
+/// The #GP by which a program's SYSENTER is told to the guest's kernel.
+pub(crate) const SYSENTER: Event = Event::new(event::GP, LGUEST_ERROR_SYSENTER);
+/// The same for a SYSCALL of 32-bit code.
+pub(crate) const SYSCALL32: Event = Event::new(event::GP, LGUEST_ERROR_SYSCALL32);
+
+/// What the guest has to hear of before it goes on: that its RIP leads nowhere, and interrupts.
+pub(crate) fn deliver(cpu: &mut Cpu) -> Result<Next, Stop> {
+    let regs = cpu.switcher.regs();
+    let limit_32 = regs.cs == eret::CS_USER32 && u32::try_from(regs.rip).is_err();
+    if limit_32 || !Gva::new(regs.rip).is_canonical() {
+        // An instruction ended at the end of the lower half. IRET would fault at CPL0.
+        let next = inject_exception(cpu, Event::GENERAL_PROTECTION)?;
+        if cpu.switcher.stepping() {
+            return Ok(next);
+        }
+    }
+    deliver_interrupts(cpu)
+}
+
+/// Delivers the next pending interrupt if the guest takes one now; else sees to it that the
+/// guest, or the switcher on its behalf, calls as soon as it does.
+fn deliver_interrupts(cpu: &mut Cpu) -> Result<Next, Stop> {
+    let mut waiting = !cpu.inbox.is_empty();
+    if waiting && !cpu.switcher.stepping() && virtual_if(cpu) {
+        if let Some(vector) = cpu.inbox.take() {
+            cpu.counts.interrupt();
+            inject(cpu, Event::interrupt(vector))?;
+        }
+        waiting = !cpu.inbox.is_empty();
+    }
+    cpu.switcher.set_irq_waiting(waiting);
+    cpu.switcher.page.set_irq_pending(waiting.into());
+    Ok(Next::Again)
+}
+
+/// Gives the guest an exception which is not a page fault.
+pub(crate) fn inject_exception(cpu: &mut Cpu, event: Event) -> Result<Next, Stop> {
+    cpu.counts.exception();
+    inject(cpu, event)
+}
+
+/// Gives the guest an event: the interrupted state goes to the shared page, and the guest to
+/// its entry point. Its stack is its own business.
+pub(crate) fn inject(cpu: &mut Cpu, event: Event) -> Result<Next, Stop> {
+    let regs = *cpu.switcher.regs();
+    let Some(entries) = cpu.entries else {
+        return Err(Death::NoEntries(event, regs.rip).into());
+    };
+    let undelivered = cpu.switcher.page.event();
+    if undelivered & u64::from(LGUEST_EVENT_VALID) != 0 {
+        return Err(Death::DoubleFault(event, undelivered, regs.rip).into());
+    }
+    let user = cpu.switcher.user_mode();
+    let rflags = flags::guest_view(regs.rflags, virtual_if(cpu));
+    let page = &mut cpu.switcher.page;
+    let kernel_rsp = page.kernel_rsp();
+    page.set_event(u64::from(event.vector) | u64::from(LGUEST_EVENT_VALID));
+    page.set_error_code(event.error_code.unwrap_or(0).into());
+    page.set_rip(regs.rip);
+    page.set_cs(match (user, regs.cs) {
+        (false, _) => eret::CS_KERNEL,
+        (true, eret::CS_USER32) => eret::CS_USER32,
+        (true, _) => eret::CS_USER64,
+    });
+    page.set_rflags(rflags);
+    page.set_rsp(regs.rsp);
+    page.set_ss(if user { eret::SS_USER } else { eret::SS_KERNEL });
+    page.set_rax(regs.rax);
+    page.set_irq_enabled(0);
+    cpu.switcher.set_user_mode(false);
+    let id = u64::from(cpu.id);
+    let regs = cpu.switcher.regs();
+    regs.rax = (LGUEST_SHARED_VA as u64) + id * 4096;
+    (regs.rip, regs.rsp) = if user {
+        (entries.user.get(), kernel_rsp)
+    } else {
+        (entries.kernel.get(), regs.rsp & !0xf)
+    };
+    regs.rflags = flags::AT_EVENT_ENTRY;
+    regs.cs = eret::CS_USER64;
+    Ok(Next::Resume)
+}
+
+/// What SYSCALL in user mode does where the switcher does not do it alone: kernel mode begins at the guest's
+/// entry point, with the stack of user mode.
+pub(crate) fn system_call(cpu: &mut Cpu) {
+    let (rip, rflags) = (cpu.switcher.regs().rip, cpu.switcher.regs().rflags);
+    cpu.switcher.page.set_rip(rip);
+    cpu.switcher.page.set_rflags(rflags);
+    set_virtual_if(cpu, false);
+    cpu.switcher.set_user_mode(false);
+    let entry = cpu.switcher.syscall_entry();
+    let regs = cpu.switcher.regs();
+    regs.rip = entry;
+    regs.rflags = flags::AT_EVENT_ENTRY;
+    (regs.rcx, regs.r11) = (regs.rip, regs.rflags);
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Hypercalls of the lguest ABI: SYSCALL in guest kernel mode, number in RAX.
+
+use super::{
+    back_to_syscall,
+    event,
+    set_virtual_if, //
+};
+use crate::{
+    abi::*,
+    blame::{
+        Errno,
+        Refused,
+        Stop, //
+    },
+    guest::{
+        Cpu,
+        Entries,
+        Next, //
+    },
+    lg_core::{
+        addr::{
+            Gpa,
+            Gva, //
+        },
+        eret,
+        event::Event,
+        paging,
+        segment, //
+    },
+    sys::{
+        page::Wait,
+        switcher::Regs, //
+    },
+};
+
+/// Does what RAX says, and puts there what came of it, unless there is nothing to return to.
+pub(crate) fn handle(cpu: &mut Cpu, run: &mut lguest_run, wait: Wait) -> Result<Next, Stop> {
+    let regs = *cpu.switcher.regs();
+    let (rax, next) = match u32::try_from(regs.rax).unwrap_or(LHCALL_COUNT) {
+        LHCALL_ERET => return eret(cpu),
+        LHCALL_SHUTDOWN => {
+            let shutdown = run.shutdown();
+            shutdown.kind = regs.rdi;
+            shutdown.arg = regs.rsi;
+            return Ok(Next::Launcher(LGUEST_EXIT_SHUTDOWN));
+        }
+        number => match call(cpu, run, number, &regs, wait) {
+            Ok(next) => (0, next),
+            Err(Refused::Guest(errno)) => (errno.rax(), Next::Resume),
+            Err(Refused::Stop(stop)) => return Err(stop),
+        },
+    };
+    cpu.switcher.regs().rax = rax;
+    Ok(next)
+}
+
+/// The hypercalls that return to the guest with 0 or an errno.
+fn call(
+    cpu: &mut Cpu,
+    run: &mut lguest_run,
+    number: u32,
+    regs: &Regs,
+    wait: Wait,
+) -> Result<Next, Refused<Errno>> {
+    match number {
+        LHCALL_SET_ENTRIES => set_entries(cpu, [regs.rdi, regs.rsi, regs.rdx])?,
+        LHCALL_WRITE_CR3 => cpu.write_cr3(regs.rdi, wait)?,
+        LHCALL_FLUSH_TLB => flush_tlb(cpu, regs.rdi, regs.rsi, wait)?,
+        // Both may have to wait: for the timer's callback, and for an interrupt.
+        LHCALL_SET_TIMER if regs.rdi == !0 && wait == Wait::Forbidden => {
+            return Err(Stop::Later.into())
+        }
+        LHCALL_HALT if wait == Wait::Forbidden => return Err(Stop::Later.into()),
+        LHCALL_SET_TIMER => set_timer(cpu, regs.rdi),
+        LHCALL_HALT => {
+            set_virtual_if(cpu, true);
+            cpu.halt()?;
+        }
+        // Coming here was all: pending interrupts are delivered on the way back.
+        LHCALL_IRQ_WINDOW => {}
+        LHCALL_CONSOLE => {
+            if !is_text(cpu, regs.rdi, regs.rsi) {
+                return Err(Errno::Invalid.into());
+            }
+            let console = run.console();
+            console.gpa = regs.rdi;
+            console.len = regs.rsi;
+            return Ok(Next::Launcher(LGUEST_EXIT_CONSOLE));
+        }
+        LHCALL_NOTIFY => {
+            if !cpu.shared.notify.signal(regs.rdi, regs.rsi, wait)? {
+                let notify = run.notify();
+                notify.gpa = regs.rdi;
+                notify.queue = regs.rsi;
+                return Ok(Next::Launcher(LGUEST_EXIT_NOTIFY));
+            }
+        }
+        LHCALL_SET_TLS => set_tls(cpu, regs.rdi, regs.rsi)?,
+        LHCALL_SET_CPUNODE => set_cpunode(cpu, regs.rdi)?,
+        LHCALL_DROP_ROOT => {
+            let root = Gpa::new(regs.rdi & paging::ADDR);
+            cpu.shared.shadow(wait)?.drop_root(root);
+        }
+        _ => return Err(Errno::NoSuchCall.into()),
+    }
+    Ok(Next::Resume)
+}
+
+/// The returns that the switcher left to us.
+fn eret(cpu: &mut Cpu) -> Result<Next, Stop> {
+    let page = &cpu.switcher.page;
+    let (cs, rip) = (page.cs(), page.rip());
+    let Ok(frame) = eret::check(cs, rip, page.rflags()) else {
+        back_to_syscall(cpu);
+        return event::inject_exception(cpu, Event::GENERAL_PROTECTION);
+    };
+    let (rsp, rax) = (page.rsp(), page.rax());
+    let (rcx, r11) = (page.rcx(), page.r11());
+    cpu.switcher.set_user_mode(frame.mode != eret::Mode::Kernel);
+    let regs = cpu.switcher.regs();
+    (regs.rip, regs.rsp, regs.rflags) = (rip, rsp, frame.rflags);
+    (regs.rax, regs.rcx, regs.r11) = (rax, rcx, r11);
+    regs.cs = if frame.mode == eret::Mode::User32 {
+        eret::CS_USER32
+    } else {
+        eret::CS_USER64
+    };
+    set_virtual_if(cpu, frame.virtual_if);
+    Ok(Next::Resume)
+}
+
+fn set_entries(cpu: &mut Cpu, entries: [u64; 3]) -> Result<(), Errno> {
+    let entries @ [syscall, user, kernel] = entries.map(Gva::new);
+    if !entries.iter().all(|gva| gva.is_upper()) {
+        return Err(Errno::Invalid);
+    }
+    cpu.switcher.set_syscall_entry(syscall);
+    cpu.entries = Some(Entries { user, kernel });
+    Ok(())
+}
+
+fn flush_tlb(cpu: &Cpu, what: u64, gva: u64, wait: Wait) -> Result<(), Refused<Errno>> {
+    let mut shadow = cpu.shared.shadow(wait)?;
+    match u32::try_from(what) {
+        Ok(LGUEST_FLUSH_USER) => shadow.flush_user(),
+        Ok(LGUEST_FLUSH_ALL) => shadow.flush_all(),
+        Ok(LGUEST_FLUSH_ONE) => shadow.flush_one(Gva::new(gva)),
+        _ => return Err(Errno::Invalid.into()),
+    }
+    Ok(())
+}
+
+fn set_timer(cpu: &Cpu, ns: u64) {
+    if ns == !0 {
+        cpu.inbox.disarm();
+    } else {
+        cpu.inbox.arm(i64::try_from(ns).unwrap_or(i64::MAX));
+    }
+}
+
+/// May `[gpa, gpa + len)` be text for the console: RAM, and not too long?
+fn is_text(cpu: &Cpu, gpa: u64, len: u64) -> bool {
+    let ram = &cpu.shared.ram;
+    let last = gpa.checked_add(len.saturating_sub(1));
+    len <= LGUEST_CONSOLE_MAX.into()
+        && ram.contains(Gpa::new(gpa))
+        && last.is_some_and(|last| ram.contains(Gpa::new(last)))
+}
+
+fn set_tls(cpu: &mut Cpu, index: u64, wanted: u64) -> Result<(), Errno> {
+    match segment::tls_descriptor(wanted) {
+        Some(descriptor) if index < 3 => {
+            let index = LGUEST_TLS_FIRST as usize + index as usize;
+            cpu.switcher.set_descriptor(index, descriptor);
+            Ok(())
+        }
+        _ => Err(Errno::Invalid),
+    }
+}
+
+fn set_cpunode(cpu: &mut Cpu, limit: u64) -> Result<(), Errno> {
+    match u32::try_from(limit) {
+        Ok(limit) if limit < 1 << 20 => {
+            cpu.switcher
+                .set_descriptor(15, segment::cpunode_descriptor(limit));
+            Ok(())
+        }
+        _ => Err(Errno::Invalid),
+    }
+}

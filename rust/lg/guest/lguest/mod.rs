@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Part 1 of the contract (`include/uapi/linux/lguest.h`), the Host's side: what a patched kernel and the
+//! Host tell each other. Nobody but this folder and the switcher knows a field of the shared page, and
+//! nobody but this folder the number of a hypercall.
+
+pub(crate) mod event;
+pub(crate) mod hypercall;
+
+use crate::{
+    abi::LGUEST_ABI_VERSION,
+    guest::Cpu,
+    lg_core::flags,
+    sys::{
+        cpu,
+        host, //
+    },
+};
+
+/// How long the instruction SYSCALL is.
+const SYSCALL_LENGTH: u64 = 2;
+
+/// Fills in the shared page of a new vCPU.
+pub(crate) fn begin(cpu: &mut Cpu) {
+    let (now, tsc) = (host::wall_ns(), cpu::rdtsc());
+    let features = cpu.switcher.features();
+    let page = &mut cpu.switcher.page;
+    page.set_abi_version(LGUEST_ABI_VERSION);
+    page.set_vcpu(cpu.id);
+    page.set_tsc_khz(host::tsc_khz().into());
+    page.set_wall_ns(now);
+    page.set_wall_tsc(tsc);
+    page.set_host_features(features);
+}
+
+/// The virtual interrupt flag.
+pub(crate) fn virtual_if(cpu: &mut Cpu) -> bool {
+    cpu.switcher.user_mode() || cpu.switcher.page.irq_enabled() & flags::IF != 0
+}
+
+pub(crate) fn set_virtual_if(cpu: &mut Cpu, on: bool) {
+    let word = if on { flags::IF } else { 0 };
+    cpu.switcher.page.set_irq_enabled(word);
+}
+
+/// The guest's CR2.
+pub(crate) fn cr2(cpu: &Cpu) -> u64 {
+    cpu.switcher.page.cr2()
+}
+
+pub(crate) fn set_cr2(cpu: &mut Cpu, value: u64) {
+    cpu.switcher.page.set_cr2(value);
+}
+
+/// The GS base of user mode, while kernel mode runs.
+pub(crate) fn user_gs_base(cpu: &Cpu) -> u64 {
+    cpu.switcher.page.user_gs_base()
+}
+
+pub(crate) fn set_user_gs_base(cpu: &mut Cpu, value: u64) {
+    cpu.switcher.page.set_user_gs_base(value);
+}
+
+/// Takes the guest back to the SYSCALL that it left by.
+pub(crate) fn back_to_syscall(cpu: &mut Cpu) {
+    let regs = cpu.switcher.regs();
+    regs.rip = regs.rip.wrapping_sub(SYSCALL_LENGTH);
+}

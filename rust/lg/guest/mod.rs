@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One virtual CPU as its guest has it, and what the guest's kernel may do with it by whichever way.
+//!
+//! `lguest` is the ABI by which a patched kernel asks for that, `privileged` the instructions that one still
+//! executes.
+
+pub(crate) mod lguest;
+pub(crate) mod privileged;
+
+use crate::{
+    blame::{
+        Death,
+        Stop, //
+    },
+    inbox::Inbox,
+    lg_core::{
+        addr::{
+            Gpa,
+            Gva, //
+        },
+        paging, //
+    },
+    mmu::{
+        self,
+        Roots, //
+    },
+    observe::Counts,
+    shared::Shared,
+    sys::{
+        page::Wait,
+        section::Xcr0,
+        switcher::Switcher, //
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+/// Where to go on after an exit was handled.
+pub(crate) enum Next {
+    /// Back into the guest: its instruction is done, or an event was given to it.
+    Resume,
+    /// Back into the guest, to the same instruction: nothing has happened that it could know of.
+    Again,
+    /// To the Launcher, with this `LGUEST_EXIT_*`; `run` is filled in.
+    Launcher(u32),
+}
+
+/// Where the guest wants its events. (Of its system calls the switcher knows.)
+#[derive(Clone, Copy)]
+pub(crate) struct Entries {
+    pub(crate) user: Gva,
+    pub(crate) kernel: Gva,
+}
+
+/// The state of one virtual CPU.
+pub(crate) struct Cpu {
+    pub(crate) id: u32,
+    pub(crate) switcher: Switcher,
+    pub(crate) xcr0: Xcr0,
+    /// CR3: the guest's current root.
+    pub(crate) root: Gpa,
+    pub(crate) entries: Option<Entries>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) counts: Counts,
+}
+
+impl Cpu {
+    pub(crate) fn set_roots(&mut self, roots: &Roots) {
+        self.switcher.set_roots(roots.kernel, roots.user);
+        self.counts.root();
+    }
+
+    /// CR3 as the guest writes it: an address, a PCID, and bit 63 to keep what is cached.
+    pub(crate) fn write_cr3(&mut self, cr3: u64, wait: Wait) -> Result<(), Stop> {
+        let root = Gpa::new(cr3 & paging::ADDR);
+        if !self.shared.ram.contains(root) {
+            return Err(Death::BadRoot(root).into());
+        }
+        let roots = self.shared.shadow(wait)?.load(root, cr3 >> 63 != 0, wait)?;
+        self.root = root;
+        self.set_roots(&roots);
+        Ok(())
+    }
+
+    /// Waits for an interrupt. `EINTR` when a signal came first: the guest halts again afterwards. May sleep.
+    pub(crate) fn halt(&mut self) -> Result<(), Stop> {
+        self.counts.halt();
+        self.inbox.sleep();
+        if self.inbox.is_empty() {
+            return Err(EINTR.into());
+        }
+        Ok(())
+    }
+
+    /// Reads code at `gva` as the guest's current mode would fetch it; returns how many bytes could be read.
+    /// May sleep.
+    pub(crate) fn fetch(&mut self, gva: Gva, buf: &mut [u8]) -> usize {
+        let user = self.switcher.user_mode();
+        mmu::fetch(&self.shared.ram, self.root, gva, user, buf)
+    }
+}

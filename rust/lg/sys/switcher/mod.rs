@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The Rust side of `switcher.S`: how to call it, and what to make of what it leaves behind.
+//!
+//! `layout` is what both sides agree on; `slot` maps the regions, `region` fills one; `shared_page` is the
+//! guest's part of it.
+
+mod layout;
+mod region;
+mod shared_page;
+mod slot;
+
+pub(crate) use layout::Regs;
+pub(crate) use shared_page::SharedPage;
+pub(crate) use slot::{
+    Slot,
+    SHARED_LEAF, //
+};
+
+use super::{
+    cpu::{
+        self,
+        DescPtr,
+        IrqsOff, //
+    },
+    features,
+    host::{
+        self,
+        HostTables, //
+    },
+    mitigations::{
+        self,
+        Actions, //
+    },
+    section::{
+        Section,
+        Setup, //
+    },
+};
+use crate::{
+    abi::LGUEST_HOST_CLEARS_BUFFERS,
+    lg_core::{
+        addr::{
+            Gva,
+            Hpa, //
+        },
+        eret,
+        event::{
+            self,
+            Event, //
+        },
+        exit::{
+            Exit,
+            Raw, //
+        },
+        flags,
+        mitigations::{
+            Policy,
+            Set, //
+        },
+        segment, //
+    }, //
+};
+use layout::*;
+use region::Region;
+
+/// DR6: 0 after a bus lock.
+const DR6_NO_BUS_LOCK: u64 = 1 << 11;
+
+/// System calls, returns from them, and spurious faults that the switcher dealt with alone.
+pub(crate) struct Alone {
+    pub(crate) syscalls: u64,
+    pub(crate) erets: u64,
+    pub(crate) spurious: u64,
+}
+
+/// Drives one vCPU's region.
+///
+/// # Invariants
+///
+/// The pointers are those of a live [`Region`] in a filled [`Slot`], and no other object has them:
+/// this one alone decides when the switcher runs in it.
+pub(crate) struct Switcher {
+    base: u64,
+    state: *mut State,
+    /// What the guest sees of it.
+    pub(crate) page: SharedPage,
+    gdt: *mut [u64; GDT_ENTRIES],
+    tsc_aux: u64,
+    policy: Policy,
+    /// TF is set behind the guest's back, and every SYSCALL comes to us.
+    stepping: bool,
+    /// Last time, it was the guest's own as well.
+    guest_stepping: bool,
+    /// A machine check came while the guest ran.
+    guest_mce: bool,
+    /// In the next section, split locks do not fault.
+    split_locks: bool,
+    int80_is_a_device: bool,
+}
+
+// SAFETY: The pages behind the pointers have no tie to a thread.
+unsafe impl Send for Switcher {}
+
+impl Switcher {
+    fn new(region: &Region, id: usize) -> Self {
+        let policy = mitigations::policy();
+        let mut this = Self {
+            base: region.base,
+            state: region.state.as_ptr(),
+            page: SharedPage::new(&region.shared),
+            gdt: region.gdt.as_ptr(),
+            tsc_aux: id as u64,
+            policy,
+            stepping: false,
+            guest_stepping: false,
+            guest_mce: false,
+            split_locks: false,
+            int80_is_a_device: !host::int80_is_system_call(),
+        };
+        let base = this.base;
+        let state = this.state();
+        state.gdtr = DescPtr {
+            limit: (GDT_ENTRIES * 8 - 1) as u16,
+            base: base + GDT,
+        };
+        state.idtr = DescPtr {
+            limit: 4095,
+            base: base + IDT,
+        };
+        state.verw = HOST_DS;
+        state.actions = Actions::of(&policy);
+        this
+    }
+
+    fn state(&mut self) -> &mut State {
+        // SAFETY: By the type invariant the page is there and, since the switcher only runs inside
+        // `enter`, which takes `&mut self`, nobody else uses it. All its fields are integers.
+        unsafe { &mut *self.state }
+    }
+
+    /// `LGUEST_HOST_*`: what the switcher does for the guest.
+    pub(crate) fn features(&mut self) -> u64 {
+        match self.state().actions.clear_buffers {
+            0 => 0,
+            _ => LGUEST_HOST_CLEARS_BUFFERS.into(),
+        }
+    }
+
+    /// The guest's registers.
+    pub(crate) fn regs(&mut self) -> &mut Regs {
+        &mut self.state().regs
+    }
+
+    /// Is (or was) the guest in user mode?
+    pub(crate) fn user_mode(&mut self) -> bool {
+        self.state().mode != 0
+    }
+
+    /// Changes the mode as the CPU would: GS base is the new mode's, and the user's goes to or
+    /// comes from `user_gs_base` of the shared page.
+    pub(crate) fn set_user_mode(&mut self, user: bool) {
+        if user == self.user_mode() {
+            return;
+        }
+        let user_gs_base = self.page.user_gs_base();
+        let state = self.state();
+        state.mode = user.into();
+        if user {
+            state.kernel_gs_base = state.gs_base;
+            // WRGSBASE faults over a non-canonical address.
+            state.gs_base = Gva::new(user_gs_base).canonicalize().get();
+        } else {
+            let user_gs_base = state.gs_base;
+            state.gs_base = state.kernel_gs_base;
+            self.page.set_user_gs_base(user_gs_base);
+        }
+    }
+
+    pub(crate) fn dr6(&mut self) -> u64 {
+        self.state().dr6
+    }
+
+    /// Was a bus lock a reason of the last #DB?
+    pub(crate) fn bus_lock(&mut self) -> bool {
+        features::detects_bus_locks() && self.state().dr6 & DR6_NO_BUS_LOCK == 0
+    }
+
+    /// Makes it none; is there another reason?
+    pub(crate) fn forget_bus_lock(&mut self) -> bool {
+        /// Four breakpoints; debug registers, a step, a task switch.
+        const DR6_REASONS: u64 = 0xf | 7 << 13;
+        let state = self.state();
+        state.dr6 |= DR6_NO_BUS_LOCK;
+        state.dr6 & DR6_REASONS != 0
+    }
+
+    /// From the next section on: makes the guest leave after each instruction.
+    pub(crate) fn set_stepping(&mut self, stepping: bool) {
+        self.stepping = stepping;
+    }
+
+    pub(crate) fn stepping(&self) -> bool {
+        self.stepping
+    }
+
+    /// Was the last #DB due to us alone?
+    pub(crate) fn stepped(&mut self) -> bool {
+        const DR6_SINGLE_STEP: u64 = 1 << 14;
+        self.stepping && !self.guest_stepping && self.dr6() & DR6_SINGLE_STEP != 0
+    }
+
+    /// Where a system call begins. Canonical.
+    pub(crate) fn syscall_entry(&mut self) -> u64 {
+        self.state().syscall_entry
+    }
+
+    pub(crate) fn bases(&mut self) -> (u64, u64) {
+        let state = self.state();
+        (state.fs_base, state.gs_base)
+    }
+
+    /// Sets FS or GS base of the mode the guest is in. The address must be canonical.
+    pub(crate) fn set_bases(&mut self, fs: u64, gs: u64) {
+        let state = self.state();
+        state.fs_base = fs;
+        state.gs_base = gs;
+    }
+
+    pub(crate) fn set_syscall_entry(&mut self, gva: Gva) {
+        self.state().syscall_entry = gva.canonicalize().get();
+    }
+
+    pub(crate) fn set_roots(&mut self, kernel: Hpa, user: Hpa) {
+        let state = self.state();
+        state.kernel_cr3 = kernel.get();
+        state.user_cr3 = user.get();
+    }
+
+    /// Drop what the CPU knows of this page on the way in.
+    pub(crate) fn invalidate(&mut self, gva: u64) {
+        self.state().invlpg = gva;
+    }
+
+    pub(crate) fn set_irq_waiting(&mut self, waiting: bool) {
+        self.state().irq_waiting = waiting.into();
+    }
+
+    /// What the switcher dealt with alone.
+    pub(crate) fn alone(&mut self) -> Alone {
+        let state = self.state();
+        Alone {
+            syscalls: state.direct_syscalls,
+            erets: state.direct_erets,
+            spurious: state.spurious_count,
+        }
+    }
+
+    /// Sets one entry of the guest's GDT. `descriptor` comes from `segment::tls_descriptor` or
+    /// `cpunode_descriptor`.
+    pub(crate) fn set_descriptor(&mut self, index: usize, descriptor: u64) {
+        if let 12..=15 = index {
+            // SAFETY: By the type invariant the page is there, and the guest is out, so no CPU uses
+            // it.
+            unsafe { (*self.gdt)[index] = descriptor };
+        }
+    }
+
+    /// Forces the data selectors to what may be loaded at CPL0 without a fault: the guest may have
+    /// loaded one and then taken the descriptor away. Its base goes with it, as when Linux loads
+    /// such a selector.
+    fn check_selectors(&mut self) {
+        // SAFETY: By the type invariant the page is there.
+        let tls = unsafe { [(*self.gdt)[12], (*self.gdt)[13], (*self.gdt)[14]] };
+        let bad = |selector| !segment::data_selector_ok(selector, &tls);
+        let user_mode = self.user_mode();
+        let state = self.state();
+        for selector in [&mut state.ds, &mut state.es] {
+            if bad(*selector) {
+                *selector = 0;
+            }
+        }
+        if bad(state.fs) {
+            (state.fs, state.fs_base) = (0, 0);
+        }
+        if bad(state.gs) {
+            state.gs = 0;
+            // The base of user mode, which is not loaded while guest kernel mode runs.
+            if user_mode {
+                state.gs_base = 0;
+            } else {
+                self.page.set_user_gs_base(0);
+            }
+        }
+    }
+
+    /// How the next section is to set up the CPU for this guest. IRQs are off, and stay so until it ends.
+    pub(crate) fn setup(&mut self, _: &IrqsOff) -> Setup {
+        let lstar = self.base
+            + offset(if self.stepping {
+                &raw const lg_switcher_syscall_stepped
+            } else {
+                &raw const lg_switcher_syscall
+            });
+        let cstar = self.base + offset(&raw const lg_switcher_syscall32);
+        let split_locks = core::mem::take(&mut self.split_locks);
+        let barrier = self.policy.does(Set::VMSCAPE);
+        let nmi_count = host::nmi_count();
+        let state = self.state();
+        state.nmi_count_ptr = nmi_count as u64;
+        // SAFETY: It is this CPU's counter, and IRQs are off.
+        state.nmi_count = unsafe { nmi_count.read_volatile() };
+        // SAFETY: These are the entry points of a region.
+        unsafe { Setup::new(lstar, cstar, self.tsc_aux, split_locks, barrier) }
+    }
+
+    /// Runs the guest until it leaves, and says why it did. The Host's NMIs and machine checks that came
+    /// meanwhile wait for [`replay_exceptions`](Self::replay_exceptions).
+    pub(crate) fn enter(&mut self, _: &Section<'_>) -> Exit {
+        let guest_tf = self.prepare();
+        let enter = self.base + offset(&raw const lg_switcher_enter);
+        let untrain = self.policy.does(Set::UNTRAIN);
+        // SAFETY: The region is mapped at `base` in this address space (`Vcpu::run` checks that it
+        // is the slot's), the state page is filled in, IRQs are off and the MSRs are the guest's:
+        // that is what being in a section means. It comes back as a function does.
+        unsafe { core::mem::transmute::<u64, extern "C" fn()>(enter)() };
+        // Before anything here returns.
+        if untrain {
+            mitigations::untrain_returns();
+        }
+        self.take_stock(guest_tf)
+    }
+
+    /// Fills in what `lg_switcher_enter` loads, of both worlds. Returns the guest's own TF.
+    fn prepare(&mut self) -> u64 {
+        self.check_selectors();
+        let host = HostTables::read();
+        let stepping = self.stepping;
+        let state = self.state();
+        if state.actions.ibrs != 0 {
+            state.spec_ctrl = mitigations::host_spec_ctrl();
+        }
+        state.host_cr3 = cpu::cr3_to_return_to();
+        state.host_gdtr = host.gdtr;
+        state.host_gdtr_rw = host.gdtr_rw;
+        state.host_idtr = host.idtr;
+        state.host_selectors = cpu::loadable_selectors();
+        state.host_tss_type = host.gdtr_rw.base + 8 * TSS_INDEX as u64 + 5;
+        state.cr3 = if state.mode == 0 {
+            state.kernel_cr3
+        } else {
+            state.user_cr3
+        };
+        state.spurious = 0;
+        // The only selectors there are for a guest, whatever it was interrupted with.
+        state.regs.cs = if state.regs.cs == eret::CS_USER32 {
+            eret::CS_USER32
+        } else {
+            eret::CS_USER64
+        };
+        state.regs.ss = eret::SS_USER;
+        state.regs.rflags = if state.mode == 0 {
+            flags::sanitize_kernel(state.regs.rflags)
+        } else {
+            flags::sanitize_user(state.regs.rflags)
+        };
+        let guest_tf = state.regs.rflags & flags::TF;
+        if stepping {
+            state.regs.rflags |= flags::TF;
+        }
+        guest_tf
+    }
+
+    /// Decodes why the guest left, and takes from the CPU what came with that.
+    fn take_stock(&mut self, guest_tf: u64) -> Exit {
+        let (stepping, int80_is_a_device) = (self.stepping, self.int80_is_a_device);
+        let state = self.state();
+        let exit = Exit::decode(&Raw {
+            vector: state.regs.vector,
+            error: state.regs.error,
+            cr2: state.cr2,
+            fault_rip: state.fault_rip,
+            user_mode: state.mode != 0,
+            int80_is_a_device,
+        });
+        if exit != Exit::Interrupted {
+            state.invlpg = 0;
+        }
+        if stepping {
+            // The guest may have cleared it, and that stays; what is set is ours.
+            state.regs.rflags &= !flags::TF | guest_tf;
+        }
+        let dropped = core::mem::take(&mut state.db_dropped) != 0;
+        match exit {
+            Exit::Exception(Event {
+                vector: event::DB, ..
+            }) => state.dr6 = cpu::take_dr6(),
+            // The Host expects to find it as after a reset.
+            _ if dropped => _ = cpu::take_dr6(),
+            _ => {}
+        }
+        match exit {
+            Exit::Nmi => state.nmi = 1,
+            Exit::Exception(Event {
+                vector: event::NM, ..
+            }) => host::clear_xfd_err(),
+            Exit::MachineCheck => self.guest_mce = true,
+            _ => {}
+        }
+        self.guest_stepping = guest_tf != 0;
+        exit
+    }
+
+    /// Does an NMI or a machine check of the Host's wait?
+    pub(crate) fn has_exceptions(&mut self) -> bool {
+        let state = self.state();
+        state.nmi | state.mce != 0 || self.guest_mce
+    }
+
+    /// Delivers them. IRQs off, outside of the run section: the Host's handlers find the CPU as the
+    /// Host set it up, and what they do to it (perf's turns the debug store on) stays. `false` when
+    /// the machine check was for memory that the guest used: the Host has lost it.
+    pub(crate) fn replay_exceptions(&mut self, irqs: &IrqsOff) -> bool {
+        let state = self.state();
+        let (nmi, mce) = (
+            core::mem::take(&mut state.nmi),
+            core::mem::take(&mut state.mce),
+        );
+        let rip = state.regs.rip;
+        if nmi != 0 {
+            host::send_nmi_to_self(irqs);
+            // If the one that came interrupted the guest, no other is taken before an IRET.
+            self.replay(2);
+        }
+        if mce != 0 {
+            self.replay(18);
+        }
+        !(core::mem::take(&mut self.guest_mce) && host::machine_check_in_user_mode(irqs, rip))
+    }
+
+    /// Lets the guest do split locks for a section, on a Host that makes them fault.
+    pub(crate) fn allow_split_locks(&mut self) {
+        self.split_locks = true;
+    }
+
+    /// Delivers to the Host an interrupt that arrived while the guest ran. IRQs off.
+    pub(crate) fn replay(&mut self, vector: u8) {
+        let stub = self.base + REPLAY + u64::from(vector) * 16;
+        // SAFETY: The stub raises the interrupt whose handler the Host's IDT names, from CPL0, as
+        // if it had come here.
+        unsafe { core::mem::transmute::<u64, extern "C" fn()>(stub)() };
+        cpu::irqs_are_off();
+    }
+}
