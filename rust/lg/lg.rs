@@ -9,21 +9,21 @@
 //! (`rust/layers`).
 //!
 //! ```text
-//!   device            /dev/lguest, copies arguments in and out
-//!   vm                an open file: memory regions, the vCPU, ioctls
-//!   vcpu              the run loop: enter the guest, see why it came out, have that done
-//!   exits             what each exit leads to
-//!   debug             steps and breakpoints of a debugger behind the Launcher
-//!   guest::privileged rare instructions of a guest's kernel
-//!   guest::lguest     the lguest ABI: hypercalls, events, the shared page
-//!   guest             the state of one virtual CPU
-//!   observe           counts
-//!   shared            what vCPUs share: RAM, the shadow, kicks; the order of locks
-//!   inbox, notify     what one vCPU receives; which eventfd a virtqueue's kick goes to
-//!   mmu               the shadow
-//!   blame             who is to blame when something cannot be done; why a guest died, in words
-//!   sys               all that is unsafe: switcher.S, run sections, page tables, guest RAM, the Host's C functions
-//!   lg_core           pure logic, which cargo tests: walking tables, decoding, descriptors, flags
+//!   device              /dev/lguest, copies arguments in and out
+//!   vm                  an open file: memory regions, the vCPU, ioctls
+//!   vcpu                the run loop: enter the guest, see why it came out, have that done
+//!   exits               what each exit leads to
+//!   debug               steps and breakpoints of a debugger behind the Launcher
+//!   guest::privileged   rare instructions of a guest's kernel
+//!   guest::lguest       the lguest ABI: hypercalls, events, the shared page
+//!   guest               the state of one virtual CPU
+//!   observe             counts
+//!   shared              what vCPUs share: RAM, the shadow, kicks; the order of locks
+//!   inbox, notify       what one vCPU receives; which eventfd a virtqueue's kick goes to
+//!   mmu                 the shadow
+//!   blame               who is to blame when something cannot be done; why a guest died, in words
+//!   sys                 all that is unsafe: switcher.S, run sections, page tables, guest RAM, the Host's C functions
+//!   lg_core             pure logic, which cargo tests: walking tables, decoding, descriptors, flags
 //!   abi, module_parameters  the contract, from include/uapi/linux/lguest.h; what `module!` below makes
 //! ```
 //!

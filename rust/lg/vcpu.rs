@@ -64,7 +64,7 @@ impl Parts {
     pub(crate) fn new(id: u32, slot: Arc<Lease>) -> Result<Self> {
         let (fpu, xcr0) = GuestFpu::new()?;
         Ok(Self {
-            switcher: slot.vcpu(id as usize)?,
+            switcher: Switcher::new(&slot, id as usize)?,
             fpu,
             xcr0,
             slot,

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! From the entry point to `main`, and the end.
 
-use crate::abi::{boot_params, lguest_note, LGUEST_ABI_VERSION, LGUEST_NOTE_ENTRY};
+use crate::abi::{lguest_note, LGUEST_ABI_VERSION, LGUEST_NOTE_ENTRY};
 use crate::abi::{LGUEST_SHUTDOWN_PANIC, LGUEST_SHUTDOWN_POWEROFF};
 use crate::console::Buffer;
-use crate::{event, hypercall, paging};
+use crate::{event, hypercall, params};
 use core::arch::global_asm;
 use core::fmt::Write;
 use core::mem::size_of;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 // The note by which the Launcher knows us, and the first instruction. Only RSI and CR3 have a meaning there, and the
 // Launcher has cleared .bss.
@@ -55,31 +54,12 @@ extern "C" {
     fn lguest_main() -> u8;
 }
 
-/// GPA of the boot_params.
-static BOOT_PARAMS: AtomicU64 = AtomicU64::new(0);
-
 #[no_mangle]
 extern "C" fn lguest_start(boot_params: u64) -> ! {
-    BOOT_PARAMS.store(boot_params, Relaxed);
+    params::set(boot_params);
     event::init();
     // SAFETY: `entry!` defines it with this signature.
     exit(unsafe { lguest_main() })
-}
-
-/// What the Launcher told: a copy of its boot_params.
-pub fn boot_params() -> boot_params {
-    let params = paging::gpa_to_ptr::<boot_params>(BOOT_PARAMS.load(Relaxed));
-    // SAFETY: the Launcher left the structure there, in RAM, and nobody writes it.
-    unsafe { params.read_unaligned() }
-}
-
-/// The kernel command line.
-pub fn command_line() -> &'static str {
-    let line = paging::gpa_to_ptr::<i8>(u64::from({ boot_params().hdr }.cmd_line_ptr));
-    // SAFETY: the Launcher left a NUL-terminated string there, in RAM, and nobody writes it.
-    unsafe { core::ffi::CStr::from_ptr(line) }
-        .to_str()
-        .unwrap_or("")
 }
 
 /// Ends the guest; `status` is the exit status of `lg run`.

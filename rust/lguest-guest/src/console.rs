@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Printing: [`println!`](crate::println) over the CONSOLE hypercall.
 
-use crate::{hypercall, paging};
+use crate::{address, hypercall};
 use core::fmt::{self, Write};
 
 /// Text in `N` bytes, always followed by a NUL.
@@ -20,7 +20,7 @@ impl<const N: usize> Buffer<N> {
 
     /// GPA of the text; the buffer must be on the stack, which is contiguous in guest physical memory.
     pub(crate) fn gpa(&self) -> u64 {
-        paging::gpa_of(self.bytes.as_ptr())
+        address::gpa_of(self.bytes.as_ptr())
     }
 }
 

@@ -5,6 +5,7 @@
 //! mode ends [`user::run`](crate::user::run) and one from kernel mode is a panic.
 
 use crate::abi::{lguest_shared, LGUEST_SHARED_VA, LHCALL_ERET};
+pub use crate::frame::{Frame, KERNEL_CS, USER32_CS, USER_CS, USER_SS};
 use crate::{hypercall, user};
 use core::arch::global_asm;
 use core::mem::{offset_of, transmute};
@@ -30,52 +31,6 @@ pub mod vector {
     /// SYSCALL from user mode: no hardware vector, so a number above all of them.
     pub const SYSCALL: u64 = 0x100;
 }
-
-/// The interrupted state, as the stubs push it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Frame {
-    pub r15: u64,
-    pub r14: u64,
-    pub r13: u64,
-    pub r12: u64,
-    pub rbp: u64,
-    pub rbx: u64,
-    pub r11: u64,
-    pub r10: u64,
-    pub r9: u64,
-    pub r8: u64,
-    pub rax: u64,
-    pub rcx: u64,
-    pub rdx: u64,
-    pub rsi: u64,
-    pub rdi: u64,
-    /// One of [`vector`], or that of a virtual interrupt.
-    pub vector: u64,
-    pub error_code: u64,
-    pub rip: u64,
-    pub cs: u64,
-    pub rflags: u64,
-    pub rsp: u64,
-    pub ss: u64,
-}
-
-impl Frame {
-    /// Was user mode interrupted?
-    pub fn from_user(&self) -> bool {
-        self.cs != KERNEL_CS
-    }
-}
-
-/// CS of guest kernel mode, of 64-bit and of 32-bit user mode.
-pub const KERNEL_CS: u64 = 0x10;
-#[allow(missing_docs)]
-pub const USER_CS: u64 = 0x33;
-#[allow(missing_docs)]
-pub const USER32_CS: u64 = 0x23;
-/// SS of user mode.
-pub const USER_SS: u64 = 0x2b;
 
 // The stubs. An event arrives with RAX at the shared page, a system call with RCX and R11 free to use. Both build the same
 // Frame (22 words, so that RSP stays a multiple of 16) and leave through `lguest_resume`.

@@ -16,22 +16,43 @@
 //!
 //! The contract behind it is `include/uapi/linux/lguest.h` (in Rust: [`abi`]); the modules here are its parts in the order
 //! in which a guest meets them. A guest has one vCPU, so plain statics and [`shared`] are enough.
+//!
+//! Each line knows what is on lines below it, and nothing above; a test holds that (`rust/layers`):
+//!
+//! ```text
+//!   boot            from the entry point to `main`, and the end
+//!   event           exceptions, interrupts, system calls: the stubs and the handlers
+//!   user            guest user mode
+//!   irq             virtual interrupts on, off, and waiting
+//!   paging          frames and page tables
+//!   console         printing
+//!   params          what the Launcher told
+//!   hypercall       a function for each
+//!   shared          the shared page
+//!   frame, address  the interrupted state; GVAs and GPAs
+//!   mem             memcpy and its kin
+//!   abi             the contract
+//! ```
 
 #![no_std]
 
 pub use lguest_abi as abi;
 
+mod address;
 mod boot;
 pub mod console;
 pub mod event;
+mod frame;
 pub mod hypercall;
 pub mod irq;
 mod mem;
 pub mod paging;
+mod params;
 pub mod shared;
 pub mod user;
 
-pub use boot::{boot_params, command_line, exit};
+pub use boot::exit;
+pub use params::{boot_params, command_line};
 
 /// Makes `fn main() -> u8` the guest's program; what it returns is the exit status of `lg run`.
 #[macro_export]

@@ -3,7 +3,9 @@
 //!
 //! RAM is at `LGUEST_PAGE_OFFSET + GPA` in every root made here, as it is in the Launcher's.
 
-use crate::{abi, boot_params, hypercall};
+pub use crate::address::{gpa_of, gpa_to_ptr, PAGE};
+use crate::hypercall;
+use crate::params::boot_params;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -22,29 +24,6 @@ pub mod pte {
     pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 }
 use pte::{ACCESSED, ADDRESS, DIRTY, LARGE, PRESENT, USER, WRITE};
-
-/// Bytes of a page.
-pub const PAGE: u64 = 4096;
-
-/// Where the image is linked: GVA minus GPA (`kernel_base` of guest.ld).
-const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
-/// Where RAM starts (bindgen has no unsigned numbers as large as this one).
-const PAGE_OFFSET: u64 = abi::LGUEST_PAGE_OFFSET as u64;
-
-/// GPA of something in the image or in the direct map.
-pub fn gpa_of<T: ?Sized>(object: *const T) -> u64 {
-    let gva = object.cast::<u8>() as u64;
-    gva - if gva >= KERNEL_BASE {
-        KERNEL_BASE
-    } else {
-        PAGE_OFFSET
-    }
-}
-
-/// Where RAM at `gpa` is in the direct map.
-pub fn gpa_to_ptr<T>(gpa: u64) -> *mut T {
-    (PAGE_OFFSET + gpa) as *mut T
-}
 
 /// A fresh frame of RAM, all zero. Frames are never given back.
 pub fn alloc_frame() -> u64 {

@@ -2,7 +2,7 @@
 //! Guest user mode: go there with [`run`], and come back by the first event that has no handler.
 
 use crate::abi::{lguest_shared, LGUEST_SHARED_VA};
-use crate::event::{Frame, USER_CS, USER_SS};
+use crate::frame::{Frame, USER_CS, USER_SS};
 use crate::irq;
 use core::arch::global_asm;
 use core::mem::{offset_of, size_of};

@@ -61,8 +61,8 @@ use crate::{
         segment, //
     }, //
 };
+use kernel::prelude::*;
 use layout::*;
-use region::Region;
 
 /// DR6: 0 after a bus lock.
 const DR6_NO_BUS_LOCK: u64 = 1 << 11;
@@ -103,7 +103,9 @@ pub(crate) struct Switcher {
 unsafe impl Send for Switcher {}
 
 impl Switcher {
-    fn new(region: &Region, id: usize) -> Self {
+    /// What vCPU `id` of a slot is driven by. The caller keeps the slot alive at least as long.
+    pub(crate) fn new(slot: &Slot, id: usize) -> Result<Self> {
+        let region = slot.region(id).ok_or(EINVAL)?;
         let policy = mitigations::policy();
         let mut this = Self {
             base: region.base,
@@ -130,7 +132,7 @@ impl Switcher {
         };
         state.verw = HOST_DS;
         state.actions = Actions::of(&policy);
-        this
+        Ok(this)
     }
 
     fn state(&mut self) -> &mut State {

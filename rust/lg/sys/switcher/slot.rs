@@ -13,8 +13,7 @@ use super::{
         table::TableBox,
     },
     layout::*,
-    region::Region,
-    Switcher, //
+    region::Region, //
 };
 use crate::lg_core::addr::Hpa;
 use kernel::prelude::*;
@@ -127,7 +126,7 @@ impl Slot {
     ///
     /// # Safety
     ///
-    /// Nobody has a [`Switcher`] of the slot.
+    /// Nobody has a [`Switcher`](super::Switcher) of the slot.
     pub(crate) unsafe fn reset(&self) {
         for region in &self.regions {
             // SAFETY: As the caller promises.
@@ -135,9 +134,8 @@ impl Slot {
         }
     }
 
-    /// What vCPU `id` is driven by. The caller keeps `self` alive at least as long.
-    pub(crate) fn vcpu(&self, id: usize) -> Result<Switcher> {
-        let region = self.regions.get(id).ok_or(EINVAL)?;
-        Ok(Switcher::new(region, id))
+    /// The region of vCPU `id`.
+    pub(super) fn region(&self, id: usize) -> Option<&Region> {
+        self.regions.get(id)
     }
 }
