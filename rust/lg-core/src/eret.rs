@@ -3,7 +3,7 @@
 //! The frame that the ERET hypercall resumes.
 //!
 //! The switcher does this in assembly, without entering the Host; here is the same rule in Rust,
-//! for frames the Host resumes itself and for the tests to hold the assembly against.
+//! for frames the Host resumes itself. `tests/eret` holds the two equal over random frames.
 
 use super::addr::Gva;
 use super::flags;

@@ -319,7 +319,8 @@ syscall_to_host:
 
 /*
  * Hypercall ERET: resume what the shared page says.  Every field is read once, into a register,
- * before it is judged. Whatever is not the plain case (an interrupt waits, 32-bit code, a frame
+ * before it is judged.  The rule is that of lg_core::eret, and rust/lg-core/tests/eret holds both to
+ * it.  Whatever is not the plain case (an interrupt waits, 32-bit code, a frame
  * that makes no sense) is the Host's business: it gets the hypercall like any other.
  */
 eret:
@@ -354,26 +355,22 @@ eret:
 	wrgsbase %rax
 	movq	state + {ST_USER_CR3}(%rip), %rax
 	movq	%rax, %cr3
+	andl	${USER_RFLAGS}, %r11d
+	orl	${AT_EVENT_ENTRY}, %r11d
 	/*
 	 * SYSRET leaves RIP in RCX and RFLAGS in R11, and does not do TF and RF as IRET does: only
 	 * when that is wanted.
 	 */
 	testl	${IRET_FLAGS}, %r11d
-	jnz	1f
+	jnz	eret_iret
 	cmpq	%rcx, shared + {SH_RCX}(%rip)
-	jne	1f
+	jne	eret_iret
 	cmpq	%r11, shared + {SH_R11}(%rip)
-	jne	1f
-	andl	${USER_RFLAGS}, %r11d
-	orl	${AT_EVENT_ENTRY}, %r11d
+	jne	eret_iret
 	movq	shared + {SH_RSP}(%rip), %rsp
 	movq	shared + {SH_RAX}(%rip), %rax
 	clear_buffers
 	jmp	guest_sysret
-1:
-	andl	${USER_RFLAGS}, %r11d
-	orl	${AT_EVENT_ENTRY}, %r11d
-	jmp	eret_iret
 
 	/* To guest kernel mode.  Any canonical RIP. */
 eret_kernel:
