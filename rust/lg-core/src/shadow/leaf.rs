@@ -1,18 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a translation of the Guest becomes in the shadow tables, which the processor uses.
-//!
-//! The Guest's two modes are one to the processor, CPL 3. So each context has two roots, and which
-//! tables hang under which root does the work of U/S and of SMEP:
-//!
-//! * *User tables* hang under both roots. They hold the pages of the lower half that the Guest
-//!   maps for its user mode. Under the kernel root they hang by a top-level entry with NX, so the
-//!   guest kernel cannot execute them.
-//! * *Kernel tables* hang under the kernel root only. They hold the upper half, and those pages of
-//!   the lower half that the Guest maps for its kernel alone.
+//! What a translation of the Guest becomes in an entry of level 1.
 
-use super::addr::{Gva, Hpa};
-use super::paging::{Access, Translation, A, ADDR, D, NX, P, U, W};
+use super::super::addr::{Gva, Hpa};
+use super::super::paging::{Access, Translation, A, ADDR, D, NX, P, U, W};
 
 /// The halves of the address space, and the tables named after them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

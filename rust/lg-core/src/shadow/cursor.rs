@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The way down from a table of level 4: finding, making and dropping what it leads to.
+
+use super::super::addr::Gva;
+use super::super::paging::{PageSize, ADDR};
+use super::table::{List, Table, LARGE, OWNED, TABLE};
+use super::{Refused, Stock};
+use core::ops::Range;
+
+/// What was dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gone {
+    Nothing,
+    /// One entry of level 1.
+    Leaf,
+    /// An entry above level 1, with all below.
+    Tables,
+}
+
+fn mark<T: Table>(table: &mut T, i: usize) {
+    let groups = table.groups() | (1 << (i / 8 % 64));
+    table.set_groups(groups);
+}
+
+/// Makes entry `i`, which owns nothing, `entry`; says whether that is a change.
+pub(super) fn put<T: Table>(table: &mut T, i: usize, entry: u64) -> bool {
+    let changed = table.get(i) != entry;
+    if changed {
+        if entry != 0 {
+            mark(table, i);
+        }
+        table.set(i, entry);
+    }
+    changed
+}
+
+/// An entry for another table that leads where entry `i` does, without owning it.
+pub(super) fn link<T: Table>(table: &T, i: usize) -> u64 {
+    table.get(i) & !OWNED
+}
+
+/// The table below entry `i`, made of `stock` if there is none. The entry gets `flags` in any case.
+pub(super) fn make_child<'a, T: Table>(
+    table: &'a mut T,
+    i: usize,
+    flags: u64,
+    stock: &mut Stock<T>,
+) -> Result<&'a mut T, Refused> {
+    let entry = table.get(i);
+    if entry & OWNED == 0 {
+        // A link of this entry's to a table of somebody else's goes: a split begins.
+        let child = stock.take()?;
+        mark(table, i);
+        table.set(i, 0);
+        table.attach(i, child, flags);
+    } else if entry & flags != flags {
+        if let Some(child) = table.detach(i) {
+            table.attach(i, child, (entry & !(ADDR | OWNED)) | flags);
+        }
+    }
+    table.child(i).ok_or(Refused::Stale)
+}
+
+/// The table of level 1 that covers `gva`, for a page of `size`.
+pub(super) fn make_leaf_table<'a, T: Table>(
+    level4: &'a mut T,
+    gva: Gva,
+    size: PageSize,
+    stock: &mut Stock<T>,
+) -> Result<&'a mut T, Refused> {
+    let mut table = level4;
+    for level in [4, 3, 2] {
+        let flags = match (level, size) {
+            (3, PageSize::Size1G) | (2, PageSize::Size2M) => TABLE | LARGE,
+            _ => TABLE,
+        };
+        table = make_child(table, gva.index(level), flags, stock)?;
+    }
+    Ok(table)
+}
+
+/// Drops entry `i`, with what it owns.
+fn drop_entry<T: Table>(table: &mut T, i: usize, to: &mut T::List) {
+    match table.detach(i) {
+        Some(child) => to.push(child),
+        None => table.set(i, 0),
+    }
+}
+
+/// Drops the page that `gva` is in, whatever its size, and perhaps small ones where a large one has
+/// been.
+pub(super) fn drop_page<T: Table>(level4: &mut T, gva: Gva, to: &mut T::List) -> Gone {
+    let mut table = level4;
+    for level in [4, 3, 2] {
+        let i = gva.index(level);
+        if table.get(i) & LARGE != 0 {
+            drop_entry(table, i, to);
+            return Gone::Tables;
+        }
+        let Some(child) = table.child(i) else {
+            return Gone::Nothing;
+        };
+        table = child;
+    }
+    if table.get(gva.index(1)) == 0 {
+        return Gone::Nothing;
+    }
+    table.set(gva.index(1), 0);
+    Gone::Leaf
+}
+
+/// Drops a range of entries, with what they own; says whether there was anything. Takes some
+/// instructions for each entry that is used, and none for what is below it.
+pub(super) fn clear<T: Table>(table: &mut T, range: Range<usize>, to: &mut T::List) -> bool {
+    let mut any = false;
+    let mut left = table.groups();
+    let mut used = left;
+    while left != 0 {
+        let group = left.trailing_zeros() as usize;
+        left &= left - 1;
+        let mut empty = true;
+        for i in group * 8..group * 8 + 8 {
+            if table.get(i) == 0 {
+                continue;
+            }
+            if range.contains(&i) {
+                drop_entry(table, i, to);
+                any = true;
+            } else {
+                empty = false;
+            }
+        }
+        if empty {
+            used &= !(1 << group);
+        }
+    }
+    table.set_groups(used);
+    any
+}

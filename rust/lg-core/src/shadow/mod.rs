@@ -1,0 +1,575 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The shadow: page tables for the processor, which behave as a TLB of the Guest's own tables.
+//!
+//! An entry is put in when the Guest faults and its tables have a translation; it is taken out when
+//! the Guest flushes or when the memory for tables runs out, and at no other time. So the Guest sees
+//! what it would see on hardware: a stale translation lives until it is flushed, a not-present one
+//! is never remembered. Nothing is write-protected, and no write to a page table is ever noticed.
+//!
+//! A *context* is what is cached for one root (CR3). The Guest's two modes are one to the
+//! processor, CPL 3, so it has two roots for them, and which tables hang under which root does the
+//! work of U/S and of SMEP:
+//!
+//! ```text
+//!   user root    kernel root
+//!   [0..256] --+-- [0..256] + NX       the tables of the user half are shared (NX is SMEP)
+//!              |   [256..512] --- upper, one for all contexts: the kernel half is global
+//!   [slot] ----+-- [slot] ------------ the switcher's
+//! ```
+//!
+//! On a Host with five levels these tables hang at 0 and 511 of a table above, and the slot in that.
+//!
+//! A page of the lower half which only the kernel may use must not be in the shared tables. Where
+//! there is one (the Launcher's identity map; text_poke's page) the kernel root gets tables of its
+//! own at that top-level entry: a *split*.
+//!
+//! Nothing here allocates: tables come from a stock, which whoever may wait for memory keeps full,
+//! and tables that were dropped go back to it. Nothing here takes longer the more tables there are,
+//! but for [`Shadow::sweep`], which takes a limit.
+
+mod context;
+mod cursor;
+mod dropped;
+mod leaf;
+mod table;
+
+pub use dropped::{Dropped, Scope};
+pub use leaf::{half, leaf, permits, Half};
+pub use table::{List, Table, OWNED, TABLE};
+
+use super::addr::{Gpa, Gva, Hpa, PAGE_SIZE};
+use super::paging::{walk, Access, PageSize, TableMemory, Translation, WalkError};
+use context::{Context, MOST_ROOTS};
+use cursor::{clear, drop_page, make_leaf_table, put, Gone};
+
+/// The most contexts that there should be, so that looking for one stays quick.
+pub const MAX_CONTEXTS: usize = 128;
+/// Tables in a full stock: some processes' worth, so that a section seldom ends for want of one.
+pub const STOCK: usize = 32;
+/// The most tables that one fill takes.
+const MOST_FILLED: usize = 3;
+/// Pages looked at around one that faulted, in one table of level 1.
+const AROUND: u64 = 16;
+
+/// What never changes.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Which top-level entry is the switcher's, in the upper half.
+    pub slot: usize,
+    /// What is in it.
+    pub slot_entry: u64,
+    /// Whether the Host's tables have five levels. The Guest's have four.
+    pub five_levels: bool,
+    /// The budget: with as many tables, something has to go before there can be more.
+    pub max_tables: usize,
+}
+
+/// Why nothing was done. All but `Stale` want something that may have to wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// The stock is low: [`Shadow::stock_up`].
+    Stock,
+    /// The budget is used up, or all contexts are: [`Shadow::needs_room`].
+    Room,
+    /// The translation does not hold any more: let the Guest fault again.
+    Stale,
+}
+
+/// What came of a translation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Filled {
+    /// The shadow has it now, and as many neighbours that were not asked for.
+    New(u64),
+    /// The shadow had it already: the processor faulted by a stale entry of its TLB.
+    Spurious,
+}
+
+/// What the Guest flushes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flush {
+    /// The page, small or large, that this address is in: of the root at hand in the lower half, of
+    /// all roots in the upper.
+    Page(Gva),
+    /// The lower half of the root at hand.
+    Lower,
+    /// Everything.
+    All,
+}
+
+/// A root that a vCPU is on. It is the vCPU's, who has one at any time: the shadow never drops what
+/// is at the top of its tables, and does not know who has it.
+#[derive(Debug)]
+pub struct Root {
+    gpa: Gpa,
+    index: usize,
+    kernel: Hpa,
+    user: Hpa,
+}
+
+impl Root {
+    /// The Guest's: CR3.
+    pub fn gpa(&self) -> Gpa {
+        self.gpa
+    }
+
+    /// What the processor loads for guest kernel mode.
+    pub fn kernel(&self) -> Hpa {
+        self.kernel
+    }
+
+    /// What the processor loads for guest user mode.
+    pub fn user(&self) -> Hpa {
+        self.user
+    }
+}
+
+/// A fault whose walk succeeded: what is to be filled in once the Host's page is known.
+///
+/// It holds as long as the Guest flushes nothing, on no vCPU. So the walk may be as old as the last
+/// flush: a TLB, too, might have walked then, and no later.
+#[derive(Clone, Copy, Debug)]
+pub struct Resolved {
+    root: Gpa,
+    gva: Gva,
+    access: Access,
+    translation: Translation,
+    /// [`Shadow::flushes`] before the first entry was read.
+    flushes: u64,
+}
+
+impl Resolved {
+    /// The Guest's page.
+    pub fn gpa(&self) -> Gpa {
+        self.translation.gpa
+    }
+
+    /// Whether it is this fault's.
+    pub fn is_of(&self, at: &Root, gva: Gva, access: Access) -> bool {
+        (self.root, self.gva, self.access) == (at.gpa, gva, access)
+    }
+}
+
+/// Empty tables, to be had without waiting.
+struct Stock<T: Table> {
+    tables: T::List,
+    count: usize,
+}
+
+impl<T: Table> Stock<T> {
+    fn take(&mut self) -> Result<T::Owned, Refused> {
+        let table = self.tables.pop().ok_or(Refused::Stock)?;
+        self.count = self.count.saturating_sub(1);
+        Ok(table)
+    }
+
+    fn put(&mut self, table: T::Owned) {
+        self.tables.push(table);
+        self.count = self.count.saturating_add(1);
+    }
+}
+
+/// A place for a context, and one in the order of their use. What is in the one has nothing to do with
+/// what is in the other.
+pub struct Seat<T: Table> {
+    context: Option<Context<T>>,
+    /// In the `n`th seat: the root that was loaded `n`th last, and in which seat its context is.
+    recent: (Gpa, usize),
+}
+
+impl<T: Table> Seat<T> {
+    /// An empty one.
+    pub const fn new() -> Self {
+        Self {
+            context: None,
+            recent: (Gpa::new(0), 0),
+        }
+    }
+}
+
+impl<T: Table> Default for Seat<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// All that is cached for one VM.
+pub struct Shadow<T: Table> {
+    config: Config,
+    seats: T::Seats,
+    /// How many contexts there are.
+    count: usize,
+    upper: T::Owned,
+    /// What was dropped, and no processor knows any more.
+    buried: T::List,
+    stock: Stock<T>,
+    /// Tables in use, and those that were dropped but are not free yet; without the stock.
+    tables: usize,
+    /// How often the Guest has flushed.
+    flushes: u64,
+}
+
+impl<T: Table> Shadow<T> {
+    /// An empty one, without a stock; so are `seats` and `upper`.
+    pub fn new(config: Config, seats: T::Seats, upper: T::Owned) -> Self {
+        Self {
+            config,
+            seats,
+            count: 0,
+            upper,
+            buried: T::List::new(),
+            stock: Stock {
+                tables: T::List::new(),
+                count: 0,
+            },
+            tables: 1,
+            flushes: 0,
+        }
+    }
+
+    /// How many tables the stock lacks, if it is worth while to get some.
+    pub fn wants(&self) -> usize {
+        if self.stock.count < STOCK / 2 {
+            STOCK - self.stock.count
+        } else {
+            0
+        }
+    }
+
+    /// Puts an empty table in the stock.
+    pub fn stock_up(&mut self, table: T::Owned) {
+        self.stock.put(table);
+    }
+
+    /// How many tables there are: those in use, and those that were dropped but are not free yet.
+    pub fn tables(&self) -> usize {
+        self.tables
+    }
+
+    /// The first root of a vCPU.
+    pub fn enter(&mut self, root: Gpa) -> Result<Root, Refused> {
+        let index = self.find(root)?;
+        let context = context(&mut self.seats, index)?;
+        context.holders = context.holders.saturating_add(1);
+        let (kernel, user) = context.roots();
+        Ok(Root {
+            gpa: root,
+            index,
+            kernel,
+            user,
+        })
+    }
+
+    /// Takes the vCPU at `at` to `root`. Without `keep` the lower half of that is forgotten first:
+    /// that is CR3 bit 63. When it is refused, `at` is what it was.
+    pub fn load(&mut self, at: &mut Root, root: Gpa, keep: bool) -> Result<Dropped<T>, Refused> {
+        let new = self.enter(root)?;
+        if let Ok(old) = context(&mut self.seats, at.index) {
+            old.holders = old.holders.saturating_sub(1);
+        }
+        *at = new;
+        Ok(if keep {
+            nothing()
+        } else {
+            self.flush(at, Flush::Lower)
+        })
+    }
+
+    /// The seat of the context of `root`, made if it is missing. It is the most recent one then.
+    fn find(&mut self, root: Gpa) -> Result<usize, Refused> {
+        let (place, index) = match self.known(root) {
+            Some(known) => known,
+            None => self.make()?,
+        };
+        // What was before it moves one place down.
+        let mut moving = (root, index);
+        for seat in self.seats.iter_mut().take(place.saturating_add(1)) {
+            core::mem::swap(&mut seat.recent, &mut moving);
+        }
+        Ok(index)
+    }
+
+    /// The place of `root` in the order, and the seat of its context.
+    fn known(&self, root: Gpa) -> Option<(usize, usize)> {
+        let mut order = self.seats.iter().take(self.count).enumerate();
+        order.find_map(|(place, seat)| (seat.recent.0 == root).then_some((place, seat.recent.1)))
+    }
+
+    /// Makes a context; its place in the order is the last one.
+    fn make(&mut self) -> Result<(usize, usize), Refused> {
+        if self.needs_room() {
+            return Err(Refused::Room);
+        }
+        if self.stock.count < MOST_ROOTS {
+            return Err(Refused::Stock);
+        }
+        let mut seats = self.seats.iter_mut().enumerate();
+        let (index, seat) = seats
+            .find(|(_, seat)| seat.context.is_none())
+            .ok_or(Refused::Room)?;
+        let before = self.stock.count;
+        let upper = self.upper.hpa();
+        seat.context = Some(Context::new(&self.config, upper, &mut self.stock)?);
+        self.tables = self.tables.saturating_add(before - self.stock.count);
+        let place = self.count;
+        self.count = self.count.saturating_add(1);
+        Ok((place, index))
+    }
+
+    /// Removes the context at this place of the order, unless a vCPU is on it.
+    fn remove(&mut self, place: usize, to: &mut T::List) -> Option<Gpa> {
+        let (root, index) = self.seats.get(place)?.recent;
+        let context = &mut self.seats.get_mut(index)?.context;
+        if context.as_ref()?.holders > 0 {
+            return None;
+        }
+        context.take()?.drop_all(to);
+        // What is behind it moves one place up.
+        let mut moving = (Gpa::new(0), 0);
+        let behind = self.seats.iter_mut().take(self.count).skip(place);
+        for seat in behind.rev() {
+            core::mem::swap(&mut seat.recent, &mut moving);
+        }
+        self.count = self.count.saturating_sub(1);
+        Some(root)
+    }
+
+    /// Removes the least recently loaded context that no vCPU is on.
+    fn remove_last(&mut self, to: &mut T::List) -> Option<Gpa> {
+        let places = (0..self.count).rev();
+        places.into_iter().find_map(|place| self.remove(place, to))
+    }
+
+    /// Whether something has to go before there can be another context, or a translation that is
+    /// new.
+    pub fn needs_room(&self) -> bool {
+        self.tables >= self.config.max_tables || self.count >= self.seats.len()
+    }
+
+    /// Makes room, when nothing is buried any more: drops the least recently loaded context that no
+    /// vCPU is on, or else everything.
+    pub fn evict(&mut self) -> Dropped<T> {
+        let mut tables = T::List::new();
+        let scope = match self.remove_last(&mut tables) {
+            Some(root) => Scope::Lower(root),
+            None => {
+                self.drop_all(&mut tables);
+                Scope::All
+            }
+        };
+        Dropped { tables, scope }
+    }
+
+    /// Walks the Guest's tables for a fault. As many times as it may be done, it is done without a
+    /// change to the shadow.
+    pub fn resolve<M: TableMemory>(
+        &self,
+        at: &Root,
+        memory: &M,
+        gva: Gva,
+        access: Access,
+    ) -> Result<Resolved, WalkError> {
+        Ok(Resolved {
+            root: at.gpa,
+            gva,
+            access,
+            flushes: self.flushes,
+            translation: walk(memory, at.gpa, gva, access)?,
+        })
+    }
+
+    /// Fills in a translation whose page the Host has at `hpa`, and such neighbours as the Guest
+    /// has used and whose memory is at hand: they are likely to be touched next. `page` says where
+    /// that is.
+    pub fn fill<M: TableMemory>(
+        &mut self,
+        at: &Root,
+        resolved: &Resolved,
+        hpa: Hpa,
+        memory: &M,
+        page: impl Fn(Gpa) -> Option<Hpa>,
+    ) -> Result<Filled, Refused> {
+        let Resolved {
+            gva,
+            access,
+            translation: t,
+            ..
+        } = resolved;
+        if resolved.flushes != self.flushes || resolved.root != at.gpa {
+            return Err(Refused::Stale);
+        }
+        if self.tables >= self.config.max_tables {
+            return Err(Refused::Room);
+        }
+        if self.stock.count < MOST_FILLED {
+            return Err(Refused::Stock);
+        }
+        let before = self.stock.count;
+        let context = context(&mut self.seats, at.index)?;
+        let (table, half) = context.table_for(
+            &mut *self.upper,
+            *gva,
+            t,
+            *access,
+            &self.config,
+            &mut self.stock,
+        )?;
+        self.tables = self.tables.saturating_add(before - self.stock.count);
+        // Never `None`: a page of the kernel's got a table of the kernel's.
+        let entry = leaf(t, hpa, half).ok_or(Refused::Stale)?;
+        if table.get(gva.index(1)) == entry && permits(entry, *access) {
+            return Ok(Filled::Spurious);
+        }
+        put(table, gva.index(1), entry);
+
+        let mut neighbours = 0;
+        let first = gva.get() & !(AROUND * PAGE_SIZE - 1);
+        for other in (0..AROUND).map(|n| Gva::new(first | (n * PAGE_SIZE))) {
+            if table.get(other.index(1)) != 0 {
+                continue;
+            }
+            let entry = t
+                .beside(memory, *gva, other)
+                .and_then(|t| leaf(&t, page(t.gpa)?, half));
+            if let Some(entry) = entry {
+                put(table, other.index(1), entry);
+                neighbours += 1;
+            }
+        }
+        Ok(Filled::New(neighbours))
+    }
+
+    /// Makes `entry` the one of level 1 for `gva`, in the upper half, whatever the Guest's tables
+    /// say. As [`fill`](Self::fill), without neighbours.
+    pub fn map(&mut self, at: &Root, gva: Gva, entry: u64) -> Result<Filled, Refused> {
+        if self.stock.count < MOST_FILLED {
+            return Err(Refused::Stock);
+        }
+        let before = self.stock.count;
+        let upper = &mut *self.upper;
+        let table = make_leaf_table(upper, gva, PageSize::Size4K, &mut self.stock)?;
+        let new = put(table, gva.index(1), entry);
+        self.tables = self.tables.saturating_add(before - self.stock.count);
+        let context = context(&mut self.seats, at.index)?;
+        let linked = context.link_upper(&*self.upper, gva, self.config.slot);
+        Ok(if new || linked {
+            Filled::New(0)
+        } else {
+            Filled::Spurious
+        })
+    }
+
+    /// Forgets what the Guest flushes on the vCPU at `at`.
+    pub fn flush(&mut self, at: &Root, what: Flush) -> Dropped<T> {
+        self.flushes = self.flushes.wrapping_add(1);
+        let mut tables = T::List::new();
+        let scope = match what {
+            Flush::All => {
+                self.drop_all(&mut tables);
+                Scope::All
+            }
+            Flush::Lower => {
+                let any = context(&mut self.seats, at.index)
+                    .is_ok_and(|context| context.drop_lower(&mut tables));
+                if any {
+                    Scope::Lower(at.gpa)
+                } else {
+                    Scope::Nothing
+                }
+            }
+            Flush::Page(gva) if half(gva) == Half::Kernel => {
+                match drop_page(&mut *self.upper, gva, &mut tables) {
+                    Gone::Nothing => Scope::Nothing,
+                    Gone::Leaf => Scope::Page(at.gpa, gva.canonicalize()),
+                    Gone::Tables => Scope::All,
+                }
+            }
+            Flush::Page(gva) => {
+                let gone = context(&mut self.seats, at.index)
+                    .map_or(Gone::Nothing, |context| context.drop_page(gva, &mut tables));
+                match gone {
+                    Gone::Nothing => Scope::Nothing,
+                    Gone::Leaf => Scope::Page(at.gpa, gva.canonicalize()),
+                    Gone::Tables => Scope::Lower(at.gpa),
+                }
+            }
+        };
+        Dropped { tables, scope }
+    }
+
+    /// Forgets `root` wholly, but for the top of its tables where a vCPU is on it.
+    pub fn drop_root(&mut self, at: &Root, root: Gpa) -> Dropped<T> {
+        if root == at.gpa {
+            return self.flush(at, Flush::Lower);
+        }
+        let mut tables = T::List::new();
+        let known = self.known(root);
+        let gone = known.and_then(|(place, _)| self.remove(place, &mut tables));
+        let scope = gone.map_or(Scope::Nothing, Scope::Lower);
+        Dropped { tables, scope }
+    }
+
+    /// Forgets everything; the contexts that a vCPU is on stay, empty.
+    fn drop_all(&mut self, to: &mut T::List) {
+        while self.remove_last(to).is_some() {}
+        for place in 0..self.count {
+            let index = self.seats.get(place).map_or(0, |seat| seat.recent.1);
+            if let Ok(context) = context(&mut self.seats, index) {
+                context.drop_lower(to);
+                context.unlink_upper(self.config.slot, to);
+            }
+        }
+        clear(&mut *self.upper, 0..512, to);
+    }
+
+    /// Forgets even the roots of the vCPUs: the end, which no [`Root`] outlives.
+    pub fn dismantle(&mut self) -> Dropped<T> {
+        let mut tables = T::List::new();
+        self.drop_all(&mut tables);
+        for seat in self.seats.iter_mut() {
+            if let Some(context) = seat.context.take() {
+                context.drop_all(&mut tables);
+            }
+        }
+        self.count = 0;
+        Dropped {
+            tables,
+            scope: Scope::All,
+        }
+    }
+
+    /// Takes what the processors have forgotten.
+    pub fn bury(&mut self, dropped: Dropped<T>) {
+        self.buried.append(dropped.tables);
+    }
+
+    /// Empties tables that are buried, `limit` of them at most, for the stock or else to be freed;
+    /// says whether there are more. Takes up to 512 steps for each.
+    pub fn sweep(&mut self, limit: usize) -> bool {
+        for _ in 0..limit {
+            let Some(mut table) = self.buried.pop() else {
+                break;
+            };
+            clear(&mut *table, 0..512, &mut self.buried);
+            self.tables = self.tables.saturating_sub(1);
+            if self.stock.count < STOCK {
+                self.stock.put(table);
+            }
+        }
+        !self.buried.is_empty()
+    }
+}
+
+fn nothing<T: Table>() -> Dropped<T> {
+    Dropped {
+        tables: T::List::new(),
+        scope: Scope::Nothing,
+    }
+}
+
+fn context<T: Table>(seats: &mut [Seat<T>], index: usize) -> Result<&mut Context<T>, Refused> {
+    seats
+        .get_mut(index)
+        .and_then(|seat| seat.context.as_mut())
+        .ok_or(Refused::Stale)
+}
