@@ -1,0 +1,608 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The shadow against an oracle: whatever a Guest does to its tables, and whenever it flushes, what
+//! the shadow translates is something that the TLB of a processor could hold; after a flush nothing
+//! older; and no table is lost, or walked after it was dropped.
+//!
+//! `SHADOW_SEED` is the seed to begin with, `SHADOW_STEPS` how many steps each machine takes. The
+//! test also runs under Miri (`cargo miri test -p lg-core --test shadow`), which takes fewer.
+
+mod memory;
+mod oracle;
+
+use lg_core::addr::{Gpa, Gva, Hpa};
+use lg_core::paging::{Access, WalkError, A, D, NX, P, PS, U, W};
+use lg_core::shadow::{
+    Config, Dropped, Filled, Flush, Refused, Resolved, Root, Scope, Seat, Shadow, STOCK,
+};
+use memory::{Found, Host, Tree};
+use oracle::{pages, Above, Oracle, Ram, INDICES, TABLES};
+use std::collections::BTreeMap;
+
+const SLOT: usize = 271;
+const SHARED: Gva = Gva::new(0xffff_8700_0000_0000);
+const VCPUS: usize = 2;
+/// Where the Host has the Guest's page 0.
+const RAM_AT: u64 = 1 << 44;
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((x ^ (x >> 31)) % limit as u64) as usize
+    }
+
+    fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+
+    /// One time in `n`.
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// A fault of which only the walk is done.
+struct Pending {
+    vcpu: usize,
+    gva: Gva,
+    resolved: Resolved,
+    above: Option<Above>,
+}
+
+/// What a TLB has cached of the shadow: whose root, of which mode, which page.
+type Cached = BTreeMap<(u64, bool, u64), Found>;
+
+/// What was done, to see that all of it was.
+#[derive(Default, Debug)]
+struct Counts {
+    filled: usize,
+    neighbours: u64,
+    spurious: usize,
+    late: usize,
+    stale: usize,
+    evicted: usize,
+    no_stock: usize,
+    no_room: usize,
+    dropped_all: usize,
+}
+
+struct Machine {
+    random: Random,
+    host: Host,
+    ram: Ram,
+    pages: Vec<Gva>,
+    oracle: Oracle,
+    shadow: Shadow<Tree>,
+    vcpus: Vec<Root>,
+    tlb: Cached,
+    pending: Vec<Pending>,
+    config: Config,
+    counts: Counts,
+    trace: Vec<String>,
+}
+
+impl Machine {
+    fn new(seed: u64, config: Config, contexts: usize) -> Self {
+        let host = Host::default();
+        let room = (0..contexts).map(|_| Seat::new()).collect();
+        let mut machine = Self {
+            random: Random(seed),
+            ram: Ram::new(),
+            pages: pages(),
+            oracle: Oracle::default(),
+            shadow: Shadow::new(config, room, host.table()),
+            host,
+            vcpus: Vec::new(),
+            tlb: Cached::new(),
+            pending: Vec::new(),
+            config,
+            counts: Counts::default(),
+            trace: Vec::new(),
+        };
+        for place in 0..4 {
+            for n in 0..TABLES[place] {
+                for &i in INDICES[place] {
+                    let entry = machine.entry(place);
+                    machine.ram.write(at(place, n, i), entry | P);
+                }
+            }
+        }
+        for vcpu in 0..VCPUS {
+            machine.provide();
+            let root = machine.shadow.enter(Ram::table(0, vcpu)).unwrap();
+            machine.vcpus.push(root);
+        }
+        machine.look();
+        machine
+    }
+
+    /// An entry for a table of the level at this place: mostly one that allows most.
+    fn entry(&mut self, place: usize) -> u64 {
+        let r = &mut self.random;
+        let mut flags = 0;
+        for (bit, not) in [(P, 12), (W, 5), (U, 4), (A, 3), (D, 3)] {
+            if !r.one_in(not) {
+                flags |= bit;
+            }
+        }
+        if r.one_in(6) {
+            flags |= NX;
+        }
+        let large = (place == 1 || place == 2) && r.one_in(5);
+        flags
+            | match place {
+                1 if large => PS | ((r.below(3) as u64 + 2) << 30),
+                2 if large => PS | (1 << 30) | ((r.below(5) as u64) << 21),
+                3 => (1 << 20) | ((r.below(40) as u64) << 12),
+                _ => {
+                    let n = r.below(TABLES[place + 1]);
+                    Ram::table(place + 1, n).get()
+                }
+            }
+    }
+
+    /// Fills the stock, as is done with interrupts on.
+    fn provide(&mut self) {
+        for _ in 0..self.shadow.wants() {
+            self.shadow.stock_up(self.host.table());
+        }
+    }
+
+    fn provide_room(&mut self) {
+        while self.shadow.needs_room() {
+            if !self.shadow.sweep(8) && self.shadow.needs_room() {
+                self.counts.evicted += 1;
+                let dropped = self.shadow.evict();
+                self.forget(dropped);
+            }
+        }
+    }
+
+    /// Tells the TLBs what was dropped, and then frees it at some time.
+    fn forget(&mut self, dropped: Dropped<Tree>) {
+        match dropped.scope() {
+            Scope::Nothing => {}
+            Scope::Page(root, gva) => self.tlb.retain(|&(of, _, page), _| {
+                page != gva.page().get() || (of != root.get() && !gva.is_upper())
+            }),
+            Scope::Lower(root) => self
+                .tlb
+                .retain(|&(of, _, page), _| of != root.get() || Gva::new(page).is_upper()),
+            Scope::All => {
+                self.counts.dropped_all += 1;
+                self.tlb.clear();
+            }
+        }
+        self.shadow.bury(dropped);
+        if self.random.one_in(4) {
+            self.shadow.sweep(8);
+        }
+    }
+
+    /// Processors on the roots at hand might walk at any time.
+    fn look(&mut self) {
+        for root in &self.vcpus {
+            self.oracle.look(&self.ram, root.gpa(), &self.pages);
+        }
+    }
+
+    fn levels(&self) -> u8 {
+        if self.config.five_levels {
+            5
+        } else {
+            4
+        }
+    }
+
+    fn walk(&self, vcpu: usize, user: bool, gva: Gva) -> Option<Found> {
+        let root = &self.vcpus[vcpu];
+        let top = if user { root.user() } else { root.kernel() };
+        self.host.walk(top, gva, self.levels())
+    }
+
+    fn permits(&self, vcpu: usize, gva: Gva, access: Access) -> bool {
+        self.walk(vcpu, access.user, gva).is_some_and(|found| {
+            (found.writable || !access.write) && (found.executable || !access.fetch)
+        })
+    }
+
+    fn check_one(&self, root: Gpa, user: bool, gva: Gva, found: Found) {
+        let known = self.oracle.known(root, gva);
+        let gpa = found.hpa.wrapping_sub(RAM_AT);
+        let legal = known
+            .iter()
+            .any(|k| k.allows(gpa, found.writable, found.executable, user));
+        assert!(
+            legal,
+            "{gva} of root {root}, user mode {user}: {found:x?}, and a TLB could only hold {known:x?}"
+        );
+    }
+
+    /// All that a processor on this vCPU's root would find is what a TLB could hold. Some of it gets
+    /// into the TLB.
+    fn check_vcpu(&mut self, vcpu: usize) {
+        let root = self.vcpus[vcpu].gpa();
+        for n in 0..self.pages.len() {
+            let gva = self.pages[n];
+            for user in [false, true] {
+                let Some(found) = self.walk(vcpu, user, gva) else {
+                    continue;
+                };
+                assert!(
+                    !user || !gva.is_upper(),
+                    "{gva} is in the tables of user mode"
+                );
+                self.check_one(root, user, gva, found);
+                if self.random.one_in(4) {
+                    self.tlb.insert((root.get(), user, gva.get()), found);
+                }
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        for vcpu in 0..VCPUS {
+            self.check_vcpu(vcpu);
+            for user in [false, true] {
+                let root = &self.vcpus[vcpu];
+                let top = if user { root.user() } else { root.kernel() };
+                let slot = self.host.entry_at(top, SLOT);
+                assert_eq!(slot, self.config.slot_entry, "the switcher's slot");
+            }
+        }
+        for (&(root, user, page), &found) in &self.tlb {
+            self.check_one(Gpa::new(root), user, Gva::new(page), found);
+        }
+    }
+
+    /// No table is lost, and not too many are kept.
+    fn check_tables(&mut self) {
+        while self.shadow.sweep(64) {}
+        let (alive, put_aside) = self.host.alive();
+        assert_eq!(alive - put_aside, self.shadow.tables());
+        assert!(put_aside <= STOCK, "{put_aside} tables in stock");
+        assert!(self.shadow.tables() < self.config.max_tables + 4);
+    }
+
+    fn fault(&mut self) {
+        let vcpu = self.random.below(VCPUS);
+        let gva = self.random.of(&self.pages);
+        let access = self
+            .random
+            .of(&[(false, false), (true, false), (false, true)]);
+        let access = Access {
+            write: access.0,
+            fetch: access.1,
+            user: self.random.one_in(2),
+        };
+        if self.permits(vcpu, gva, access) {
+            return;
+        }
+        self.trace.push(format!("fault {vcpu} {gva} {access:?}"));
+        let root = &self.vcpus[vcpu];
+        let resolved = match self.shadow.resolve(root, &self.ram, gva, access) {
+            Ok(resolved) => resolved,
+            Err(WalkError::Fault(_)) => return,
+            Err(error) => panic!("{error:?}"),
+        };
+        let above = self.ram.way(root.gpa(), gva);
+        self.look();
+        let pending = Pending {
+            vcpu,
+            gva,
+            resolved,
+            above,
+        };
+        if self.random.one_in(6) {
+            // The Host has to fetch the page first.
+            self.pending.push(pending);
+            return;
+        }
+        assert!(self.fill(&pending), "nothing happened in between");
+        assert!(self.permits(vcpu, gva, access), "{gva} faults again");
+    }
+
+    /// Whether it still held.
+    fn fill(&mut self, fault: &Pending) -> bool {
+        let gpa = fault.resolved.gpa();
+        let page = |gpa: Gpa| (gpa.gfn() % 7 != 0).then(|| hpa(gpa));
+        loop {
+            let at = &self.vcpus[fault.vcpu];
+            let filled = self
+                .shadow
+                .fill(at, &fault.resolved, hpa(gpa), &self.ram, page);
+            match filled {
+                Ok(Filled::New(neighbours)) => {
+                    self.counts.filled += 1;
+                    self.counts.neighbours += neighbours;
+                }
+                Ok(Filled::Spurious) => self.counts.spurious += 1,
+                Err(Refused::Stale) => return false,
+                Err(Refused::Stock) => {
+                    self.counts.no_stock += 1;
+                    self.provide();
+                    continue;
+                }
+                Err(Refused::Room) => {
+                    self.counts.no_room += 1;
+                    self.provide_room();
+                    continue;
+                }
+            }
+            let root = at.gpa();
+            if let Some(above) = fault.above {
+                self.oracle
+                    .look_beside(&self.ram, root, fault.gva, above, &self.pages);
+            }
+            return true;
+        }
+    }
+
+    fn fill_late(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let n = self.random.below(self.pending.len());
+        let pending = self.pending.swap_remove(n);
+        self.trace
+            .push(format!("late {} {}", pending.vcpu, pending.gva));
+        if self.fill(&pending) {
+            self.counts.late += 1;
+        } else {
+            self.counts.stale += 1;
+        }
+    }
+
+    fn write_table(&mut self) {
+        let place = self.random.of(&[0, 1, 2, 2, 3, 3, 3, 3]);
+        let n = self.random.below(TABLES[place]);
+        let at = at(place, n, self.random.of(INDICES[place]));
+        let entry = self.entry(place);
+        self.trace.push(format!("write {at} {entry:#x}"));
+        self.ram.write(at, entry);
+    }
+
+    fn flush(&mut self) {
+        let vcpu = self.random.below(VCPUS);
+        let gva = self.random.of(&self.pages);
+        let what = match self.random.below(40) {
+            0 => Flush::All,
+            1..10 => Flush::Lower,
+            _ => Flush::Page(Gva::new(gva.get() + 0x123)),
+        };
+        self.trace.push(format!("flush {vcpu} {what:x?}"));
+        let root = self.vcpus[vcpu].gpa();
+        match what {
+            Flush::All => self.oracle.flush_all(),
+            Flush::Lower => self.oracle.flush_lower(root),
+            Flush::Page(gva) => self.oracle.flush_page(root, gva),
+        }
+        let dropped = self.shadow.flush(&self.vcpus[vcpu], what);
+        self.forget(dropped);
+    }
+
+    fn load(&mut self) {
+        let vcpu = self.random.below(VCPUS);
+        let root = Ram::table(0, self.random.below(TABLES[0]));
+        let keep = !self.random.one_in(4);
+        self.trace.push(format!("load {vcpu} {root} keep {keep}"));
+        let dropped = loop {
+            match self.shadow.load(&mut self.vcpus[vcpu], root, keep) {
+                Ok(dropped) => break dropped,
+                Err(Refused::Stock) => self.provide(),
+                Err(Refused::Room) => self.provide_room(),
+                Err(Refused::Stale) => panic!("a context is gone"),
+            }
+        };
+        assert_eq!(self.vcpus[vcpu].gpa(), root);
+        if !keep {
+            self.oracle.flush_lower(root);
+        }
+        self.forget(dropped);
+        self.check_vcpu_after_look(vcpu);
+    }
+
+    fn check_vcpu_after_look(&mut self, vcpu: usize) {
+        self.look();
+        self.check_vcpu(vcpu);
+    }
+
+    fn drop_root(&mut self) {
+        let vcpu = self.random.below(VCPUS);
+        let root = Ram::table(0, self.random.below(TABLES[0]));
+        self.trace.push(format!("drop {root}"));
+        if root == self.vcpus[vcpu].gpa() {
+            self.oracle.flush_lower(root);
+        }
+        let dropped = self.shadow.drop_root(&self.vcpus[vcpu], root);
+        self.forget(dropped);
+    }
+
+    fn map_shared(&mut self) {
+        let vcpu = self.random.below(VCPUS);
+        self.trace.push("map".into());
+        let entry = (RAM_AT / 2) | P | U | W | NX;
+        while let Err(refused) = self.shadow.map(&self.vcpus[vcpu], SHARED, entry) {
+            assert_eq!(refused, Refused::Stock);
+            self.provide();
+        }
+        let found = self.walk(vcpu, false, SHARED);
+        assert!(found.is_some_and(|f| f.hpa == RAM_AT / 2 && !f.executable));
+        assert!(self.walk(vcpu, true, SHARED).is_none());
+    }
+
+    fn step(&mut self, n: usize) {
+        match self.random.below(100) {
+            0..50 => self.fault(),
+            50..56 => self.fill_late(),
+            56..80 => self.write_table(),
+            80..89 => self.flush(),
+            89..95 => self.load(),
+            95..97 => self.drop_root(),
+            97..99 => self.map_shared(),
+            _ => {
+                let dropped = self.shadow.evict();
+                self.trace.push(format!("evict {:?}", dropped.scope()));
+                self.counts.evicted += 1;
+                self.forget(dropped);
+            }
+        }
+        self.look();
+        if n % 16 == 0 {
+            self.check();
+        }
+        if n % 256 == 0 {
+            self.check_tables();
+        }
+    }
+
+    /// All is given back.
+    fn end(mut self) -> Counts {
+        let dropped = self.shadow.dismantle();
+        self.shadow.bury(dropped);
+        self.check_tables();
+        let (host, counts) = (self.host, self.counts);
+        drop(self.shadow);
+        assert_eq!(host.alive(), (0, 0), "tables that nobody has any more");
+        counts
+    }
+}
+
+/// Entry `i` of table `n` of the level at this place.
+fn at(place: usize, n: usize, i: u64) -> Gpa {
+    Gpa::new(Ram::table(place, n).get() + i * 8)
+}
+
+fn hpa(gpa: Gpa) -> Hpa {
+    Hpa::new(gpa.page().get() + RAM_AT)
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().expect(name))
+}
+
+fn run(five_levels: bool, max_tables: usize, contexts: usize) {
+    let steps = number("SHADOW_STEPS", if cfg!(miri) { 40 } else { 100_000 });
+    let seed = number("SHADOW_SEED", 1);
+    let config = Config {
+        slot: SLOT,
+        slot_entry: 0x5000 | P,
+        five_levels,
+        max_tables,
+    };
+    let mut machine = Machine::new(seed, config, contexts);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        (0..steps).for_each(|n| machine.step(n as usize));
+    }));
+    if let Err(panic) = result {
+        let last = machine.trace.len().saturating_sub(40);
+        eprintln!("seed {seed}, the last steps: {:#?}", &machine.trace[last..]);
+        std::mem::forget(machine);
+        std::panic::resume_unwind(panic);
+    }
+    let counts = machine.end();
+    if steps >= 100_000 {
+        let Counts {
+            filled,
+            neighbours,
+            spurious,
+            late,
+            stale,
+            evicted,
+            no_stock,
+            no_room,
+            dropped_all,
+        } = counts;
+        assert!(
+            filled > 1000 && neighbours > 1000 && late > 100 && stale > 100,
+            "{counts:?}"
+        );
+        assert!(
+            evicted > 100 && no_stock > 10 && dropped_all > 10,
+            "{counts:?}"
+        );
+        assert!(no_room > 10 || max_tables > 1000, "{counts:?}");
+        assert!(spurious < filled, "{counts:?}");
+    }
+}
+
+#[test]
+fn with_room_for_all() {
+    run(false, 100_000, 128);
+}
+
+#[test]
+fn with_little_room() {
+    run(false, 48, 128);
+}
+
+#[test]
+fn with_few_contexts() {
+    run(false, 100_000, 3);
+}
+
+#[test]
+fn with_five_levels() {
+    run(true, 64, 5);
+}
+
+/// Among contexts that no vCPU is on, the one goes first that was loaded longest ago.
+#[test]
+fn the_least_recent_goes_first() {
+    const MANY: usize = 20;
+    let host = Host::default();
+    let config = Config {
+        slot: SLOT,
+        slot_entry: P,
+        five_levels: false,
+        max_tables: 1000,
+    };
+    let seats = (0..MANY).map(|_| Seat::new()).collect();
+    let mut shadow = Shadow::<Tree>::new(config, seats, host.table());
+    let mut random = Random(7);
+    let root = |n: usize| Gpa::new(n as u64 * 4096);
+    let stock = |shadow: &mut Shadow<Tree>| {
+        (0..shadow.wants()).for_each(|_| shadow.stock_up(host.table()));
+    };
+    stock(&mut shadow);
+    let mut at = shadow.enter(root(0)).unwrap();
+    let mut order = vec![0];
+    for _ in 0..2000 {
+        stock(&mut shadow);
+        let next = random.below(2 * MANY);
+        if !order.contains(&next) && order.len() == MANY {
+            assert_eq!(
+                shadow.load(&mut at, root(next), true).err(),
+                Some(Refused::Room)
+            );
+            let dropped = shadow.evict();
+            assert_eq!(dropped.scope(), Scope::Lower(root(order.remove(0))));
+            shadow.bury(dropped);
+        }
+        while shadow.sweep(8) {}
+        let dropped = shadow.load(&mut at, root(next), true).unwrap();
+        assert_eq!(dropped.scope(), Scope::Nothing);
+        shadow.bury(dropped);
+        order.retain(|&n| n != next);
+        order.push(next);
+        if random.one_in(8) {
+            let other = random.below(2 * MANY);
+            let dropped = shadow.drop_root(&at, root(other));
+            let gone = order.contains(&other) && other != next;
+            let scope = if gone {
+                Scope::Lower(root(other))
+            } else {
+                Scope::Nothing
+            };
+            assert_eq!(dropped.scope(), scope);
+            shadow.bury(dropped);
+            order.retain(|&n| n != other || n == next);
+        }
+    }
+}
