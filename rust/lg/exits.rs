@@ -110,8 +110,12 @@ fn page_fault(
 ) -> Result<Next, Stop> {
     let fault = cpu
         .shared
-        .shadow(wait)?
-        .fault(&cpu.shared.ram, gva, access, wait)?;
+        .fault(&cpu.root, &mut cpu.walked, gva, access, wait)?;
+    if wait == Wait::Forbidden && matches!(fault, Fault::Mmio(_)) {
+        // Its instruction may have to be waited for.
+        return Err(Stop::Later);
+    }
+    cpu.walked = None;
     cpu.counts.fault(&fault);
     match fault {
         Fault::Filled | Fault::Spurious => cpu.switcher.invalidate(gva.page().get()),

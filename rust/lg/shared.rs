@@ -20,7 +20,23 @@
 use crate::{
     abi::lguest_stats,
     blame::Stop,
-    mmu::Mmu,
+    lg_core::{
+        addr::{
+            Gpa,
+            Gva, //
+        },
+        paging::Access,
+        shadow::{
+            Resolved,
+            Root, //
+        },
+    },
+    mmu::{
+        Fault,
+        Mmu,
+        Need,
+        Unresolved, //
+    },
     notify::Notify,
     sys::{
         page::Wait,
@@ -68,9 +84,66 @@ impl Shared {
         }
     }
 
-    /// Frees some of what the shadow has dropped; says whether there is more. May sleep.
-    pub(crate) fn free_dropped(&self) -> bool {
-        self.shadow.lock().free_dropped()
+    /// Deals with a page fault at `gva` on the vCPU at `at`, which keeps in `walked` what is worth to be kept
+    /// when it is told to do that later.
+    ///
+    /// The Host's failure is `ENOMEM`, or why the Launcher's memory could not be had.
+    pub(crate) fn fault(
+        &self,
+        at: &Root,
+        walked: &mut Option<Resolved>,
+        gva: Gva,
+        access: Access,
+        wait: Wait,
+    ) -> Result<Fault, Stop> {
+        loop {
+            let result = self.shadow(wait)?.fault(&self.ram, at, walked, gva, access);
+            match result {
+                Ok(fault) => return Ok(fault),
+                Err(Unresolved::Need(need)) => self.provide(need, wait)?,
+                Err(Unresolved::Death(death)) => return Err(death.into()),
+            }
+        }
+    }
+
+    /// Takes the vCPU at `at` to `root`, as CR3 bit 63 says: with what is cached of its lower half, or without.
+    ///
+    /// The Host's failure is `ENOMEM`.
+    pub(crate) fn load(
+        &self,
+        at: &mut Root,
+        root: Gpa,
+        keep: bool,
+        wait: Wait,
+    ) -> Result<(), Stop> {
+        loop {
+            let result = self.shadow(wait)?.load(at, root, keep);
+            match result {
+                Ok(()) => return Ok(()),
+                Err(need) => self.provide(need, wait)?,
+            }
+        }
+    }
+
+    /// Gets what was missing: [`Stop::Later`] when waiting is forbidden.
+    fn provide(&self, need: Need, wait: Wait) -> Result<(), Stop> {
+        if wait == Wait::Forbidden {
+            return Err(Stop::Later);
+        }
+        match need {
+            // Without a lock: that may take long.
+            Need::Page(gpa) => {
+                self.ram.page(gpa)?;
+            }
+            Need::Stock => self.shadow(wait)?.stock_up()?,
+            Need::Room => self.shadow(wait)?.make_room(),
+        }
+        Ok(())
+    }
+
+    /// Does some of what the shadow has put off; says whether there is more. May sleep.
+    pub(crate) fn tidy(&self) -> bool {
+        self.shadow.lock().tidy()
     }
 
     pub(crate) fn add_stats(&self, stats: &mut lguest_stats) {

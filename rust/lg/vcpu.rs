@@ -22,9 +22,9 @@ use crate::{
             Gva, //
         },
         exit::Exit,
-        flags, //
+        flags,
+        shadow::Root, //
     },
-    mmu::Roots,
     observe::Counts,
     shared::Shared,
     sys::{
@@ -90,12 +90,12 @@ impl Vcpu {
         Gva::new(init.rip).is_canonical() && root.offset() == 0 && ram.contains(root)
     }
 
-    /// A vCPU at the entry point that the contract describes. [`Vcpu::accepts`] said yes, and `roots` are
-    /// those of its CR3.
+    /// A vCPU at the entry point that the contract describes. [`Vcpu::accepts`] said yes, and `root` is
+    /// that of its CR3.
     pub(crate) fn new(
         init: &lguest_vcpu,
         parts: Parts,
-        roots: &Roots,
+        root: Root,
         shared: Arc<Shared>,
         inbox: Arc<Inbox>,
     ) -> Self {
@@ -103,7 +103,8 @@ impl Vcpu {
             id: init.id,
             switcher: parts.switcher,
             xcr0: parts.xcr0,
-            root: Gpa::new(init.cr3),
+            root,
+            walked: None,
             entries: None,
             shared,
             inbox,
@@ -113,7 +114,7 @@ impl Vcpu {
         *regs = Regs::default();
         (regs.rip, regs.rsi) = (init.rip, init.rsi);
         regs.rflags = flags::AT_EVENT_ENTRY;
-        cpu.set_roots(roots);
+        cpu.enter_root();
         lguest::begin(&mut cpu);
         Self {
             cpu,
@@ -156,7 +157,7 @@ impl Vcpu {
                     task::reschedule_if_asked();
                     let next = self.run_section(run, &mut exit);
                     // All that the guest has dropped, before it can drop more: it is not faster than we are.
-                    while self.cpu.shared.free_dropped() {
+                    while self.cpu.shared.tidy() {
                         task::reschedule_if_asked();
                     }
                     next
@@ -256,7 +257,7 @@ impl Vcpu {
         cpu.switcher.regs().store(to);
         (to.fs_base, to.gs_base) = cpu.switcher.bases();
         to.cr2 = lguest::cr2(cpu);
-        to.cr3 = cpu.root.get();
+        to.cr3 = cpu.root.gpa().get();
         to.user_mode = cpu.switcher.user_mode().into();
     }
 }

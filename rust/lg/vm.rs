@@ -103,13 +103,13 @@ impl Vm {
             .value()
             .max(MIN_SHADOW_PAGES) as usize;
         let five_levels = cpu::paging_levels() == 5;
-        let (mmu, roots) = Mmu::new(Gpa::new(init.cr3), slot, five_levels, max_pages)?;
+        let (mmu, root) = Mmu::new(Gpa::new(init.cr3), slot, five_levels, max_pages)?;
         let room = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
         // Nothing can fail any more, so the RAM may go.
         let ram = core::mem::replace(ram, GuestRam::new());
         let Ok(shared) = room.pin_init_with(Shared::new(mmu, self.notify.clone(), ram));
         let shared: Arc<Shared> = shared.into();
-        let new = Vcpu::new(init, parts, &roots, shared.clone(), self.inbox.clone());
+        let new = Vcpu::new(init, parts, root, shared.clone(), self.inbox.clone());
         *memory = Memory::Shared(shared);
         *vcpu = Some(new);
         Ok(())

@@ -19,12 +19,13 @@ use crate::{
             Gpa,
             Gva, //
         },
-        paging, //
+        paging,
+        shadow::{
+            Resolved,
+            Root, //
+        },
     },
-    mmu::{
-        self,
-        Roots, //
-    },
+    mmu,
     observe::Counts,
     shared::Shared,
     sys::{
@@ -60,8 +61,10 @@ pub(crate) struct Cpu {
     pub(crate) id: u32,
     pub(crate) switcher: Switcher,
     pub(crate) xcr0: Xcr0,
-    /// CR3: the guest's current root.
-    pub(crate) root: Gpa,
+    /// CR3: the guest's current root, and the shadow's for it.
+    pub(crate) root: Root,
+    /// The walk of a fault that is still to be dealt with.
+    pub(crate) walked: Option<Resolved>,
     pub(crate) entries: Option<Entries>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) inbox: Arc<Inbox>,
@@ -69,8 +72,10 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    pub(crate) fn set_roots(&mut self, roots: &Roots) {
-        self.switcher.set_roots(roots.kernel, roots.user);
+    /// Tells the switcher what [`root`](Self::root) is.
+    pub(crate) fn enter_root(&mut self) {
+        self.switcher
+            .set_roots(self.root.kernel(), self.root.user());
         self.counts.root();
     }
 
@@ -80,9 +85,9 @@ impl Cpu {
         if !self.shared.ram.contains(root) {
             return Err(Death::BadRoot(root).into());
         }
-        let roots = self.shared.shadow(wait)?.load(root, cr3 >> 63 != 0, wait)?;
-        self.root = root;
-        self.set_roots(&roots);
+        self.shared
+            .load(&mut self.root, root, cr3 >> 63 != 0, wait)?;
+        self.enter_root();
         Ok(())
     }
 
@@ -100,6 +105,6 @@ impl Cpu {
     /// May sleep.
     pub(crate) fn fetch(&mut self, gva: Gva, buf: &mut [u8]) -> usize {
         let user = self.switcher.user_mode();
-        mmu::fetch(&self.shared.ram, self.root, gva, user, buf)
+        mmu::fetch(&self.shared.ram, self.root.gpa(), gva, user, buf)
     }
 }

@@ -22,6 +22,7 @@ use crate::{
             Gpr,
             Privileged, //
         },
+        shadow::Flush, //
     },
     sys::{
         page::Wait,
@@ -112,7 +113,7 @@ pub(crate) fn execute(
             let (fs, gs) = cpu.switcher.bases();
             let gva = memory.address(|r| *gpr(&mut regs.clone(), r), next_rip, fs, gs);
             let mut shadow = cpu.shared.shadow(Wait::Allowed)?;
-            shadow.flush_one(Gva::new(gva));
+            shadow.flush(&cpu.root, Flush::Page(Gva::new(gva)));
         }
     }
     regs.rip = next_rip;
@@ -139,7 +140,7 @@ fn read_cr(cpu: &Cpu, cr: u8) -> Result<u64, Protection> {
     match cr {
         0 => Ok(CR0),
         2 => Ok(lguest::cr2(cpu)),
-        3 => Ok(cpu.root.get()),
+        3 => Ok(cpu.root.gpa().get()),
         4 => Ok(CR4),
         _ => Err(Protection),
     }

@@ -20,7 +20,7 @@ pub(crate) fn direct_map(hpa: Hpa) -> *mut u8 {
 }
 
 /// The inverse of [`direct_map`].
-fn direct_map_to_hpa(addr: *const u8) -> Hpa {
+pub(crate) fn direct_map_to_hpa(addr: *const u8) -> Hpa {
     // SAFETY: As above.
     let base = unsafe { bindings::page_offset_base } as u64;
     Hpa::new((addr as u64).wrapping_sub(base))

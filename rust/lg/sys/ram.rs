@@ -24,7 +24,6 @@ use crate::{
         paging::TableMemory, //
     },
 };
-use core::cell::Cell;
 use core::sync::atomic::{
     AtomicU64,
     Ordering, //
@@ -236,34 +235,21 @@ impl GuestRam {
 
     /// The guest's page tables, for the walker.
     pub(crate) fn tables(&self, wait: Wait) -> Tables<'_> {
-        Tables {
-            ram: self,
-            wait,
-            failure: Cell::new(None),
-        }
+        Tables { ram: self, wait }
     }
 }
 
 /// How the walker reaches guest page tables. Where waiting is forbidden, a table that is not pinned
-/// yet looks as if it were outside RAM. So does one that could not be pinned; [`failure`](Self::failure)
-/// knows why.
+/// yet looks as if it were outside RAM ([`GuestRam::contains`] tells them apart). So does one that could not
+/// be pinned.
 pub(crate) struct Tables<'a> {
     ram: &'a GuestRam,
     wait: Wait,
-    failure: Cell<Option<Error>>,
 }
 
 impl Tables<'_> {
-    /// Why the Launcher's memory could not be had, if that was it.
-    pub(crate) fn failure(&self) -> Option<Error> {
-        self.failure.get()
-    }
-
     fn word(&self, at: Gpa) -> Option<&AtomicU64> {
-        self.ram.word(at, self.wait).unwrap_or_else(|error| {
-            self.failure.set(Some(error));
-            None
-        })
+        self.ram.word(at, self.wait).ok().flatten()
     }
 }
 

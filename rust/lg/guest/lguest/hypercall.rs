@@ -27,7 +27,8 @@ use crate::{
         eret,
         event::Event,
         paging,
-        segment, //
+        segment,
+        shadow::Flush, //
     },
     sys::{
         page::Wait,
@@ -101,7 +102,7 @@ fn call(
         LHCALL_SET_CPUNODE => set_cpunode(cpu, regs.rdi)?,
         LHCALL_DROP_ROOT => {
             let root = Gpa::new(regs.rdi & paging::ADDR);
-            cpu.shared.shadow(wait)?.drop_root(root);
+            cpu.shared.shadow(wait)?.drop_root(&cpu.root, root);
         }
         _ => return Err(Errno::NoSuchCall.into()),
     }
@@ -142,13 +143,13 @@ fn set_entries(cpu: &mut Cpu, entries: [u64; 3]) -> Result<(), Errno> {
 }
 
 fn flush_tlb(cpu: &Cpu, what: u64, gva: u64, wait: Wait) -> Result<(), Refused<Errno>> {
-    let mut shadow = cpu.shared.shadow(wait)?;
-    match u32::try_from(what) {
-        Ok(LGUEST_FLUSH_USER) => shadow.flush_user(),
-        Ok(LGUEST_FLUSH_ALL) => shadow.flush_all(),
-        Ok(LGUEST_FLUSH_ONE) => shadow.flush_one(Gva::new(gva)),
+    let what = match u32::try_from(what) {
+        Ok(LGUEST_FLUSH_USER) => Flush::Lower,
+        Ok(LGUEST_FLUSH_ALL) => Flush::All,
+        Ok(LGUEST_FLUSH_ONE) => Flush::Page(Gva::new(gva)),
         _ => return Err(Errno::Invalid.into()),
-    }
+    };
+    cpu.shared.shadow(wait)?.flush(&cpu.root, what);
     Ok(())
 }
 

@@ -7,15 +7,17 @@ use super::{
         cpu, hole,
         page::{
             module_page_to_hpa,
-            random_below,
-            Wait, //
+            random_below, //
         },
         table::TableBox,
     },
     layout::*,
     region::Region, //
 };
-use crate::lg_core::addr::Hpa;
+use crate::lg_core::{
+    addr::Hpa,
+    shadow::Table as _, //
+};
 use kernel::prelude::*;
 
 const P: u64 = 1;
@@ -56,12 +58,8 @@ fn map(tables: &mut TableBox, va: u64, hpa: Hpa, flags: u64) -> Result {
     let mut table = &mut **tables;
     let top = cpu::paging_levels() - 1;
     for level in (2..=top).rev() {
-        table = table.make_child(
-            (va >> (12 + 9 * (u32::from(level) - 1))) as usize,
-            TABLE,
-            Wait::Allowed,
-            &mut 0,
-        )?;
+        let i = (va >> (12 + 9 * (u32::from(level) - 1))) as usize;
+        table = table.make_child(i, TABLE)?;
     }
     table.set((va >> 12) as usize, hpa.get() | flags);
     Ok(())
@@ -79,7 +77,7 @@ impl Slot {
             );
             return Err(EINVAL);
         }
-        let (mut host, mut guest) = (TableBox::new(Wait::Allowed)?, TableBox::new(Wait::Allowed)?);
+        let (mut host, mut guest) = (TableBox::new()?, TableBox::new()?);
         let mut regions = KVec::new();
         // What the guest writes into its registers lies in there: not at an address that it knows beforehand.
         let first =
