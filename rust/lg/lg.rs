@@ -29,7 +29,7 @@
 //!
 //! To follow one
 //! * system call: `lg_switcher_syscall` in `sys/switcher.S`; it never comes further.
-//! * page fault: `trap` in `sys/switcher.S`, `Switcher::enter`, `exits::page_fault`, `Mmu::fault`.
+//! * page fault: `trap` in `sys/switcher.S`, `Switcher::enter`, `exits::page_fault`, `Shared::fault`, `Mmu::fault`.
 //! * interrupt of the Host's: `trap`, `Switcher::enter`, `Switcher::replay`; of the guest's:
 //!   `Inbox::raise`, `event::deliver_interrupts`, `event::inject`.
 //! * virtqueue kick: `hypercall::handle`, `Notify::signal`, `EventFd::signal`.

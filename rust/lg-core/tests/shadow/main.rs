@@ -5,7 +5,7 @@
 //! older; and no table is lost, or walked after it was dropped.
 //!
 //! `SHADOW_SEED` is the seed to begin with, `SHADOW_STEPS` how many steps each machine takes. The
-//! test also runs under Miri (`cargo miri test -p lg-core --test shadow`), which takes fewer.
+//! test also runs under Miri (`cargo +nightly miri test --locked -p lg-core --test shadow`), with fewer.
 
 mod memory;
 mod oracle;
@@ -573,7 +573,7 @@ fn the_least_recent_goes_first() {
     stock(&mut shadow);
     let mut at = shadow.enter(root(0)).unwrap();
     let mut order = vec![0];
-    for _ in 0..2000 {
+    for _ in 0..if cfg!(miri) { 50 } else { 2000 } {
         stock(&mut shadow);
         let next = random.below(2 * MANY);
         if !order.contains(&next) && order.len() == MANY {
