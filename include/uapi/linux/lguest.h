@@ -60,8 +60,7 @@ struct lguest_note {
 /*
  * Return from an event or a system call; the plain case costs no exit.  Resumes what lguest_shared
  * holds: RIP, CS, RFLAGS, RSP, RAX, RCX, R11, and for user mode user_gs_base; the other registers
- * go through as they are.  CS is 0x10 for guest kernel mode, 0x33 for 64-bit and 0x23 for 32-bit
- * user mode.  RFLAGS.IF becomes the virtual interrupt flag in the same step; guest user mode always
+ * go through as they are.  CS is one of LGUEST_CS_*, and says which mode.  RFLAGS.IF becomes the virtual interrupt flag in the same step; guest user mode always
  * runs with it set.  Does not return; a bad frame raises #GP at the SYSCALL.
  */
 #define LHCALL_ERET		0
@@ -151,6 +150,12 @@ struct lguest_note {
  * turn them off and on by XSETBV; it gets no other, whatever its CPU has.
  */
 #define LGUEST_SHARED_VA	0xffff870000000000ULL
+/* The selectors in there, with Linux's numbers.  The CPU runs all modes with those of user mode. */
+#define LGUEST_CS_KERNEL	0x10
+#define LGUEST_SS_KERNEL	0x18
+#define LGUEST_CS_USER64	0x33
+#define LGUEST_CS_USER32	0x23
+#define LGUEST_SS_USER		0x2b
 #define LGUEST_EVENT_VALID	0x100
 #define LGUEST_ERROR_SYSENTER	0x10000	/* SYSENTER, also of 64-bit code */
 #define LGUEST_ERROR_SYSCALL32	0x20000	/* SYSCALL of 32-bit code */
@@ -168,10 +173,10 @@ struct lguest_shared {
 	 */
 	__u64 error_code;	/* 0 for events without one */
 	__u64 rip;
-	__u64 cs;		/* 0x10, 0x23 or 0x33 */
+	__u64 cs;		/* LGUEST_CS_* */
 	__u64 rflags;		/* IF is the virtual one */
 	__u64 rsp;
-	__u64 ss;		/* 0x18 or 0x2b */
+	__u64 ss;		/* LGUEST_SS_* */
 	__u64 rax;
 	__u64 rcx;
 	__u64 r11;

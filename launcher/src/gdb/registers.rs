@@ -2,7 +2,9 @@
 //! A vCPU's registers, as gdb numbers and sends them.
 
 use gdbstub::arch::{Arch, Registers};
-use lguest_abi::lguest_regs;
+use lguest_abi::{
+    lguest_regs, LGUEST_CS_KERNEL, LGUEST_CS_USER64, LGUEST_SS_KERNEL, LGUEST_SS_USER,
+};
 
 /// x86-64 as far as the module shows it: no FPU, no segments but CS and SS, the control registers
 /// that matter.
@@ -118,9 +120,9 @@ impl Registers for Regs {
         write(&(regs.rflags as u32).to_le_bytes());
         // What the Guest's kernel pushes for its two modes.
         let (cs, ss) = if regs.user_mode != 0 {
-            (0x33u32, 0x2bu32)
+            (LGUEST_CS_USER64, LGUEST_SS_USER)
         } else {
-            (0x10, 0x18)
+            (LGUEST_CS_KERNEL, LGUEST_SS_KERNEL)
         };
         write(&cs.to_le_bytes());
         write(&ss.to_le_bytes());

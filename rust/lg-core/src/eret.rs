@@ -8,6 +8,8 @@
 use super::addr::Gva;
 use super::flags;
 
+// The numbers are `LGUEST_CS_*` and `LGUEST_SS_*` of the contract; the module compares them.
+
 /// The CS that stands for guest kernel mode in a frame.
 pub const CS_KERNEL: u64 = 0x10;
 /// The CS of 64-bit user mode.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The state of an interrupted or a resumed program, as the stubs of [`event`](crate::event) have it on the stack.
 
+use crate::abi::{LGUEST_CS_KERNEL, LGUEST_CS_USER32, LGUEST_CS_USER64, LGUEST_SS_USER};
+
 /// The interrupted state, as the stubs push it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,10 +41,10 @@ impl Frame {
 }
 
 /// CS of guest kernel mode, of 64-bit and of 32-bit user mode.
-pub const KERNEL_CS: u64 = 0x10;
+pub const KERNEL_CS: u64 = LGUEST_CS_KERNEL as u64;
 #[allow(missing_docs)]
-pub const USER_CS: u64 = 0x33;
+pub const USER_CS: u64 = LGUEST_CS_USER64 as u64;
 #[allow(missing_docs)]
-pub const USER32_CS: u64 = 0x23;
+pub const USER32_CS: u64 = LGUEST_CS_USER32 as u64;
 /// SS of user mode.
-pub const USER_SS: u64 = 0x2b;
+pub const USER_SS: u64 = LGUEST_SS_USER as u64;

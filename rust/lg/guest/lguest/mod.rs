@@ -8,13 +8,25 @@ pub(crate) mod event;
 pub(crate) mod hypercall;
 
 use crate::{
-    abi::LGUEST_ABI_VERSION,
+    abi::*,
     guest::Cpu,
-    lg_core::flags,
+    lg_core::{
+        eret,
+        flags, //
+    },
     sys::{
         cpu,
         host, //
     },
+};
+
+// lg_core has no header, so that cargo can build it alone.
+const _: () = {
+    assert!(eret::CS_KERNEL == LGUEST_CS_KERNEL as u64);
+    assert!(eret::CS_USER64 == LGUEST_CS_USER64 as u64);
+    assert!(eret::CS_USER32 == LGUEST_CS_USER32 as u64);
+    assert!(eret::SS_KERNEL == LGUEST_SS_KERNEL as u64);
+    assert!(eret::SS_USER == LGUEST_SS_USER as u64);
 };
 
 /// How long the instruction SYSCALL is.

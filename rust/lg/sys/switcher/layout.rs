@@ -9,10 +9,13 @@ use super::super::{
 use crate::{
     abi::{
         lguest_regs,
-        lguest_shared, //
+        lguest_shared,
+        LGUEST_CS_KERNEL,
+        LGUEST_CS_USER32,
+        LGUEST_CS_USER64,
+        LGUEST_SS_USER, //
     },
     lg_core::{
-        eret,
         exit,
         flags, //
     },
@@ -183,10 +186,10 @@ global_asm!(
     GDT = const GDT,
     HOST_CS = const HOST_CS,
     HOST_DS = const HOST_DS,
-    GUEST_CS_KERNEL = const eret::CS_KERNEL,
-    GUEST_CS_USER64 = const eret::CS_USER64,
-    GUEST_CS_USER32 = const eret::CS_USER32,
-    GUEST_SS = const eret::SS_USER,
+    GUEST_CS_KERNEL = const LGUEST_CS_KERNEL,
+    GUEST_CS_USER64 = const LGUEST_CS_USER64,
+    GUEST_CS_USER32 = const LGUEST_CS_USER32,
+    GUEST_SS = const LGUEST_SS_USER,
     AT_EVENT_ENTRY = const flags::AT_EVENT_ENTRY,
     IF = const flags::IF,
     IRET_FLAGS = const flags::TF | flags::RF,
