@@ -9,7 +9,10 @@ use crate::{
     },
     lg_core::exit::Exit,
     mmu::Fault,
-    sys::switcher::Alone, //
+    sys::{
+        nospec,
+        switcher::Alone, //
+    },
 };
 
 /// The counts of one vCPU.
@@ -37,7 +40,7 @@ impl Counts {
     pub(crate) fn exit(&mut self, exit: &Exit, rax: u64) {
         match exit {
             Exit::Hypercall => {
-                if let Some(count) = self.0.hypercalls.get_mut(rax as usize) {
+                if let Some(count) = nospec::get_mut(&mut self.0.hypercalls, rax as usize) {
                     *count += 1;
                 }
             }

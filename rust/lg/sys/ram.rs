@@ -9,10 +9,13 @@
 //!
 //! The only Rust references into guest memory are to atomic words, which are read and written by value.
 
-use super::page::{
-    direct_map,
-    page_to_hpa,
-    Wait, //
+use super::{
+    nospec,
+    page::{
+        direct_map,
+        page_to_hpa,
+        Wait, //
+    }, //
 };
 use crate::{
     abi::*,
@@ -133,7 +136,8 @@ impl GuestRam {
     fn find(&self, gpa: Gpa) -> Option<(&Region, usize)> {
         self.regions.iter().find_map(|r| {
             let index = gpa.get().checked_sub(r.gpa)? / PAGE;
-            (index < r.pages.len() as u64).then_some((r, index as usize))
+            let pages = r.pages.len();
+            (index < pages as u64).then_some((r, nospec::index(index as usize, pages)))
         })
     }
 

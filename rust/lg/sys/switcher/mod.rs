@@ -32,6 +32,7 @@ use super::{
         self,
         Actions, //
     },
+    nospec,
     section::{
         Section,
         Setup, //
@@ -261,10 +262,12 @@ impl Switcher {
     /// Sets one entry of the guest's GDT. `descriptor` comes from `segment::tls_descriptor` or
     /// `cpunode_descriptor`.
     pub(crate) fn set_descriptor(&mut self, index: usize, descriptor: u64) {
+        // SAFETY: By the type invariant the page is there, and the guest is out, so no CPU uses it.
+        let gdt = unsafe { &mut *self.gdt };
         if let 12..=15 = index {
-            // SAFETY: By the type invariant the page is there, and the guest is out, so no CPU uses
-            // it.
-            unsafe { (*self.gdt)[index] = descriptor };
+            if let Some(entry) = nospec::get_mut(gdt, index) {
+                *entry = descriptor;
+            }
         }
     }
 

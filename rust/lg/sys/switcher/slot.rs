@@ -4,7 +4,7 @@
 
 use super::{
     super::{
-        cpu, hole,
+        cpu, hole, nospec,
         page::{
             module_page_to_hpa,
             random_below, //
@@ -117,7 +117,7 @@ impl Slot {
 
     /// The physical address of vCPU `id`'s shared page.
     pub(crate) fn shared_hpa(&self, id: usize) -> Option<Hpa> {
-        Some(self.regions.get(id)?.shared.hpa())
+        Some(nospec::get(&self.regions, id)?.shared.hpa())
     }
 
     /// Makes all regions as new.
@@ -134,6 +134,6 @@ impl Slot {
 
     /// The region of vCPU `id`.
     pub(super) fn region(&self, id: usize) -> Option<&Region> {
-        self.regions.get(id)
+        nospec::get(&self.regions, id)
     }
 }
