@@ -55,7 +55,11 @@ pub(crate) fn policy() -> Policy {
         untrains: boot_cpu_has(bindings::X86_FEATURE_UNRET)
             || boot_cpu_has(bindings::X86_FEATURE_SRSO_ALIAS),
         ibpb_on_entry: boot_cpu_has(bindings::X86_FEATURE_ENTRY_IBPB)
-            || boot_cpu_has(bindings::X86_FEATURE_IBPB_ON_VMEXIT),
+            || boot_cpu_has(bindings::X86_FEATURE_IBPB_ON_VMEXIT)
+            // Instead of that last one, KVM has the CPU reduce speculation while it has guests. What a guest
+            // of ours leaves is a program's to the CPU, and most that can do so keep that out of the kernel.
+            || boot_cpu_has(bindings::X86_FEATURE_SRSO_BP_SPEC_REDUCE)
+                && !boot_cpu_has(bindings::X86_FEATURE_SRSO_USER_KERNEL_NO),
         ibpb_before_user: boot_cpu_has(bindings::X86_FEATURE_IBPB_EXIT_TO_USER),
     };
     Policy::decide(&host, wish())
