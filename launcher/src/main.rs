@@ -11,10 +11,12 @@ use std::process::ExitCode;
 use clap::Parser;
 use launcher::cli::{Cli, Command};
 use launcher::commands::doctor::{self, Verdict};
+use launcher::commands::run;
 use launcher::commands::{completions, config, explain};
-use launcher::error::{Error, Report};
-use launcher::fs::attributes;
-use launcher::{end, run, terminal};
+use launcher::devices::fs::attributes;
+use launcher::report::end;
+use launcher::report::{Error, Report};
+use launcher::session::terminal;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args_os().collect();

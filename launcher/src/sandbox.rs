@@ -11,7 +11,7 @@
 //! arguments, not its name: [`of_arguments`] is the place for one more. Calls that change a file by
 //! its path are for none of these threads: Landlock does not judge what changes its mode, owner,
 //! times or extended attributes, so a process of its own does that, see
-//! [`attributes`](crate::fs::attributes).
+//! [`attributes`](crate::devices::fs::attributes).
 //!
 //! Both are inherited by the threads that are started afterwards, and by nothing else: this is
 //! called while there is one thread.
@@ -37,9 +37,9 @@ use seccompiler::{
 };
 use vmm_sys_util::signal::register_signal_handler;
 
-use crate::codes::Code;
-use crate::end::LAUNCHER_ERROR;
-use crate::terminal;
+use crate::report::codes::Code;
+use crate::report::end::LAUNCHER_ERROR;
+use crate::session::terminal;
 
 /// The newest Landlock version that has something to give up: the network by UDP came with it. An
 /// older kernel's confines less.
@@ -116,7 +116,7 @@ pub fn enter(needs: &Needs<'_>) -> io::Result<Sandbox> {
 }
 
 /// The same for the process that changes attributes of files, and speaks to us by its standard input:
-/// see [`attributes`](crate::fs::attributes).
+/// see [`attributes`](crate::devices::fs::attributes).
 ///
 /// # Errors
 ///

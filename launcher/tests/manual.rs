@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::Parser;
+use launcher::cli::file as options_file;
 use launcher::cli::{self, Cli};
-use launcher::options_file;
 
 /// README.md and the book.
 fn documents() -> Vec<PathBuf> {

@@ -12,7 +12,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use launcher::fs::{attributes, host};
+use launcher::devices::fs::{attributes, host};
 use launcher::sandbox::{self, Grant, Needs, Sandbox};
 use nix::libc;
 use nix::unistd::{getpid, getppid, Pid};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the Launcher says, in files of words that are ended by NUL; see `launcher/src/told.rs`.
+//! What the Launcher says, in files of words that are ended by NUL; see `launcher/src/boot/told.rs`.
 //! A file that is absent says nothing.
 
 use std::collections::BTreeMap;
@@ -164,9 +164,9 @@ mod tests {
     use std::collections::HashMap;
 
     use clap::Parser;
+    use launcher::boot::{root, told};
     use launcher::cli::{Cli, Command, Run};
-    use launcher::streams::Streams;
-    use launcher::{root, told};
+    use launcher::session::streams::Streams;
     use nix::unistd::{getgid, getgroups, getuid};
     use proptest::collection::vec;
     use proptest::option;
@@ -202,7 +202,7 @@ mod tests {
                     options.env.push(variable);
                 }
                 for (directory, tag, read_only) in shares {
-                    options.share.push(launcher::fs::share::Share {
+                    options.share.push(launcher::devices::fs::share::Share {
                         directory: directory.into(),
                         tag,
                         read_only,

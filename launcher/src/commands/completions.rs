@@ -9,7 +9,7 @@ use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 
 use crate::cli::Cli;
-use crate::error::Error;
+use crate::report::Error;
 
 /// The completion script for `shell`.
 pub fn completions(shell: Shell) -> Vec<u8> {

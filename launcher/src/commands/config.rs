@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
+use crate::report::Error;
 
 /// What the default guest is configured with.
 const WANTED: &str = include_str!("../../../guest-kernel-patch/lguest.config");

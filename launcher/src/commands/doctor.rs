@@ -14,12 +14,12 @@ use nix::sys::resource::{getrlimit, Resource};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
-use crate::error::Error;
-use crate::guest;
-use crate::net;
+use crate::devices::net::passt;
+use crate::machine::module as vm;
+use crate::machine::speculation::{self, Told};
+use crate::plan::guest;
+use crate::report::Error;
 use crate::sandbox;
-use crate::speculation::{self, Told};
-use crate::vm;
 
 /// How good it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -122,7 +122,7 @@ impl Facts {
             io_uring: read("/proc/sys/kernel/io_uring_disabled")
                 .is_none_or(|text| text.trim() == "0"),
             landlock: sandbox::landlock_version() != 0,
-            passt: net::passt::find(),
+            passt: passt::find(),
             speculation: Told::gather(),
             release,
         }

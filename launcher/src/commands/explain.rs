@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `lg explain`: what an error or an exit status means, offline.
 
-use crate::codes::{self, Code, Explanation};
+use crate::report::codes::{self, Code, Explanation};
 
 /// The exit statuses that are not a command's, and what they mean.
 const STATUSES: [(u16, &str); 3] = [

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the Guest's init is told, in an archive behind the initrd.
+//!
+//! It finds these files in /lg, of words which are ended by NUL (`launcher/guest-init/src/config.rs`
+//! reads them):
+//!
+//! * `cmd`: the command. Absent: a shell.
+//! * `env`: additions to its environment, NAME=VALUE.
+//! * `ports`: the names of the console's ports which are its terminal, standard input, output and
+//!   error; and `console` if its terminal is the console itself.
+//! * `mounts`: shares, three words each: the tag of the virtio-fs device, where it is mounted, and
+//!   `ro`, `rw` or, for changes that stay in memory, `private`. What is mounted at `/` is the root.
+//! * `user`: user, group, file mode mask (octal) and supplementary groups. Absent: root.
+//! * `cwd`: the directory in which the command starts. Absent: /root.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use nix::unistd::{getgid, getgroups, getuid};
+
+use crate::boot::cpio::Archive;
+use crate::boot::root::{self, Root};
+use crate::cli::Run;
+use crate::devices::fs::share::{Share, GUEST_DIRECTORY};
+use crate::report::Error;
+use crate::session::streams::Streams;
+
+/// What of our environment a guest's terminal needs, and what the caller finds his way by in a root
+/// that he knows.
+const TERMINAL: [&str; 1] = ["TERM"];
+const CALLER: [&str; 5] = ["HOME", "USER", "LOGNAME", "SHELL", "PATH"];
+
+/// The archive.
+///
+/// # Errors
+///
+/// The system does not say who the caller is, or where.
+pub fn archive(options: &Run, streams: &Streams, root: Option<&Root>) -> Result<Vec<u8>, Error> {
+    let archive = files(options, streams, root)?.into_iter().fold(
+        Archive::default().directory("lg"),
+        |archive, (name, content)| archive.file(&format!("lg/{name}"), &content),
+    );
+    Ok(archive.finish())
+}
+
+/// The files in it: their names and what is in them.
+///
+/// # Errors
+///
+/// As of [`archive`].
+pub fn files(
+    options: &Run,
+    streams: &Streams,
+    root: Option<&Root>,
+) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
+    let mut files = Vec::new();
+    if !options.command.is_empty() {
+        files.push(("cmd", words(&options.command)));
+    }
+    files.push(("env", words(&environment(options, root))));
+    if let Some(root) = root {
+        let setup = |source| Error::Setup {
+            what: "the caller's identity",
+            source,
+        };
+        files.push(("user", words(&caller().map_err(setup)?)));
+        // A directory that is gone, or out of the caller's sight, has no name.
+        if let Ok(directory) = env::current_dir() {
+            files.push(("cwd", words(&[root.name_of(&directory)])));
+        }
+    }
+    files.push(("mounts", mounts(root, &options.share)));
+    files.push(("ports", words(&streams.told())));
+    Ok(files)
+}
+
+/// The content of `env`: what goes there by itself, and then what is asked for.
+pub fn environment(options: &Run, root: Option<&Root>) -> Vec<OsString> {
+    let known = if root.is_some() { &CALLER[..] } else { &[] };
+    let passed = TERMINAL.iter().chain(known).map(OsString::from);
+    let asked = options.env.iter().cloned();
+    passed.chain(asked).filter_map(variable).collect()
+}
+
+/// The content of `mounts`.
+fn mounts(root: Option<&Root>, shares: &[Share]) -> Vec<u8> {
+    let mut all = Vec::new();
+    if let Some(root) = root {
+        let access = if root.write { "rw" } else { "private" };
+        all.extend([root::TAG, "/", access].map(String::from));
+    }
+    for Share { tag, read_only, .. } in shares {
+        let access = if *read_only { "ro" } else { "rw" };
+        all.extend([tag, &format!("{GUEST_DIRECTORY}/{tag}"), access].map(String::from));
+    }
+    words(&all)
+}
+
+fn words(words: &[impl AsRef<OsStr>]) -> Vec<u8> {
+    let words = words.iter().map(|word| word.as_ref().as_bytes());
+    words
+        .flat_map(|word| [word, b"\0"])
+        .collect::<Vec<_>>()
+        .concat()
+}
+
+/// NAME=VALUE as it is, NAME with the caller's value; none if he has none.
+fn variable(mut word: OsString) -> Option<OsString> {
+    if !word.as_bytes().contains(&b'=') {
+        let value = env::var_os(&word)?;
+        word.push("=");
+        word.push(value);
+    }
+    Some(word)
+}
+
+/// The words of `user` for who calls us.
+fn caller() -> io::Result<Vec<String>> {
+    // There is a system call to change the file mode mask, and none to read it.
+    let status = fs::read_to_string("/proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    let mask = mask.ok_or_else(|| io::Error::other("/proc/self/status names no Umask"))?;
+    let word = |id: &dyn Display| id.to_string();
+    let mut words = vec![word(&getuid()), word(&getgid()), mask.trim().into()];
+    words.extend(getgroups()?.iter().map(|group| word(group)));
+    Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::cpio::tests::cpio;
+    use crate::cli::tests::run;
+
+    fn piped() -> Streams {
+        Streams {
+            place: None,
+            console: false,
+            names: vec!["lg.stdin", "lg.stdout"],
+        }
+    }
+
+    fn typed() -> Streams {
+        Streams {
+            place: None,
+            console: true,
+            names: Vec::new(),
+        }
+    }
+
+    /// The files for these options, by name.
+    fn told(
+        arguments: &[&str],
+        streams: &Streams,
+        root: Option<&Root>,
+    ) -> impl Fn(&str) -> Option<String> {
+        let archive = archive(&run(arguments).unwrap(), streams, root).unwrap();
+        let list = String::from_utf8(cpio(&["-t", "--quiet"], &archive)).unwrap();
+        move |name| {
+            let path = format!("lg/{name}");
+            list.lines().any(|line| line == path).then(|| {
+                let content = cpio(&["-i", "--quiet", "--to-stdout", &path], &archive);
+                String::from_utf8(content).unwrap()
+            })
+        }
+    }
+
+    #[test]
+    fn an_archive_is_told_what_to_run() {
+        let file = told(&["--", "sh", "-c", "exit 7"], &piped(), None);
+        assert_eq!(file("cmd").unwrap(), "sh\0-c\0exit 7\0");
+        assert_eq!(file("ports").unwrap(), "lg.stdin\0lg.stdout\0");
+        assert_eq!((file("user"), file("cwd")), (None, None));
+        assert_eq!(file("mounts").unwrap(), "");
+        assert!(!file("env").unwrap().contains("PATH="));
+        let file = told(&[], &typed(), None);
+        assert_eq!(file("cmd"), None);
+        assert_eq!(file("ports").unwrap(), "console\0");
+    }
+
+    #[test]
+    fn variables_follow_those_that_go_by_themselves() {
+        // That it is set, cargo sees to.
+        let name = "CARGO_MANIFEST_DIR";
+        let arguments = [
+            "--env",
+            "A=b=c",
+            "--env",
+            name,
+            "--env",
+            "LG_NO_SUCH",
+            "--env",
+            "TERM=x",
+        ];
+        let file = told(&arguments, &piped(), None);
+        let expected = format!("A=b=c\0{name}={}\0TERM=x\0", env::var(name).unwrap());
+        assert!(file("env").unwrap().ends_with(&expected));
+    }
+
+    #[test]
+    fn a_root_is_told_who_and_where() {
+        let root = |write| Root {
+            directory: "/".into(),
+            write,
+        };
+        let file = told(&["--", "true"], &piped(), Some(&root(false)));
+        assert_eq!(file("mounts").unwrap(), "lg.root\0/\0private\0");
+        let directory = env::current_dir().unwrap();
+        assert_eq!(file("cwd").unwrap(), format!("{}\0", directory.display()));
+        let ids = format!("{}\0{}\0", getuid(), getgid());
+        let user = file("user").unwrap();
+        assert!(user.starts_with(&ids));
+        let mask = u32::from_str_radix(user.split('\0').nth(2).unwrap(), 8);
+        assert!(mask.is_ok_and(|mask| mask <= 0o777), "{user:?}");
+        let path = format!("PATH={}\0", env::var("PATH").unwrap());
+        assert!(file("env").unwrap().contains(&path));
+        let shares = ["--share", "/a:b:ro", "--share", "/c:d"];
+        let file = told(&shares, &piped(), Some(&root(true)));
+        let mounts = "lg.root\0/\0rw\0b\0/mnt/b\0ro\0d\0/mnt/d\0rw\0";
+        assert_eq!(file("mounts").unwrap(), mounts);
+    }
+}

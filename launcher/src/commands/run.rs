@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `lg run`, from its options to its exit status.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+
+use nix::unistd::dup2_stdin;
+
+use crate::cli::file;
+use crate::cli::Run;
+use crate::machine;
+use crate::plan::Plan;
+use crate::report::end::{End, LAUNCHER_ERROR};
+use crate::report::log::KernelLog;
+use crate::report::record::Record;
+use crate::report::{Error, Report};
+use crate::session::deadline::{Deadline, Watch};
+use crate::session::terminal;
+use crate::session::terminal::say;
+
+/// Runs a guest as `options` say, which clap has made of `arguments`, and tells the user how it
+/// ended. Returns the exit status.
+pub fn run(options: Box<Run>, arguments: &[OsString]) -> u8 {
+    let record = Record::default();
+    // Whatever is opened or read from here on may be a FIFO at whose other end nobody is.
+    let deadline = Deadline::new(record.began(), options.timeout);
+    let early = match watch(deadline, &record) {
+        Ok(early) => early,
+        Err(error) => return failed(&error),
+    };
+    // Should the file of the options be bad, those of the command line say where that is recorded.
+    let json = options.json.clone();
+    let completed = file::complete(options, arguments).and_then(|options| {
+        if options.no_stdin {
+            leave_stdin()?;
+        }
+        Ok(options)
+    });
+    let json = completed
+        .as_ref()
+        .map_or(json, |options| options.json.clone());
+    let deadline = match &completed {
+        Ok(options) if deadline.is_none() => Deadline::new(record.began(), options.timeout),
+        _ => deadline,
+    };
+    let watch = match watch(deadline, &record) {
+        Ok(watch) => watch,
+        Err(error) => return failed(&error),
+    };
+    drop(early);
+    if let Some(Err(error)) = json.map(|path| record.open(&path)) {
+        return failed(&error);
+    }
+    let end = match completed {
+        Ok(options) if options.dry_run => show_plan(&options, &record),
+        Ok(options) => run_guest(&options, &record, deadline, watch),
+        Err(error) => End::Failed(error),
+    };
+    end.tell();
+    let status = match record.write(&end) {
+        Ok(()) => end.status(),
+        Err(error) => failed(&error),
+    };
+    terminal::finish_messages();
+    status
+}
+
+/// Standard input stays with the caller.
+fn leave_stdin() -> Result<(), Error> {
+    let leave = || Ok(dup2_stdin(File::open("/dev/null")?)?);
+    leave().map_err(|source| Error::Setup {
+        what: "standard input",
+        source,
+    })
+}
+
+fn watch(deadline: Deadline, record: &Record) -> Result<Watch, Error> {
+    let setup = |source| Error::Setup {
+        what: "a thread",
+        source,
+    };
+    deadline.watch(record).map_err(setup)
+}
+
+fn failed(error: &Error) -> u8 {
+    say(&Report(error).to_string());
+    LAUNCHER_ERROR
+}
+
+/// Prints what would run.
+fn show_plan(options: &Run, record: &Record) -> End {
+    let plan = match Plan::make(options) {
+        Ok(plan) => plan,
+        Err(error) => return End::Failed(error),
+    };
+    match write!(io::stdout(), "{plan}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            End::Failed(Error::Output(error))
+        }
+        _ => {
+            record.plan(plan);
+            End::NotRun
+        }
+    }
+}
+
+/// Runs a guest, and shows what its kernel has said if that may tell why it failed.
+fn run_guest(options: &Run, record: &Record, deadline: Deadline, watch: Watch) -> End {
+    let log = KernelLog::default();
+    let end = machine::run(options, &log, record, deadline, watch).unwrap_or_else(End::Failed);
+    let end = match log.command_started() {
+        Some(when) => {
+            record.command_started(when);
+            end
+        }
+        None => without_command(options, end),
+    };
+    let tail = log.tail();
+    if end.is_failure() && !options.verbose && !tail.is_empty() {
+        say(&format!(
+            "the guest's kernel said last (-v shows all, at once):\n{}",
+            tail.trim_end()
+        ));
+    }
+    end
+}
+
+/// What an end means if our own init has not said that it starts the command: another one ran, which
+/// knows nothing of a command, and so its good end is none of the command's.
+fn without_command(options: &Run, end: End) -> End {
+    // There, nothing would be said.
+    let silent = ["loglevel=0", "printk.devkmsg=off"];
+    let mut words = options.append.iter().flat_map(|words| words.split(' '));
+    if options.command.is_empty() || words.any(|word| silent.contains(&word)) {
+        return end;
+    }
+    match end {
+        End::PoweredOff(0) | End::Restart => End::Failed(Error::CommandNotRun),
+        End::TimedOut => {
+            say("the command was not started by then");
+            end
+        }
+        end => end,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::tests::run;
+
+    #[test]
+    fn a_command_that_was_not_run_has_not_succeeded() {
+        let status =
+            |arguments: &[&str], end| without_command(&run(arguments).unwrap(), end).status();
+        assert_eq!(status(&["--", "true"], End::PoweredOff(0)), 125);
+        assert_eq!(status(&["--", "true"], End::Restart), 125);
+        assert_eq!(
+            status(&["--append", "a quiet", "--", "true"], End::Restart),
+            125
+        );
+        assert_eq!(status(&["--", "true"], End::PoweredOff(3)), 3);
+        assert_eq!(status(&["--", "true"], End::TimedOut), 124);
+        assert_eq!(status(&[], End::PoweredOff(0)), 0);
+        let silent = ["--append", "a loglevel=0", "--", "true"];
+        assert_eq!(status(&silent, End::PoweredOff(0)), 0);
+    }
+}

@@ -1,0 +1,465 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The Guest's kernel: from the bytes of a file to segments that can be loaded.
+//!
+//! Takes an ELF executable (`vmlinux`, a bare guest), the same compressed, or a bzImage, whose
+//! payload is a compressed ELF executable. The note `Lguest` of the contract must be there: it says
+//! that the kernel can run at CPL3, and where it starts. Files are not trusted: whatever they hold,
+//! the result is an [`Image`] or an [`ImageError`].
+
+mod bzimage;
+mod unpack;
+
+use std::ops::Range;
+
+use lguest_abi::{
+    lguest_note, LGUEST_ABI_VERSION, LGUEST_MAX_GPA, LGUEST_NOTE_ENTRY, LGUEST_NOTE_NAME,
+};
+use object::elf::{FileHeader64, ELFCLASS32, ELFMAG, EM_X86_64, ET_EXEC, PT_LOAD};
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::LittleEndian;
+
+use crate::image::bzimage::BzImage;
+use crate::image::unpack::{Format, UnpackError};
+use crate::report::codes::Code;
+
+/// Why a file is not a kernel that lg can run.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages say it
+pub enum ImageError {
+    #[error("it is neither an ELF executable nor a bzImage")]
+    NotAKernel,
+    #[error("it is damaged: {0}")]
+    Malformed(&'static str),
+    #[error("it is not for x86-64 (ELF machine {0})")]
+    ForeignMachine(u16),
+    #[error("it is a 32-bit kernel")]
+    Not64Bit,
+    #[error("its boot protocol is {}.{:02}, which is too old", .0 >> 8, .0 & 0xff)]
+    OldBzImage(u16),
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+    #[error("the kernel has no lguest support (there is no ELF note \"Lguest\")")]
+    NoNote {
+        /// Is it Linux?
+        linux: bool,
+    },
+    #[error(
+        "the kernel speaks version {0} of the guest ABI, this lg version {LGUEST_ABI_VERSION}"
+    )]
+    Abi(u32),
+    #[error("the kernel needs features {0:#x}, which this lg does not know")]
+    Features(u32),
+}
+
+impl ImageError {
+    /// The code by which `lg explain` knows it.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NotAKernel => Code::NotAKernel,
+            Self::Malformed(_) => Code::DamagedKernel,
+            Self::ForeignMachine(_) => Code::ForeignKernel,
+            Self::Not64Bit => Code::Kernel32Bit,
+            Self::OldBzImage(_) => Code::OldBzImage,
+            Self::Unpack(_) => Code::Unpack,
+            Self::NoNote { .. } => Code::NoNote,
+            Self::Abi(_) => Code::GuestAbi,
+            Self::Features(_) => Code::GuestFeatures,
+        }
+    }
+
+    /// What the user can do about it.
+    pub fn fix(&self) -> &'static str {
+        match self {
+            Self::NotAKernel | Self::ForeignMachine(_) => {
+                "name the vmlinux or the arch/x86/boot/bzImage of an x86-64 kernel tree"
+            }
+            Self::Malformed(_) => "build or copy the file again",
+            Self::Not64Bit => "build the kernel with CONFIG_64BIT=y",
+            Self::OldBzImage(_) => "name the vmlinux of the same kernel tree instead",
+            Self::Unpack(error) => error.fix(),
+            Self::NoNote { linux: true } => {
+                "apply guest-kernel-patch to its tree, run `lg config` there, and build it again"
+            }
+            Self::NoNote { linux: false } => {
+                "build it on the lguest-guest crate, which adds the note"
+            }
+            Self::Abi(theirs) if *theirs < LGUEST_ABI_VERSION => {
+                "build the guest again, with the include/uapi/linux/lguest.h of this lg"
+            }
+            Self::Abi(_) | Self::Features(_) => "install the lg that belongs to this guest",
+        }
+    }
+}
+
+/// A kernel that can be loaded.
+#[derive(Debug)]
+pub struct Image {
+    /// GVA of the first instruction.
+    pub entry: u64,
+    /// Is it Linux, or a bare guest?
+    pub linux: bool,
+    /// What to load. Every segment has a canonical range of GVAs and lies within the largest RAM
+    /// there can be.
+    pub segments: Vec<Segment>,
+    elf: Vec<u8>,
+}
+
+/// A `PT_LOAD` segment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segment {
+    /// Where the Guest expects it to be mapped.
+    pub gva: u64,
+    /// Where it goes in RAM.
+    pub gpa: u64,
+    /// Its size in memory, in bytes, not 0. What the file does not fill is 0.
+    pub size: u64,
+    file: Range<usize>,
+}
+
+impl Image {
+    /// Unpacks and checks `file`, the content of a kernel's file.
+    pub fn parse(file: Vec<u8>) -> Result<Self, ImageError> {
+        if file.starts_with(&ELFMAG) {
+            return Self::parse_elf(file);
+        }
+        let elf = if let Some(bzimage) = BzImage::find(&file)? {
+            bzimage.unpack()?
+        } else if let Some(format) = Format::of(&file) {
+            unpack::unpack(format, &file, unpack::LIMIT)?
+        } else {
+            return Err(ImageError::NotAKernel);
+        };
+        if !elf.starts_with(&ELFMAG) {
+            return Err(ImageError::Malformed(
+                "what it unpacks to is not an ELF file",
+            ));
+        }
+        Self::parse_elf(elf)
+    }
+
+    /// The bytes of `segment` which come from the file.
+    pub fn bytes(&self, segment: &Segment) -> &[u8] {
+        &self.elf[segment.file.clone()]
+    }
+
+    fn parse_elf(elf: Vec<u8>) -> Result<Self, ImageError> {
+        let malformed = |what| move |_| ImageError::Malformed(what);
+        const CLASS: usize = 4;
+        const MACHINE: usize = 18;
+        if elf.get(CLASS) == Some(&ELFCLASS32.0) {
+            return Err(ImageError::Not64Bit);
+        }
+        let data = elf.as_slice();
+        let header = FileHeader64::<LittleEndian>::parse(data)
+            .map_err(malformed("its ELF header makes no sense"))?;
+        let endian = header.endian().map_err(|_| {
+            ImageError::ForeignMachine(u16::from_be_bytes([data[MACHINE], data[MACHINE + 1]]))
+        })?;
+        let machine = header.e_machine(endian);
+        if machine != EM_X86_64 {
+            return Err(ImageError::ForeignMachine(machine.0));
+        }
+        if header.e_type(endian) != ET_EXEC {
+            return Err(ImageError::Malformed(
+                "it is not an executable with fixed addresses",
+            ));
+        }
+        let program_headers = header
+            .program_headers(endian, data)
+            .map_err(malformed("its program headers are cut off"))?;
+
+        let (mut note, mut linux, mut segments) = (None, false, Vec::new());
+        for program_header in program_headers {
+            let bad_notes = malformed("its notes make no sense");
+            if let Some(mut notes) = program_header.notes(endian, data).map_err(bad_notes)? {
+                while let Some(found) = notes.next().map_err(bad_notes)? {
+                    linux |= found.name() == b"Linux";
+                    if [found.name(), b"\0"].concat() == LGUEST_NOTE_NAME
+                        && found.n_type(endian).0 == LGUEST_NOTE_ENTRY
+                    {
+                        note = Some(parse_note(found.desc())?);
+                    }
+                }
+            }
+            if program_header.p_type(endian) == PT_LOAD && program_header.p_memsz(endian) != 0 {
+                let (offset, length) = program_header.file_range(endian);
+                segments.push(Segment::new(
+                    program_header.p_vaddr(endian),
+                    program_header.p_paddr(endian),
+                    program_header.p_memsz(endian),
+                    offset..offset.saturating_add(length),
+                    data.len(),
+                )?);
+            }
+        }
+        let note = note.ok_or(ImageError::NoNote { linux })?;
+        if note.abi_version != LGUEST_ABI_VERSION {
+            return Err(ImageError::Abi(note.abi_version));
+        }
+        if note.features != 0 {
+            return Err(ImageError::Features(note.features));
+        }
+        if !segments.iter().any(|segment| segment.contains(note.entry)) {
+            return Err(ImageError::Malformed("its entry point is in no segment"));
+        }
+        Ok(Self {
+            entry: note.entry,
+            linux,
+            segments,
+            elf,
+        })
+    }
+}
+
+impl Segment {
+    /// Checks what a program header says; `file` is the range of the file, which has `file_size`
+    /// bytes.
+    fn new(
+        gva: u64,
+        gpa: u64,
+        size: u64,
+        file: Range<u64>,
+        file_size: usize,
+    ) -> Result<Self, ImageError> {
+        let malformed = |what| Err(ImageError::Malformed(what));
+        if file.end > file_size as u64 {
+            return malformed("a segment is cut off");
+        }
+        if file.end - file.start > size {
+            return malformed("a segment is larger in the file than in memory");
+        }
+        if gpa.checked_add(size).is_none_or(|end| end > LGUEST_MAX_GPA) {
+            return malformed("a segment's physical address is out of range");
+        }
+        // Whole pages: the last byte of the last one must be canonical too, and in the same half.
+        let Some(last) = gva.checked_add(size - 1).map(|last| last | 0xfff) else {
+            return malformed("a segment's virtual address is out of range");
+        };
+        let half = |gva: u64| (gva as i64) >> 47;
+        if half(gva) != half(last) || !matches!(half(gva), 0 | -1) {
+            return malformed("a segment's virtual address is not canonical");
+        }
+        if (gva ^ gpa) & 0xfff != 0 {
+            return malformed("a segment lies differently in virtual and physical pages");
+        }
+        // In range: file.end is at most a usize.
+        Ok(Self {
+            gva,
+            gpa,
+            size,
+            file: file.start as usize..file.end as usize,
+        })
+    }
+
+    fn contains(&self, gva: u64) -> bool {
+        gva.checked_sub(self.gva)
+            .is_some_and(|offset| offset < self.size)
+    }
+}
+
+/// The descriptor of the note: the three fields of `struct lguest_note`.
+fn parse_note(desc: &[u8]) -> Result<lguest_note, ImageError> {
+    let Ok(desc) = <[u8; size_of::<lguest_note>()]>::try_from(desc) else {
+        return Err(ImageError::Malformed(
+            "its note \"Lguest\" has the wrong size",
+        ));
+    };
+    let u32_at = |at: usize| u32::from_le_bytes(desc[at..at + 4].try_into().unwrap());
+    Ok(lguest_note {
+        abi_version: u32_at(0),
+        features: u32_at(4),
+        entry: u64::from(u32_at(8)) | (u64::from(u32_at(12)) << 32),
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(crate) const TEXT: u64 = 0xffff_ffff_8100_0000;
+
+    /// A note section with one note.
+    pub(crate) fn note(name: &[u8], kind: u32, desc: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for field in [name.len() as u32, desc.len() as u32, kind] {
+            bytes.extend(field.to_le_bytes());
+        }
+        for part in [name, desc] {
+            bytes.extend(part);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        bytes
+    }
+
+    fn lguest_desc(abi: u32, features: u32, entry: u64) -> Vec<u8> {
+        [
+            &abi.to_le_bytes()[..],
+            &features.to_le_bytes(),
+            &entry.to_le_bytes(),
+        ]
+        .concat()
+    }
+
+    pub(crate) fn good_notes() -> Vec<u8> {
+        let desc = lguest_desc(LGUEST_ABI_VERSION, 0, TEXT + 0x10);
+        [
+            note(b"Linux\0", 0x101, &[0; 4]),
+            note(b"Lguest\0", 1, &desc),
+        ]
+        .concat()
+    }
+
+    /// An ELF executable with one PT_LOAD of 0x30 bytes of 0x90 (0x2000 in memory), and a PT_NOTE.
+    pub(crate) fn elf(notes: &[u8]) -> Vec<u8> {
+        const TEXT_AT: u64 = 64 + 2 * 56;
+        let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+        elf.resize(16, 0);
+        elf.extend(2u16.to_le_bytes()); // ET_EXEC
+        elf.extend(62u16.to_le_bytes()); // EM_X86_64
+        elf.extend(1u32.to_le_bytes());
+        for field in [0x100_0000u64, 64, 0] {
+            elf.extend(field.to_le_bytes());
+        }
+        elf.extend(0u32.to_le_bytes());
+        for field in [64u16, 56, 2, 0, 0, 0] {
+            elf.extend(field.to_le_bytes());
+        }
+        let mut program_header = |kind: u32, fields: [u64; 6]| {
+            elf.extend(kind.to_le_bytes());
+            elf.extend(5u32.to_le_bytes());
+            fields
+                .iter()
+                .for_each(|field| elf.extend(field.to_le_bytes()));
+        };
+        program_header(1, [TEXT_AT, TEXT, 0x100_0000, 0x30, 0x2000, 0x20_0000]);
+        let length = notes.len() as u64;
+        program_header(4, [TEXT_AT + 0x30, 0, 0, length, length, 4]);
+        elf.extend([0x90; 0x30]);
+        elf.extend(notes);
+        elf
+    }
+
+    fn error(file: Vec<u8>) -> ImageError {
+        Image::parse(file).expect_err("it should be refused")
+    }
+
+    #[test]
+    fn good_elf() {
+        let image = Image::parse(elf(&good_notes())).unwrap();
+        assert_eq!(image.entry, TEXT + 0x10);
+        assert!(image.linux);
+        let [segment] = &image.segments[..] else {
+            panic!("{:?}", image.segments)
+        };
+        assert_eq!(
+            (segment.gva, segment.gpa, segment.size),
+            (TEXT, 0x100_0000, 0x2000)
+        );
+        assert_eq!(image.bytes(segment), [0x90; 0x30]);
+    }
+
+    #[test]
+    fn a_bare_guest_is_not_linux() {
+        let desc = lguest_desc(LGUEST_ABI_VERSION, 0, TEXT);
+        assert!(
+            !Image::parse(elf(&note(b"Lguest\0", 1, &desc)))
+                .unwrap()
+                .linux
+        );
+    }
+
+    #[test]
+    fn compressed_elf() {
+        let plain = elf(&good_notes());
+        for (format, packed) in crate::image::unpack::tests::packed(&plain) {
+            let image = Image::parse(packed).unwrap_or_else(|error| panic!("{format:?}: {error}"));
+            assert_eq!(image.entry, TEXT + 0x10);
+        }
+    }
+
+    #[test]
+    fn refusals() {
+        let with_note = |desc: &[u8]| elf(&note(b"Lguest\0", 1, desc));
+        let patched = |at: usize, bytes: &[u8]| {
+            let mut elf = elf(&good_notes());
+            elf[at..at + bytes.len()].copy_from_slice(bytes);
+            elf
+        };
+        let message = |file| error(file).to_string();
+        const LOAD: usize = 64;
+
+        assert!(matches!(error(vec![]), ImageError::NotAKernel));
+        assert!(matches!(
+            error(b"#!/bin/sh\n".to_vec()),
+            ImageError::NotAKernel
+        ));
+        assert!(matches!(error(patched(4, &[1])), ImageError::Not64Bit));
+        assert!(matches!(
+            error(patched(18, &[183, 0])),
+            ImageError::ForeignMachine(183)
+        ));
+        assert!(matches!(
+            error(patched(5, &[2])),
+            ImageError::ForeignMachine(_)
+        ));
+        assert!(message(patched(16, &[3])).contains("fixed addresses"));
+        assert!(matches!(
+            error(elf(&[])),
+            ImageError::NoNote { linux: false }
+        ));
+        let linux = note(b"Linux\0", 0x101, &[0; 4]);
+        assert!(matches!(
+            error(elf(&linux)),
+            ImageError::NoNote { linux: true }
+        ));
+        // The type of the note counts, and all of its name.
+        let other = note(b"Lguest\0", 2, &lguest_desc(1, 0, TEXT));
+        assert!(matches!(error(elf(&other)), ImageError::NoNote { .. }));
+        let longer = note(b"Lguests\0", 1, &lguest_desc(1, 0, TEXT));
+        assert!(matches!(error(elf(&longer)), ImageError::NoNote { .. }));
+        assert!(message(with_note(&[0; 8])).contains("wrong size"));
+        assert!(matches!(
+            error(with_note(&lguest_desc(0, 0, TEXT))),
+            ImageError::Abi(0)
+        ));
+        let newer = lguest_desc(LGUEST_ABI_VERSION + 1, 0, TEXT);
+        assert!(matches!(error(with_note(&newer)), ImageError::Abi(_)));
+        let features = lguest_desc(LGUEST_ABI_VERSION, 4, TEXT);
+        assert!(matches!(
+            error(with_note(&features)),
+            ImageError::Features(4)
+        ));
+        let stray = lguest_desc(LGUEST_ABI_VERSION, 0, TEXT + 0x2000);
+        assert!(message(with_note(&stray)).contains("entry point"));
+        assert!(message(patched(LOAD + 8, &[0xff; 8])).contains("cut off"));
+        assert!(message(patched(LOAD + 40, &[1, 0])).contains("larger in the file"));
+        assert!(message(patched(LOAD + 24, &[0xff; 8])).contains("physical address"));
+        assert!(message(patched(LOAD + 24, &[1])).contains("differently"));
+        assert!(message(patched(LOAD + 16 + 6, &[0])).contains("not canonical"));
+        let last_page = (u64::MAX - 0xfff).to_le_bytes();
+        assert!(message(patched(LOAD + 16, &last_page)).contains("virtual address"));
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_files_never_panic(
+            changes in prop::collection::vec((0usize..300, any::<u8>()), 1..8),
+            length in 0usize..400,
+        ) {
+            let mut file = elf(&good_notes());
+            for (at, byte) in changes {
+                let at = at % file.len();
+                file[at] = byte;
+            }
+            file.truncate(length);
+            if let Ok(image) = Image::parse(file) {
+                for segment in &image.segments {
+                    prop_assert!(image.bytes(segment).len() as u64 <= segment.size);
+                    prop_assert!(segment.gpa + segment.size <= LGUEST_MAX_GPA);
+                }
+            }
+        }
+    }
+}

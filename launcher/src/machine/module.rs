@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: GPL-2.0
+//! /dev/lguest: the device ABI of `include/uapi/linux/lguest.h`, made safe.
+//!
+//! One of the two files with `unsafe` in it. The rule that every block relies on: an ioctl gets a
+//! pointer to a live value of the very type that the header names for it, and the module reads and
+//! writes nothing else of ours but the RAM that [`Vm::new`] gave it.
+
+#![allow(unsafe_code)]
+
+use std::ffi::c_ulong;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use lguest_abi::*;
+use vm_memory::{GuestMemory, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
+
+use crate::boot::Entry;
+use crate::memory::Memory;
+use crate::report::Error;
+
+/// The module's device.
+pub const DEVICE: &str = "/dev/lguest";
+/// IF, and the bit that is always set.
+const RFLAGS_AT_ENTRY: u64 = 0x202;
+
+/// A VM. It ends when the last clone of its [`Arc`] is gone, or with the process.
+pub struct Vm {
+    device: File,
+    /// Not read here, but the module uses it as long as `device` is open: it is dropped after that.
+    _memory: Memory,
+}
+
+impl Vm {
+    /// Makes a VM whose RAM is `memory`.
+    pub fn new(memory: Memory) -> Result<Self, Error> {
+        let (device, _) = open()?;
+        for region in memory.iter() {
+            let region = lguest_memory {
+                gpa: region.start_addr().0,
+                size: region.len(),
+                hva: region.as_ptr() as u64,
+            };
+            // SAFETY: ADD_MEMORY reads a struct lguest_memory. The region that it names stays
+            // mapped as long as `device` is open, and nobody holds references into it: all access
+            // is by copy through vm-memory.
+            let result = unsafe { ioctl_with_ref(&device, LGUEST_IOCTL_ADD_MEMORY, &region) };
+            check(result, "LGUEST_ADD_MEMORY")?;
+        }
+        Ok(Self {
+            device,
+            _memory: memory,
+        })
+    }
+
+    /// From now on, hypercall NOTIFY for the register at `gpa` and `queue` signals `kick`.
+    pub fn set_kick(&self, gpa: u64, queue: u32, kick: &EventFd) -> Result<(), Error> {
+        let notifyfd = lguest_notifyfd {
+            gpa,
+            queue,
+            fd: kick.as_raw_fd(),
+        };
+        // SAFETY: SET_NOTIFYFD reads a struct lguest_notifyfd. The module holds the eventfd by
+        // itself.
+        let result = unsafe { ioctl_with_ref(&self.device, LGUEST_IOCTL_SET_NOTIFYFD, &notifyfd) };
+        check(result, "LGUEST_SET_NOTIFYFD")
+    }
+
+    /// Raises interrupt line `line` of the Guest, below `LGUEST_LINES`.
+    pub fn raise(&self, line: u32) -> io::Result<()> {
+        // SAFETY: IRQ_LINE takes its argument by value.
+        let result =
+            unsafe { ioctl_with_val(&self.device, LGUEST_IOCTL_IRQ_LINE, c_ulong::from(line)) };
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The event counters.
+    pub fn stats(&self) -> Result<lguest_stats, Error> {
+        let mut stats = lguest_stats::default();
+        // SAFETY: GET_STATS writes a struct lguest_stats.
+        let result =
+            unsafe { ioctl_with_mut_ref(&self.device, LGUEST_IOCTL_GET_STATS, &mut stats) };
+        check(result, "LGUEST_GET_STATS")?;
+        Ok(stats)
+    }
+}
+
+/// Asks the module what it is.
+pub fn probe() -> Result<lguest_info, Error> {
+    open().map(|(_, info)| info)
+}
+
+/// Opens the device, which makes a VM, and checks that the module behind it speaks our language.
+fn open() -> Result<(File, lguest_info), Error> {
+    let device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(DEVICE)
+        .map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Error::NoDevice,
+            _ => Error::OpenDevice(error),
+        })?;
+    let mut info = lguest_info::default();
+    // SAFETY: GET_INFO writes a struct lguest_info.
+    let result = unsafe { ioctl_with_mut_ref(&device, LGUEST_IOCTL_GET_INFO, &mut info) };
+    check(result, "LGUEST_GET_INFO")?;
+    if info.abi_version != LGUEST_ABI_VERSION {
+        return Err(Error::ModuleAbi {
+            theirs: info.abi_version,
+            ours: LGUEST_ABI_VERSION,
+        });
+    }
+    Ok((device, info))
+}
+
+/// Turns what ioctl(2) returned into a result.
+fn check(result: i32, call: &'static str) -> Result<(), Error> {
+    if result < 0 {
+        return Err(Error::Module {
+            call,
+            source: io::Error::last_os_error(),
+        });
+    }
+    Ok(())
+}
+
+/// Why a vCPU has stopped.
+#[derive(Debug)]
+#[allow(missing_docs)] // as in the header
+pub enum Exit {
+    Mmio {
+        gpa: u64,
+        insn: Vec<u8>,
+    },
+    Notify {
+        gpa: u64,
+        queue: u64,
+    },
+    Console {
+        gpa: u64,
+        len: u64,
+    },
+    Shutdown {
+        kind: u64,
+        arg: u64,
+    },
+    Death {
+        reason: String,
+    },
+    Debug {
+        vector: u32,
+    },
+    /// A signal came.
+    Interrupted,
+}
+
+/// A vCPU, run by the thread that owns it.
+pub struct Vcpu {
+    vm: Arc<Vm>,
+    run: Box<lguest_run>,
+}
+
+impl Vcpu {
+    /// Makes the first vCPU of `vm`, to start at `entry`.
+    pub fn new(vm: Arc<Vm>, entry: &Entry) -> Result<Self, Error> {
+        let vcpu = lguest_vcpu {
+            id: 0,
+            pad: 0,
+            cr3: entry.cr3,
+            rip: entry.rip,
+            rsi: entry.rsi,
+        };
+        // SAFETY: CREATE_VCPU reads a struct lguest_vcpu.
+        let result = unsafe { ioctl_with_ref(&vm.device, LGUEST_IOCTL_CREATE_VCPU, &vcpu) };
+        check(result, "LGUEST_CREATE_VCPU")?;
+        let mut run = Box::<lguest_run>::default();
+        // For a debugger, which looks before the first RUN.
+        run.regs = lguest_regs {
+            rip: entry.rip,
+            rsi: entry.rsi,
+            cr3: entry.cr3,
+            rflags: RFLAGS_AT_ENTRY,
+            ..Default::default()
+        };
+        Ok(Self { vm, run })
+    }
+
+    /// Runs until there is something for the Launcher to do.
+    pub fn run(&mut self) -> Result<Exit, Error> {
+        // SAFETY: RUN reads and writes a struct lguest_run.
+        let result =
+            unsafe { ioctl_with_mut_ref(&self.vm.device, LGUEST_IOCTL_RUN, &mut *self.run) };
+        match check(result, "LGUEST_RUN") {
+            Err(Error::Module { source, .. }) if source.kind() == ErrorKind::Interrupted => {
+                Ok(Exit::Interrupted)
+            }
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.run.set_regs = 0;
+                self.exit()
+            }
+        }
+    }
+
+    fn exit(&self) -> Result<Exit, Error> {
+        let reasons = &self.run.__bindgen_anon_1;
+        // SAFETY: all members of the union are integers and arrays of them, for which any bytes are
+        // valid; `run` was all 0 before the module wrote to it. Which member the module has filled
+        // in is what `exit` says.
+        let (mmio, notify, console, shutdown, death, debug) = unsafe {
+            (
+                reasons.mmio,
+                reasons.notify,
+                reasons.console,
+                reasons.shutdown,
+                reasons.death,
+                reasons.debug,
+            )
+        };
+        Ok(match self.run.exit {
+            LGUEST_EXIT_MMIO => {
+                let length = mmio.insn.len().min(self.run.insn_len as usize);
+                Exit::Mmio {
+                    gpa: mmio.gpa,
+                    insn: mmio.insn[..length].to_vec(),
+                }
+            }
+            LGUEST_EXIT_NOTIFY => Exit::Notify {
+                gpa: notify.gpa,
+                queue: notify.queue,
+            },
+            LGUEST_EXIT_CONSOLE => Exit::Console {
+                gpa: console.gpa,
+                len: console.len,
+            },
+            LGUEST_EXIT_SHUTDOWN => Exit::Shutdown {
+                kind: shutdown.kind,
+                arg: shutdown.arg,
+            },
+            LGUEST_EXIT_DEATH => {
+                let reason: Vec<u8> = death
+                    .reason
+                    .iter()
+                    .map(|&c| c as u8)
+                    .take_while(|&c| c != 0)
+                    .collect();
+                Exit::Death {
+                    reason: String::from_utf8_lossy(&reason).into_owned(),
+                }
+            }
+            LGUEST_EXIT_DEBUG => Exit::Debug {
+                vector: debug.vector,
+            },
+            exit => {
+                let source = io::Error::other(format!("unknown exit {exit}"));
+                return Err(Error::Module {
+                    call: "LGUEST_RUN",
+                    source,
+                });
+            }
+        })
+    }
+
+    /// What LGUEST_EXIT_DEBUG is wanted for: `LGUEST_DEBUG_*`.
+    pub fn set_debug(&mut self, flags: u32) -> Result<(), Error> {
+        let debug = lguest_debug {
+            flags,
+            ..Default::default()
+        };
+        // SAFETY: SET_DEBUG reads a struct lguest_debug.
+        let result = unsafe { ioctl_with_ref(&self.vm.device, LGUEST_IOCTL_SET_DEBUG, &debug) };
+        check(result, "LGUEST_SET_DEBUG")
+    }
+
+    /// The registers at the last exit.
+    pub fn regs(&self) -> lguest_regs {
+        self.run.regs
+    }
+
+    /// Sets the registers from r15 to rsp with which the vCPU goes on.
+    pub fn set_regs(&mut self, regs: lguest_regs) {
+        self.run.regs = regs;
+        self.run.set_regs = 1;
+    }
+}

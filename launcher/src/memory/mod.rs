@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Guest-physical memory: where RAM and devices lie, and the memfd behind RAM.
+
+pub mod cgroup;
+
+use std::fs::{self, File};
+use std::io;
+use std::sync::Arc;
+
+use nix::fcntl::{fcntl, FcntlArg, SealFlag};
+use nix::sys::memfd::{memfd_create, MFdFlags};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
+
+/// The RAM of a Guest, addressed by GPA.
+pub type Memory = GuestMemoryMmap<()>;
+
+/// Page size, in bytes.
+pub const PAGE: u64 = 0x1000;
+/// Below this GPA is the Launcher's boot data: see [`crate::boot`].
+pub const BOOT_DATA_END: u64 = 0x10_0000;
+/// GPA of the window of device 0; device n is [`DEVICE_SIZE`] * n further on.
+pub const DEVICES: u64 = 0xd000_0000;
+/// Size of a device's window, in bytes.
+pub const DEVICE_SIZE: u64 = 0x1000;
+/// RAM that does not fit below [`DEVICES`] goes on from this GPA.
+const HIGH_RAM: u64 = 4 << 30;
+
+/// The parts of RAM, as GPA and size, for `size` bytes in all.
+pub fn layout(size: u64) -> Vec<(u64, u64)> {
+    let low = size.min(DEVICES);
+    let parts = [(0, low), (HIGH_RAM, size - low)];
+    parts.into_iter().filter(|&(_, size)| size != 0).collect()
+}
+
+/// Makes `size` bytes of RAM, all 0.
+///
+/// RAM is a sealed memfd, mapped shared: a fork of the Launcher sees the same pages and copies
+/// none.
+pub fn create(size: u64) -> io::Result<Memory> {
+    let memfd = memfd_create(
+        c"lguest-ram",
+        MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
+    )?;
+    let file = File::from(memfd);
+    file.set_len(size)?;
+    // Nobody can pull pages from under the Guest.
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    let file = Arc::new(file);
+    let mut offset = 0;
+    let mut regions = Vec::new();
+    for (gpa, size) in layout(size) {
+        let place = FileOffset::from_arc(file.clone(), offset);
+        regions.push((GuestAddress(gpa), size as usize, Some(place)));
+        offset += size;
+    }
+    Memory::from_ranges_with_files(regions).map_err(io::Error::other)
+}
+
+/// How much a Guest of `size` bytes takes beside its RAM, in bytes: lg itself, the page tables of
+/// both, and the shadow tables of a usual Guest. They count in a control group as well.
+pub fn beside(size: u64) -> u64 {
+    (16 << 20) + size / 32
+}
+
+/// What is left of the Host's memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Available {
+    /// How much RAM a Guest can have: what the kernel thinks is free or easily made free, and `swap`.
+    /// (A Guest's own pages are pinned.)
+    pub all: u64,
+    /// What the kernel can free by swapping others out.
+    pub swap: u64,
+}
+
+/// How much there is.
+pub fn available() -> io::Result<Available> {
+    available_by(&fs::read_to_string("/proc/meminfo")?)
+        .ok_or_else(|| io::Error::other("/proc/meminfo has no MemAvailable"))
+}
+
+fn available_by(meminfo: &str) -> Option<Available> {
+    let bytes = |name| {
+        let (_, rest) = meminfo.split_once(name)?;
+        let kib: u64 = rest.split_whitespace().next()?.parse().ok()?;
+        kib.checked_mul(1024)
+    };
+    let swap = bytes("\nSwapFree:").unwrap_or(0);
+    let all = bytes("\nMemAvailable:")?.checked_add(swap)?;
+    Some(Available { all, swap })
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestMemory, GuestMemoryRegion};
+
+    use super::*;
+
+    #[test]
+    fn small_ram_is_one_part() {
+        assert_eq!(layout(512 << 20), [(0, 512 << 20)]);
+        assert_eq!(layout(DEVICES), [(0, DEVICES)]);
+    }
+
+    #[test]
+    fn large_ram_leaves_a_hole_for_devices() {
+        assert_eq!(layout(DEVICES + PAGE), [(0, DEVICES), (HIGH_RAM, PAGE)]);
+    }
+
+    #[test]
+    fn free_memory() {
+        let meminfo = "MemTotal:  999 kB\nMemAvailable:     20 kB\nSwapFree:   3 kB\n";
+        let kib = |all: u64, swap: u64| {
+            let (all, swap) = (all << 10, swap << 10);
+            Some(Available { all, swap })
+        };
+        assert_eq!(available_by(meminfo), kib(23, 3));
+        assert_eq!(
+            available_by("MemTotal: 1 kB\nMemAvailable: 7 kB\n"),
+            kib(7, 0)
+        );
+        for bad in ["", "\nMemAvailable:", "\nMemAvailable: x kB\n"] {
+            assert_eq!(available_by(bad), None, "{bad:?}");
+        }
+        assert!(available().unwrap().all > 0);
+    }
+
+    #[test]
+    fn both_parts_are_there_and_apart() {
+        let memory = create(DEVICES + 2 * PAGE).unwrap();
+        assert_eq!(
+            memory.iter().map(|region| region.len()).sum::<u64>(),
+            DEVICES + 2 * PAGE
+        );
+        memory.write_obj(1u64, GuestAddress(DEVICES - 8)).unwrap();
+        memory.write_obj(2u64, GuestAddress(HIGH_RAM)).unwrap();
+        assert_eq!(
+            memory.read_obj::<u64>(GuestAddress(DEVICES - 8)).unwrap(),
+            1
+        );
+        assert_eq!(
+            memory.read_obj::<u64>(GuestAddress(HIGH_RAM + 8)).unwrap(),
+            0
+        );
+        memory.write_obj(3u64, GuestAddress(DEVICES)).unwrap_err();
+    }
+}

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What is to run: the kernel, its initrd and its command line, found, read and checked.
+
+use std::env;
+use std::ffi::{CStr, CString};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use linux_loader::cmdline::Cmdline;
+
+use crate::boot::cpio;
+use crate::boot::root::Root;
+use crate::boot::told;
+use crate::boot::{self, BootError, Entry, COMMAND_LINE_SIZE};
+use crate::cli::Run;
+use crate::devices::fs::share::Share;
+use crate::image::{Image, ImageError};
+use crate::machine::bus::Devices;
+use crate::memory::Memory;
+use crate::report::Error;
+use crate::session::streams::Streams;
+
+/// Where an installed lg finds its guest.
+const INSTALLED_KERNEL: &str = "/usr/lib/lg/vmlinux";
+/// Where an installed lg finds its guest's initial root.
+pub const INSTALLED_INITRD: &str = "/usr/lib/lg/initramfs.cpio";
+
+/// A Guest that can be loaded.
+pub struct Guest {
+    /// Where the kernel was.
+    pub path: PathBuf,
+    /// The kernel.
+    pub image: Image,
+    /// Where the initrd was.
+    pub initrd_path: Option<PathBuf>,
+    /// The initrd; empty if there is none.
+    pub initrd: Vec<u8>,
+    /// The Host's directory that is its root.
+    pub root: Option<Root>,
+    /// The kernel's command line, but for what announces the devices.
+    command_line: Vec<String>,
+    /// The directories that it shares with the Host.
+    pub shares: Vec<Share>,
+    /// What the command's standard streams are.
+    pub streams: Streams,
+}
+
+impl Guest {
+    /// Finds what `options` ask for.
+    pub fn find(options: &Run) -> Result<Self, Error> {
+        let path = find_kernel(options.kernel.as_deref())?;
+        let image = Image::parse(read(&path)?).map_err(|error| refused(&path, error))?;
+        if !options.command.is_empty() && !image.linux {
+            return Err(Error::CommandForBareGuest(path));
+        }
+        if let (false, Some(option)) = (image.linux, option_of_linux(options)) {
+            return Err(Error::OptionForBareGuest { path, option });
+        }
+        let streams = Streams::of(image.linux, options.initrd.is_some());
+        let root = match image.linux {
+            true => Root::find(options)?,
+            false => None,
+        };
+        let initrd_path = match image.linux {
+            true => Some(find_initrd(options.initrd.as_deref())?),
+            false => options.initrd.clone(),
+        };
+        let told = match image.linux {
+            true => told::archive(options, &streams, root.as_ref())?,
+            false => Vec::new(),
+        };
+        let limit = boot::initrd_limit(&image);
+        let initrd = initrd(initrd_path.as_deref(), &told, limit)?;
+        let command_line = arguments(options, &image);
+        let shares = root.iter().map(Root::share);
+        Ok(Self {
+            path,
+            image,
+            initrd_path,
+            initrd,
+            command_line,
+            shares: shares.chain(options.share.iter().cloned()).collect(),
+            root,
+            streams,
+        })
+    }
+
+    /// The kernel's command line on a machine with so many devices.
+    ///
+    /// # Errors
+    ///
+    /// It is longer than Linux takes, or holds what is no plain text.
+    pub fn command_line(&self, devices: usize) -> Result<CString, Error> {
+        let line = || {
+            let mut line = Cmdline::new(COMMAND_LINE_SIZE)?;
+            Devices::announce(devices, &mut line)?;
+            for word in &self.command_line {
+                line.insert_str(word)?;
+            }
+            line.as_cstring()
+        };
+        line().map_err(Error::CommandLine)
+    }
+
+    /// Puts it into `memory`. Where it starts is the result.
+    ///
+    /// # Errors
+    ///
+    /// It does not fit.
+    pub fn load(&self, memory: &Memory, command_line: &CStr) -> Result<Entry, Error> {
+        boot::load(memory, &self.image, &self.initrd, command_line).map_err(|error| match error {
+            BootError::Image(source) => refused(&self.path, source),
+            BootError::Other(error) => error,
+        })
+    }
+}
+
+fn refused(path: &Path, source: ImageError) -> Error {
+    Error::Image {
+        path: path.into(),
+        source,
+    }
+}
+
+/// The kernel that was named, or the first of the usual ones.
+pub fn find_kernel(named: Option<&Path>) -> Result<PathBuf, Error> {
+    if let Some(named) = named {
+        return Ok(named.into());
+    }
+    let mut trees = vec![PathBuf::new()];
+    trees.extend(env::var_os("KBUILD_OUTPUT").map(PathBuf::from));
+    let in_tree = |tree: &PathBuf| ["vmlinux", "arch/x86/boot/bzImage"].map(|file| tree.join(file));
+    let mut tried: Vec<_> = trees.iter().flat_map(in_tree).collect();
+    tried.push(INSTALLED_KERNEL.into());
+    tried
+        .iter()
+        .find(|path| path.exists())
+        .cloned()
+        .ok_or(Error::NoKernel { tried })
+}
+
+/// The initrd that was named, or the installed one.
+fn find_initrd(named: Option<&Path>) -> Result<PathBuf, Error> {
+    match named {
+        Some(path) => Ok(path.into()),
+        None if Path::new(INSTALLED_INITRD).exists() => Ok(INSTALLED_INITRD.into()),
+        None => Err(Error::NoInitrd(INSTALLED_INITRD.into())),
+    }
+}
+
+/// The initrd, with what the Guest's init is told behind it. A file of more than `limit` bytes is not
+/// even read.
+fn initrd(path: Option<&Path>, told: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
+    let size = path.map_or(0, |path| fs::metadata(path).map_or(0, |file| file.len()));
+    if size > limit {
+        return Err(Error::InitrdTooLarge { size, limit });
+    }
+    let mut initrd = path.map_or(Ok(Vec::new()), read)?;
+    if !told.is_empty() {
+        initrd.resize(initrd.len().next_multiple_of(cpio::ALIGN), 0);
+        initrd.extend(told);
+    }
+    Ok(initrd)
+}
+
+/// An option that only lg's init makes something of.
+fn option_of_linux(options: &Run) -> Option<&'static str> {
+    [
+        ("--root", options.root.is_some()),
+        ("--rw", options.rw),
+        ("--env", !options.env.is_empty()),
+    ]
+    .into_iter()
+    .find_map(|(option, given)| given.then_some(option))
+}
+
+fn arguments(options: &Run, image: &Image) -> Vec<String> {
+    let mut words = Vec::new();
+    if image.linux {
+        // Our own init opens hvc0 by itself, and leaves the kernel's log to the hypercall. Any other
+        // expects its terminal to be /dev/console, and so shares it with the kernel. With a command,
+        // it must be our own, and the log tells whether it was.
+        if options.initrd.is_none() || !options.command.is_empty() {
+            words.push("console=lguest0".into());
+        } else {
+            words.push("console=hvc0".into());
+            if !options.verbose {
+                words.push("quiet".into());
+            }
+        }
+    }
+    if let Some(net) = options.net.as_ref().filter(|_| image.linux) {
+        words.extend(net.argument());
+    }
+    let asked = options.append.iter().filter(|words| !words.is_empty());
+    words.extend(asked.cloned());
+    words
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|source| Error::Read {
+        path: path.into(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::tests::run;
+    use crate::image::tests::{elf, good_notes};
+
+    #[test]
+    fn command_lines() {
+        let linux = Image::parse(elf(&good_notes())).unwrap();
+        let line = |words| arguments(&run(words).unwrap(), &linux).join(" ");
+        assert_eq!(line(&[]), "console=lguest0");
+        assert_eq!(
+            line(&[
+                "--append",
+                "debug",
+                "--append=",
+                "--append=a b",
+                "--",
+                "true"
+            ]),
+            "console=lguest0 debug a b"
+        );
+        assert_eq!(line(&["--initrd", "mine"]), "console=hvc0 quiet");
+        assert_eq!(line(&["-v", "--initrd", "mine"]), "console=hvc0");
+        let ours = line(&["--initrd", "mine", "--", "true"]);
+        assert_eq!(ours, "console=lguest0");
+        assert_eq!(line(&["--net", "tap=tap0"]), "console=lguest0");
+        assert_eq!(
+            line(&["--net", "user", "--append", "quiet"]),
+            "console=lguest0 ip=10.0.2.15::10.0.2.2:255.255.255.0:lguest:eth0:off:10.0.2.3 quiet"
+        );
+    }
+
+    #[test]
+    fn command_lines_that_cannot_be() {
+        let guest = |append: &str| Guest {
+            path: PathBuf::new(),
+            image: Image::parse(elf(&good_notes())).unwrap(),
+            initrd_path: None,
+            initrd: Vec::new(),
+            root: None,
+            command_line: vec![append.into()],
+            shares: Vec::new(),
+            streams: Streams {
+                place: None,
+                console: false,
+                names: Vec::new(),
+            },
+        };
+        let line = |append: &str| guest(append).command_line(0);
+        let longest = "x".repeat(COMMAND_LINE_SIZE - 1);
+        assert_eq!(line(&longest).unwrap().as_bytes(), longest.as_bytes());
+        for bad in [
+            "x".repeat(COMMAND_LINE_SIZE),
+            "a\nb".into(),
+            "\u{1b}".into(),
+        ] {
+            let error = line(&bad).unwrap_err();
+            assert!(matches!(error, Error::CommandLine(_)), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn the_init_is_told_behind_the_initrd() {
+        let path = std::env::temp_dir().join(format!("lg-initrd-{}", std::process::id()));
+        fs::write(&path, b"odd").unwrap();
+        let told = initrd(Some(&path), b"told", 3);
+        let bare = initrd(Some(&path), b"", 3);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(told.unwrap(), *b"odd\0told");
+        assert_eq!(bare.unwrap(), *b"odd");
+    }
+}

@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `--dry-run`: what `lg run` would run, found and checked as it is before a run.
+//!
+//! Whatever would be refused is refused here, with the same error, but for what only shows when it
+//! is done: /dev/lguest is not opened, no socket is made, passt is not started, no interface is
+//! attached to. Nothing is changed. (The temporary file of an overlay has no name, and is gone.)
+
+#![forbid(unsafe_code)]
+
+pub mod guest;
+
+use std::env;
+use std::fmt::{self, Display};
+use std::path::{absolute, PathBuf};
+
+use nix::unistd::{getgid, getuid};
+use serde::Serialize;
+
+use crate::boot::root;
+use crate::boot::told;
+use crate::cli::Run;
+use crate::devices::blk::disk::{Access, Disk};
+use crate::devices::fs::share::{self, Share};
+use crate::machine;
+use crate::machine::bus::{self, Devices};
+use crate::plan::guest::Guest;
+use crate::report::Error;
+use crate::socket_file;
+
+/// What would run.
+#[derive(Debug, Serialize)]
+pub struct Plan {
+    /// The kernel's file, an absolute path.
+    kernel: PathBuf,
+    /// Linux, and no bare guest.
+    linux: bool,
+    /// GVA of the first instruction. In hexadecimal, as [`Device::window`]: a number of JSON is not
+    /// exact beyond 2^53 with many readers.
+    entry: String,
+    /// RAM, in bytes.
+    memory: u64,
+    /// Its file.
+    initrd: Option<PathBuf>,
+    /// What the kernel gets, in bytes: the file, and behind it what its init is told.
+    initrd_size: usize,
+    command_line: String,
+    devices: Vec<Device>,
+    #[serde(flatten)]
+    command: Option<Command>,
+    /// Seconds.
+    timeout: Option<f64>,
+}
+
+/// A device, at its number.
+#[derive(Debug, Serialize)]
+struct Device {
+    kind: &'static str,
+    what: String,
+    /// GPA of its registers.
+    window: String,
+    /// Linux's number of its interrupt.
+    interrupt: u32,
+}
+
+/// What Linux runs.
+#[derive(Debug, Serialize)]
+struct Command {
+    /// Empty: a shell.
+    command: Vec<String>,
+    /// NAME=VALUE.
+    environment: Vec<String>,
+    /// Without a root: the initrd's own.
+    root: Option<PathBuf>,
+    /// Writes to the root go there.
+    rw: bool,
+    /// Where it runs, and as whom, in that root.
+    directory: Option<PathBuf>,
+    user: u32,
+    group: u32,
+}
+
+impl Plan {
+    /// Finds and checks what `options` ask for.
+    ///
+    /// # Errors
+    ///
+    /// That of a run.
+    pub fn make(options: &Run) -> Result<Self, Error> {
+        let disks = Disk::open_all(&options.disk)?;
+        let guest = Guest::find(options)?;
+        if let Some(net) = &options.net {
+            net.check()?;
+        }
+        share::open_all(&guest.shares, options.memory)?;
+        if let Some(vsock) = &options.vsock {
+            vsock.check().map_err(Error::Vsock)?;
+        }
+        if let Some(path) = &options.gdb {
+            socket_file::check(path).map_err(Error::GdbSocket)?;
+        }
+        let devices = devices(options, &guest, &disks)?;
+        let memory = machine::make_memory(options.memory)?;
+        let command_line = guest.command_line(devices.len())?;
+        guest.load(&memory, &command_line)?;
+        Ok(Self {
+            kernel: absolute(&guest.path).unwrap_or(guest.path.clone()),
+            linux: guest.image.linux,
+            entry: format!("{:#x}", guest.image.entry),
+            memory: options.memory,
+            initrd: guest.initrd_path.clone(),
+            initrd_size: guest.initrd.len(),
+            command_line: command_line.to_string_lossy().into(),
+            devices,
+            command: guest.image.linux.then(|| command(options, &guest)),
+            timeout: options.timeout.map(|time| time.as_secs_f64()),
+        })
+    }
+}
+
+fn command(options: &Run, guest: &Guest) -> Command {
+    let lossy = |words: &[std::ffi::OsString]| {
+        let words = words.iter().map(|word| word.to_string_lossy().into());
+        words.collect()
+    };
+    let root = guest.root.as_ref();
+    let here = env::current_dir().ok();
+    Command {
+        command: lossy(&options.command),
+        environment: lossy(&told::environment(options, root)),
+        root: root.map(|root| root.directory.clone()),
+        rw: root.is_some_and(|root| root.write),
+        directory: root.and_then(|root| Some(root.name_of(&here?))),
+        user: root.map_or(0, |_| getuid().as_raw()),
+        group: root.map_or(0, |_| getgid().as_raw()),
+    }
+}
+
+/// The devices, as `machine` makes them.
+fn devices(options: &Run, guest: &Guest, disks: &[Disk]) -> Result<Vec<Device>, Error> {
+    let ports = &guest.streams.names;
+    let first = [
+        Some(("console", "the terminal".into())),
+        (!ports.is_empty()).then(|| ("ports", ports.join(" "))),
+    ];
+    let share = |share: &Share| {
+        let access = match (share.private, share.read_only) {
+            (true, _) => ", writes stay in memory",
+            (false, true) => ", read-only",
+            (false, false) => "",
+        };
+        let Share { directory, tag, .. } = share;
+        let place = match tag.as_str() {
+            root::TAG => "/".into(),
+            tag => format!("{}/{tag}", share::GUEST_DIRECTORY),
+        };
+        ("fs", format!("{} at {place}{access}", directory.display()))
+    };
+    let disk = |(name, (spec, disk)): (char, (&crate::devices::blk::disk::Spec, &Disk))| {
+        let access = match spec.access {
+            Access::Write => "",
+            Access::Read => ", read-only",
+            Access::Overlay => ", writes go to a temporary file",
+        };
+        let (path, size) = (spec.path.display(), disk.size());
+        let what = format!("{path} as /dev/vd{name}, {size} bytes{access}");
+        ("blk", what)
+    };
+    let others = bus::in_order(
+        guest.shares.iter().map(share),
+        options.net.as_ref().map(|net| ("net", net.to.to_string())),
+        options.vsock.as_ref().map(|vsock| {
+            let path = vsock.path.display();
+            ("vsock", format!("{path}, the guest's CID is {}", vsock.cid))
+        }),
+        ('a'..).zip(options.disk.iter().zip(disks)).map(disk),
+        ("rng", "random numbers".into()),
+    );
+    let all = first.into_iter().flatten().chain(others).enumerate();
+    all.map(|(number, (kind, what))| {
+        Ok(Device {
+            kind,
+            what,
+            window: format!("{:#x}", Devices::window(number)),
+            interrupt: bus::LINUX_IRQ_OF_LINE_0 + bus::line(number)?,
+        })
+    })
+    .collect()
+}
+
+/// A line each, for people.
+impl Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut row = |name: &str, what: &dyn Display| writeln!(f, "{name:<13} {what}");
+        let kind = if self.linux { "Linux" } else { "a bare guest" };
+        let kernel = self.kernel.display();
+        row("kernel", &format!("{kernel}, {kind}, entry {}", self.entry))?;
+        row("command line", &self.command_line)?;
+        if let Some(initrd) = &self.initrd {
+            let size = self.initrd_size;
+            let initrd = initrd.display();
+            row(
+                "initrd",
+                &format!("{initrd}, {size} bytes with what its init is told"),
+            )?;
+        }
+        row("memory", &format!("{} MiB", self.memory >> 20))?;
+        for (number, device) in self.devices.iter().enumerate() {
+            let Device {
+                kind,
+                what,
+                window,
+                interrupt,
+            } = device;
+            let place = format!("{window} irq {interrupt:<2}");
+            row(
+                &format!("device {number}"),
+                &format!("{place} {kind:<7} {what}"),
+            )?;
+        }
+        if let Some(command) = &self.command {
+            if let Some(root) = &command.root {
+                let root = root.display();
+                let writes = if command.rw { "there" } else { "to memory" };
+                row("root", &format!("{root}, writes go {writes}"))?;
+                row("user", &format!("{}:{}", command.user, command.group))?;
+            }
+            if let Some(directory) = &command.directory {
+                row("directory", &directory.display())?;
+            }
+            for variable in &command.environment {
+                row("environment", &quoted(variable))?;
+            }
+            let words: Vec<_> = command.command.iter().map(|word| quoted(word)).collect();
+            match words.is_empty() {
+                true => row("command", &"a shell")?,
+                false => row("command", &words.join(" "))?,
+            }
+        }
+        if let Some(seconds) = self.timeout {
+            row("timeout", &format!("{seconds} s"))?;
+        }
+        Ok(())
+    }
+}
+
+/// A word as a shell reads it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-+=./:,@%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.into(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::cli::tests::run;
+    use crate::image::tests::{elf, good_notes};
+
+    /// The plan for these arguments, with a kernel that is one as far as anybody can see, in a
+    /// directory that has nothing else.
+    fn plan(arguments: &[&str]) -> Result<Plan, Error> {
+        let directory = tempfile::tempdir().unwrap();
+        let kernel = directory.path().join("vmlinux");
+        fs::write(&kernel, elf(&good_notes())).unwrap();
+        let mut options = run(arguments).unwrap();
+        options.kernel = Some(kernel);
+        options.initrd = Some("/dev/null".into());
+        let plan = Plan::make(&options);
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        plan
+    }
+
+    #[test]
+    fn devices_have_their_numbers() {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        disk.as_file().set_len(4096).unwrap();
+        let disk = format!("{},ro", disk.path().display());
+        let arguments = [
+            "--disk",
+            &disk,
+            "--share",
+            "/usr:usr:ro",
+            "--vsock",
+            "/tmp/lg-no-such",
+            "--root",
+            "/",
+        ];
+        let plan = plan(&arguments).unwrap();
+        let kinds: Vec<_> = plan.devices.iter().map(|device| device.kind).collect();
+        let kinds = kinds
+            .strip_prefix(&["console", "ports"])
+            .unwrap_or(&kinds[1..]);
+        assert_eq!(kinds, ["fs", "fs", "vsock", "blk", "rng"]);
+        let last = plan.devices.len() - 1;
+        let word = format!(
+            "virtio_mmio.device=4K@{:#x}:{}",
+            0xd000_0000u64 + last as u64 * 4096,
+            16 + last
+        );
+        assert!(plan.command_line.contains(&word), "{}", plan.command_line);
+        let window = format!("{:#x}", 0xd000_0000u64 + last as u64 * 4096);
+        assert_eq!(plan.devices[last].window, window);
+        assert_eq!(plan.devices[last].interrupt, 16 + last as u32);
+        let text = plan.to_string();
+        for words in [
+            "/usr at /mnt/usr, read-only",
+            "/dev/vda, 4096 bytes, read-only",
+            "CID is 3",
+        ] {
+            assert!(text.contains(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_command_can_be_copied() {
+        let plan = plan(&[
+            "--env=A=b c",
+            "--timeout=90",
+            "--root=/",
+            "--",
+            "sh",
+            "-c",
+            "it's $A",
+            "",
+        ]);
+        let text = plan.unwrap().to_string();
+        for line in [
+            r"command       sh -c 'it'\''s $A' ''",
+            "environment   'A=b c'",
+            "root          /, writes go to memory",
+            "timeout       90 s",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_a_run_refuses_is_refused() {
+        let code = |arguments: &[&str]| plan(arguments).unwrap_err().code().to_string();
+        assert_eq!(code(&["--disk", "/no/such"]), "LG0036");
+        assert_eq!(code(&["--share", "/no/such:a"]), "LG0032");
+        assert_eq!(code(&["--share", "/usr:a", "--share", "/etc:a"]), "LG0033");
+        assert_eq!(code(&["--net", "tap=lg-no-such-if"]), "LG0029");
+        assert_eq!(code(&["--vsock", "/dev/null"]), "LG0035");
+        assert_eq!(code(&["--gdb", "/dev/null"]), "LG0034");
+        assert_eq!(code(&["--root", "/no/such"]), "LG0044");
+        assert_eq!(code(&["-m", "4M"]), "LG0015");
+        assert_eq!(code(&["--append", &"x".repeat(2048)]), "LG0014");
+        let shares: Vec<_> = (0..64).map(|tag| format!("--share=/usr:{tag}")).collect();
+        let shares: Vec<_> = shares.iter().map(String::as_str).collect();
+        assert_eq!(code(&shares), "LG0048");
+    }
+}

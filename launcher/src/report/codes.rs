@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The codes of all errors, each with its explanation: what `lg explain` prints, and what
+//! `Documentation/errors.md` is made of.
+//!
+//! A code, once given, keeps its meaning for ever: scripts and web pages know it. A new error gets
+//! the next number.
+
+use std::fmt::{self, Write};
+use std::str::FromStr;
+
+/// What is to be known of an error.
+#[derive(Debug)]
+pub struct Explanation {
+    /// The error in a few words.
+    pub title: &'static str,
+    /// Why it happens.
+    pub cause: &'static str,
+    /// How to find out more.
+    pub check: &'static str,
+    /// What to do.
+    pub fix: &'static str,
+}
+
+macro_rules! codes {
+    ($($number:literal $name:ident: $title:literal, $cause:literal, $check:literal, $fix:literal;)*) => {
+        /// The code of an error.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)] // the titles say it
+        pub enum Code {
+            $($name = $number,)*
+        }
+
+        impl Code {
+            /// All of them, in order.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// What there is to know.
+            pub fn explanation(self) -> Explanation {
+                match self {
+                    $(Self::$name => Explanation {
+                        title: $title,
+                        cause: $cause,
+                        check: $check,
+                        fix: $fix,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    1 NoKernel: "there is no kernel to run",
+        "No kernel was named, and none is where one is looked for: ./vmlinux, ./arch/x86/boot/bzImage, the same \
+         below $KBUILD_OUTPUT, and the installed default. The Host's own kernel is never taken: it lacks the \
+         guest's support for lg.",
+        "The error lists every path that was tried.",
+        "Name a kernel, lg run KERNEL, or start lg in the tree of a kernel that is built.";
+    2 NoInitrd: "there is no initrd",
+        "Linux needs an initial root, none was named, and the default one is not installed.",
+        "ls /usr/lib/lg",
+        "Name one with --initrd FILE; /dev/null will do when the kernel has one built in. `make install` installs \
+         the default.";
+    3 Read: "a file cannot be read",
+        "It does not exist, is a directory, or may not be read by you.",
+        "ls -l FILE",
+        "Name a file that exists and that you may read.";
+    4 NotAKernel: "the file is no kernel",
+        "It is neither an ELF executable nor a bzImage.",
+        "file KERNEL",
+        "Name the vmlinux or the arch/x86/boot/bzImage of an x86-64 kernel tree.";
+    5 DamagedKernel: "the kernel is damaged",
+        "Its headers contradict themselves, or it is cut short; or its segments are where no guest can have them.",
+        "readelf -lW vmlinux",
+        "Build or copy the file again.";
+    6 ForeignKernel: "the kernel is for another machine",
+        "lg runs its guests on this very CPU, so they must be x86-64.",
+        "file KERNEL",
+        "Build the kernel with ARCH=x86_64, or name another.";
+    7 Kernel32Bit: "the kernel is a 32-bit one",
+        "lg's guests are 64-bit. (Programs in them may be 32-bit.)",
+        "file KERNEL",
+        "Build the kernel with CONFIG_64BIT=y.";
+    8 OldBzImage: "the bzImage is too old",
+        "Its boot protocol is older than the one that tells where the kernel proper is in the file.",
+        "file KERNEL",
+        "Name the vmlinux of the same kernel tree instead.";
+    9 Unpack: "the kernel cannot be unpacked",
+        "The kernel inside a bzImage is compressed, in a way that lg does not know or with damaged data.",
+        "grep CONFIG_KERNEL_ .config",
+        "Build it with gzip, xz, zstd or lz4, or name the vmlinux of the same kernel tree.";
+    10 NoNote: "the kernel has no lguest support",
+        "A kernel that runs as lg's guest says so by the ELF note \"Lguest\". This one has none, so it would crash at \
+         its first privileged instruction: distribution kernels, the Host's own among them, lack the patch.",
+        "readelf -n vmlinux | grep Lguest",
+        "Apply the series of guest-kernel-patch/ to the tree, `lg config` it, build it again.";
+    11 GuestAbi: "the kernel speaks another version of the guest ABI",
+        "The contract between guest and lg.ko (include/uapi/linux/lguest.h) has a version; kernel and lg were built \
+         from different ones.",
+        "readelf -n vmlinux",
+        "Build the older of the two again, from the source of the newer.";
+    12 GuestFeatures: "the kernel needs features that lg does not know",
+        "It was built for a newer lg.",
+        "readelf -n vmlinux",
+        "Install the lg that belongs to this guest.";
+    13 CommandForBareGuest: "a bare guest runs no commands",
+        "Behind \"--\" stands a command for Linux, but the kernel is a program without an operating system.",
+        "lg run -v KERNEL says what it is.",
+        "Leave out \"-- COMMAND\".";
+    14 CommandLine: "there can be no such command line for the kernel",
+        "Linux takes 2047 bytes, and lg needs some of them to announce its devices; and they must be plain text.",
+        "lg run -v prints the command line.",
+        "Shorten --append, and leave out what is no plain text.";
+    15 TooLittleMemory: "too little memory",
+        "Kernel and initrd alone fill what -m gives, or more.",
+        "ls -l of both; the error says how much they need.",
+        "Give more with -m.";
+    16 TooMuchMemory: "too much memory",
+        "The guest's first page tables lie in its first MiB, and map no more.",
+        "The error says how much was asked for.",
+        "Give less with -m.";
+    17 InitrdTooLarge: "the initrd is too large",
+        "It must fit between the kernel and the end of RAM or the 2 GiB below which Linux wants it.",
+        "ls -l INITRD",
+        "Make it smaller, or put the files into a directory and --share it.";
+    18 Memory: "the memory for the guest cannot be made",
+        "The Host refuses a memfd of this size: not enough memory, or a limit of yours.",
+        "free -m; ulimit -a; cat /sys/fs/cgroup/memory.max",
+        "Give less with -m, or free some memory.";
+    19 NoDevice: "there is no /dev/lguest",
+        "The module lg.ko is not loaded.",
+        "lsmod | grep lg; dmesg | grep lg:",
+        "sudo modprobe lg, or sudo insmod lg.ko. A module that refuses to load says why in dmesg.";
+    20 DevicePermission: "you may not use /dev/lguest",
+        "It belongs to a group (usually \"lguest\") that you are not in.",
+        "ls -l /dev/lguest; id",
+        "sudo usermod -aG lguest $USER, then log in again.";
+    21 OpenDevice: "/dev/lguest cannot be opened",
+        "The node is there and you may use it, but the module behind it is not or refuses.",
+        "lsmod | grep lg; dmesg | tail",
+        "Load the module again: sudo rmmod lg, sudo modprobe lg.";
+    22 ModuleAbi: "the lg module does not fit this lg",
+        "Module and Launcher were built from different versions of their contract.",
+        "lg doctor",
+        "Build and install both from the same source, then load the module again.";
+    23 Module: "the lg module refuses a call",
+        "What was asked for is not possible now: too many VMs of this process, no memory, a limit.",
+        "dmesg | tail; lg doctor",
+        "What dmesg says; a second VM needs a process of its own.";
+    24 Output: "the output cannot be written",
+        "Standard output or error is a file or a device that takes no more.",
+        "df; where standard output goes.",
+        "Free space, or send the output elsewhere.";
+    25 Setup: "the machine cannot be set up",
+        "A thread, an eventfd or the like could not be made: a limit of the system was reached.",
+        "ulimit -a",
+        "Close other programs, or raise the limit.";
+    26 Sandbox: "a system call was stopped",
+        "While a guest runs, lg allows itself only the system calls that it needs. Another one was made: by somebody \
+         who found a hole in a device, or because lg's list is too short for this C library.",
+        "The error says the call's number; `ausyscall NUMBER` its name.",
+        "Trust this guest no further, and report it.";
+    27 NoPasst: "there is no passt",
+        "--net user lets the program passt speak for the guest, and no directory in PATH has it.",
+        "command -v passt",
+        "sudo apt install passt, or leave out --net user.";
+    28 Passt: "passt does not start",
+        "It refused what it was asked for, such as a port that is forwarded already, or could not make its own \
+         sandbox.",
+        "The error has its own words; passt(1) explains them.",
+        "Forward other ports, if it is about one.";
+    29 NoInterface: "there is no such network interface",
+        "--net tap=NAME uses an interface that exists, and makes none.",
+        "ip link",
+        "Make one of your own: sudo ip tuntap add NAME mode tap user $USER, sudo ip link set NAME up.";
+    30 OpenTun: "/dev/net/tun cannot be opened",
+        "The module tun is not loaded, or you may not use the device.",
+        "ls -l /dev/net/tun; lsmod | grep tun",
+        "sudo modprobe tun.";
+    31 Tap: "a network interface cannot be used",
+        "It belongs to another user or is in use, or it is no tap interface.",
+        "ip -d tuntap",
+        "Make one of your own: sudo ip tuntap add NAME mode tap user $USER, sudo ip link set NAME up.";
+    32 Share: "a directory cannot be shared",
+        "It does not exist, is no directory, or is one of the kernel's own, such as /proc, which the guest has too.",
+        "ls -ld DIR",
+        "Name a directory that exists and that you may read.";
+    33 TagTwice: "two shares have the same tag",
+        "The guest tells shares apart by their tags, and mounts each in a directory that is called like it.",
+        "The error says the tag.",
+        "Choose another for one of them.";
+    34 Gdb: "lg cannot wait for gdb",
+        "The socket of --gdb cannot be made. lg never replaces a file, not even a socket that an earlier lg has left \
+         behind.",
+        "ls -l SOCKET",
+        "Remove the file, or name another socket.";
+    35 Vsock: "the socket of --vsock cannot be made",
+        "Something is at its path already: another guest's socket, one that is left from a lg that was killed, or a \
+         file; or there can be no file.",
+        "ls -l PATH; ss -xlp",
+        "Name another path, or remove what is left: rm PATH.";
+    36 OpenDisk: "a disk cannot be opened",
+        "The file does not exist, or you may not read it, or reading it fails.",
+        "ls -l FILE; dmesg | tail",
+        "Name a file or a block device that you may read.";
+    37 DiskNotWritable: "a disk cannot be written",
+        "You may read the file but not write it, and the guest was to do both.",
+        "ls -l FILE; id",
+        "Let the guest only read it, --disk FILE,ro, or write to a temporary file, --disk FILE,overlay.";
+    38 NoDisk: "it is no disk",
+        "A disk is a file or a block device, not a directory or a character device.",
+        "ls -ld FILE",
+        "Name a raw image or a block device. For a directory: --share.";
+    39 DiskSize: "a disk has an impossible size",
+        "Disks consist of sectors of 512 bytes, at least one. The file is empty or ends within a sector.",
+        "ls -l FILE",
+        "Make it larger: truncate -s SIZE FILE.";
+    40 DiskFormat: "a disk image is not a raw one",
+        "The file begins like a qcow2, QED, VMDK, VDI, VHD or VHDX image. The guest would see the image's own tables \
+         instead of the disk in it.",
+        "qemu-img info FILE",
+        "Make a raw one of it: qemu-img convert -O raw FILE disk.raw.";
+    41 DiskInUse: "a disk is in use",
+        "Who writes to a disk is alone with it: no other guest has it, not even to read it, and the Host has not \
+         mounted it.",
+        "lslocks; findmnt -S FILE",
+        "Unmount it, or end the other guest; several guests can have the same disk with ,ro or ,overlay.";
+    42 DiskOverlay: "no temporary file can be made for an overlay",
+        "What the guest writes goes to a file without a name in $TMPDIR or /var/tmp. There is no such directory, or it \
+         is not on a file system that has such files (O_TMPFILE), or it is full.",
+        "df $TMPDIR /var/tmp",
+        "Name a directory on a local file system with room: export TMPDIR=DIR.";
+    43 TooManyDisks: "too many disks",
+        "A guest has at most 26, /dev/vda to /dev/vdz.",
+        "Count --disk.",
+        "Leave out some, or put several file systems on one.";
+    44 Root: "a directory cannot be the guest's root",
+        "It does not exist, is no directory, or you may not read it.",
+        "ls -ld DIR",
+        "Name another, --root DIR, or leave that out: the root is then what yours is.";
+    45 Write: "a file cannot be written",
+        "You may not write there, the directory does not exist, or the disk is full.",
+        "ls -ld DIRECTORY; df DIRECTORY",
+        "See who may write there, and whether the disk is full.";
+    46 NoTree: "it is no kernel tree",
+        "lg config works on the source of a kernel, and there is no Kconfig in that directory.",
+        "ls TREE",
+        "Name one: lg config TREE.";
+    47 NoConfig: "the kernel tree has no configuration",
+        "There is no .config yet, neither in the tree nor where it is built.",
+        "ls -l .config; echo $KBUILD_OUTPUT",
+        "Make one first, such as: make tinyconfig.";
+    48 TooManyDevices: "too many devices",
+        "Each device has an interrupt of its own, and a guest has 64; the console and random numbers take some.",
+        "Count --disk and --share.",
+        "Leave out some: one directory can hold what several shares do.";
+    49 HostMemory: "the Host has too little free memory for the guest",
+        "What a guest has touched of its RAM is pinned and never swapped, so all guests and programs together must \
+         fit: there is room for the first, and not for another.",
+        "free -m; ps -C lg -o pid,rss,args",
+        "Give less with -m, or end another guest.";
+    50 ConfigSyntax: "the file of --config is not TOML",
+        "It has lines NAME = VALUE, with quotes around strings, brackets around several of them, and each name once.",
+        "The error says the line; https://toml.io has the rules.",
+        "Write it as Documentation/command.md shows.";
+    51 ConfigKey: "the file of --config has an unknown option",
+        "The names in it are the long options of lg run without their hyphens, and kernel and command.",
+        "The error says the line, and which option is meant, if one is like it; lg run --help has all.",
+        "Correct the name, or leave the line out.";
+    52 ConfigValue: "an option in the file of --config has an impossible value",
+        "It is of the wrong type, or what the same option on the command line would not take either.",
+        "The error says the line and what is wanted; lg run --help says more.",
+        "Correct the value.";
+    53 GroupMemory: "the control group has too little memory for the guest",
+        "A container, a service or a batch job has a limit, which is that of its control group or of one around \
+         that. Who needs more is killed (status 137), and can say nothing, so lg looks first.",
+        "cat /proc/self/cgroup; the error names the group: cat GROUP/memory.max GROUP/memory.current",
+        "Give less with -m, or raise the limit: it must hold the guest's memory, and some for lg.";
+    54 CommandNotRun: "the guest has ended without running the command",
+        "lg's own init runs the command. With an initrd that has another, or init= or rdinit= in --append, the guest \
+         has done something else.",
+        "lg run -v prints the kernel's whole log, which says what it starts as init.",
+        "Leave out --initrd, name a root beside it (--root), or leave out the command.";
+    55 OptionForBareGuest: "a bare guest has no use for an option",
+        "The kernel is a program without an operating system: no init of lg's gives it a root, or variables to a \
+         command.",
+        "lg run -v KERNEL says what it is.",
+        "Leave the option out.";
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LG{:04}", *self as u16)
+    }
+}
+
+impl FromStr for Code {
+    type Err = String;
+
+    /// `LG0007`, and what somebody types for it: `lg7`, `7`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.trim_start_matches(['L', 'l', 'G', 'g']);
+        let number: Result<u16, _> = digits.parse();
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|&code| number == Ok(code as u16))
+            .ok_or_else(|| format!("there is no code {text}; `lg explain` lists them all"))
+    }
+}
+
+/// All codes with their explanations, in Markdown: `Documentation/errors.md`.
+pub fn reference() -> String {
+    let mut text = String::from(
+        "# Errors\n\n*Printed by `lg explain --all` from `launcher/src/report/codes.rs`. To change it, change that, and say\n\
+         `lg explain --all > Documentation/errors.md`.*\n\nA code keeps its meaning for ever. \
+         `lg explain CODE` prints the same, offline.\n",
+    );
+    for &code in Code::ALL {
+        let Explanation {
+            title,
+            cause,
+            check,
+            fix,
+        } = code.explanation();
+        let _ = write!(
+            text,
+            "\n## {code}: {title}\n\n**Cause:** {cause}\n\n**Check:** {check}\n\n**Fix:** {fix}\n"
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_given_in_order_and_once() {
+        for (index, &code) in Code::ALL.iter().enumerate() {
+            assert_eq!(code as usize, index + 1, "{code}");
+            assert_eq!(code.to_string().parse(), Ok(code));
+        }
+    }
+
+    #[test]
+    fn everything_is_explained() {
+        for code in Code::ALL {
+            let Explanation {
+                title,
+                cause,
+                check,
+                fix,
+            } = code.explanation();
+            for text in [title, cause, check, fix] {
+                assert!(text.len() > 4 && !text.contains('\n'), "{code}: {text:?}");
+            }
+            assert!(
+                cause.ends_with(['.', ')']) && fix.ends_with(['.', ')']),
+                "{code}"
+            );
+        }
+    }
+
+    #[test]
+    fn codes_as_they_are_typed() {
+        assert_eq!("LG0010".parse(), Ok(Code::NoNote));
+        assert_eq!("lg10".parse(), Ok(Code::NoNote));
+        assert_eq!("10".parse(), Ok(Code::NoNote));
+        for bad in ["", "LG", "LG0000", "LG9999", "LGx", "-1"] {
+            bad.parse::<Code>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn the_reference_in_the_book_is_this_one() {
+        let book = include_str!("../../../Documentation/errors.md");
+        assert!(
+            book == reference(),
+            "say: lg explain --all > Documentation/errors.md"
+        );
+    }
+}

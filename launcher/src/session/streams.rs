@@ -1,0 +1,778 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Our terminal, standard input, output and error, and what they are in the Guest.
+//!
+//! lg behaves in a pipeline as the command itself would. So no stream waits for another one: each
+//! output has a thread that writes it. And of standard input, only what the command has read is used
+//! up: the rest is for who has the same pipe or file, the next turn of a shell's loop for one.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::fcntl::{fcntl, tee, FcntlArg, OFlag, SpliceFFlags};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::unistd::{lseek, pipe2, Whence};
+use rustix::fs::{fstat, FileType};
+use rustix::io::Errno;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
+
+use crate::devices::bytes::{Input, Outlet, Output};
+use crate::devices::console::ports::{Stream, To};
+use crate::report::end::End;
+use crate::session::keys::{Keys, Wish, HELP};
+use crate::session::terminal::{self, lines_for, say, shown, Claim, Place};
+
+// guest-init knows them by these names.
+const CONTROL: &str = "lg.control";
+const TERMINAL: &str = "lg.terminal";
+const STDIN: &str = "lg.stdin";
+const STDOUT: &str = "lg.stdout";
+const STDERR: &str = "lg.stderr";
+/// Standard output and standard error, which are one file.
+const OUTPUT: &str = "lg.output";
+/// No port: the terminal is the console.
+const CONSOLE: &str = "console";
+
+/// guest-init says this on the control port when the command has ended. Other numbers are how many
+/// bytes of standard input it has read.
+const COMMAND_ENDED: u64 = u64::MAX;
+
+/// What our terminal and our standard streams are in the Guest.
+#[derive(Debug)]
+pub struct Streams {
+    /// Our terminal.
+    pub place: Option<Place>,
+    /// The Guest's terminal is the console, whether we have one or not, and has all streams that have
+    /// no ports.
+    pub console: bool,
+    /// The names of the ports.
+    pub names: Vec<&'static str>,
+}
+
+impl Streams {
+    /// Looks at our standard streams. `linux`: it is no bare guest; `own_init`: of which lg knows
+    /// nothing.
+    pub fn of(linux: bool, own_init: bool) -> Self {
+        let place = Place::find();
+        let console = !linux || own_init;
+        let mut names = Vec::new();
+        // A bare guest has no init to open ports, and prints by hypercall.
+        if linux {
+            let is_place = |stream: BorrowedFd| match &place {
+                Some(place) => place.is(stream),
+                None => false,
+            };
+            let stdin = !is_place(io::stdin().as_fd());
+            let stdout = !is_place(io::stdout().as_fd());
+            let stderr = !is_place(io::stderr().as_fd());
+            let one = stdout && stderr && are_one_file(io::stdout(), io::stderr());
+            let all = [
+                (true, CONTROL),
+                (place.is_some() && !console, TERMINAL),
+                (stdin, STDIN),
+                (one, OUTPUT),
+                (stdout && !one, STDOUT),
+                (stderr && !one, STDERR),
+            ];
+            names.extend(all.iter().filter(|(has, _)| *has).map(|(_, name)| *name));
+        }
+        Self {
+            place,
+            console,
+            names,
+        }
+    }
+
+    /// What the Guest's init is told.
+    pub fn told(&self) -> Vec<&'static str> {
+        let console = self.console.then_some(CONSOLE);
+        self.names.iter().copied().chain(console).collect()
+    }
+
+    /// The number of the port which has the bytes that we read from standard input. Without one, they
+    /// go to the console.
+    pub fn input_port(&self) -> Option<usize> {
+        let names = [STDIN, TERMINAL];
+        let port = |name| self.names.iter().position(|&port| port == name);
+        let keys = self.place.as_ref().is_some_and(|place| place.keys);
+        match keys {
+            false => port(names[0]),
+            true => port(names[1]),
+        }
+    }
+
+    /// The size of our terminal, as the control port tells it, and again when it has changed.
+    pub fn tell_size(size: (u16, u16), control: &Input) {
+        let (columns, rows) = size;
+        control.offer(&[columns.to_le_bytes(), rows.to_le_bytes()].concat());
+    }
+}
+
+/// What a command writes to two ports arrives in any order. In a log that has both (`>log 2>&1`) the
+/// lines must stay as they were written, so these two share a port.
+fn are_one_file(one: impl AsFd, other: impl AsFd) -> bool {
+    let Ok(files) = fstat(one).and_then(|one| Ok([one, fstat(other)?])) else {
+        // One is closed.
+        return false;
+    };
+    let [one, other] = files.map(|file| (file.st_dev, file.st_ino));
+    one == other
+}
+
+/// All that lg writes, and where.
+pub struct Outputs {
+    /// What the Guest's terminal shows, if there is one to show it.
+    pub terminal: Option<Arc<Outlet>>,
+    /// Standard output.
+    pub stdout: Arc<Outlet>,
+    /// Standard error.
+    pub stderr: Arc<Outlet>,
+    /// Standard error is the terminal.
+    pub stderr_is_terminal: bool,
+    /// One for each of these that is another.
+    pub writers: Vec<Writer>,
+}
+
+/// Somebody to empty an outlet.
+pub struct Writer {
+    outlet: Arc<Outlet>,
+    file: OwnedFd,
+    is_terminal: bool,
+    /// The number of the port that feeds it.
+    pub port: Option<usize>,
+}
+
+impl Outputs {
+    /// Outlets for `streams`. What is one file is one outlet.
+    ///
+    /// # Errors
+    ///
+    /// There are too many descriptors.
+    pub fn of(streams: &Streams) -> io::Result<Self> {
+        let mut writers = Vec::new();
+        let mut add = |file: BorrowedFd, is_terminal, names: &[&str]| {
+            let outlet = Arc::<Outlet>::default();
+            writers.push(Writer {
+                outlet: outlet.clone(),
+                file: file.try_clone_to_owned()?,
+                is_terminal,
+                port: (streams.names.iter()).position(|name| names.contains(name)),
+            });
+            io::Result::Ok(outlet)
+        };
+        let is_place = |stream: BorrowedFd| match &streams.place {
+            Some(place) => place.is(stream),
+            None => false,
+        };
+        let (out, err) = (io::stdout(), io::stderr());
+        let terminal = match &streams.place {
+            Some(place) => Some(add(place.output().as_fd(), true, &[TERMINAL])?),
+            None => None,
+        };
+        let stdout = match &terminal {
+            Some(terminal) if is_place(out.as_fd()) => terminal.clone(),
+            _ => add(out.as_fd(), false, &[STDOUT, OUTPUT])?,
+        };
+        let stderr_is_terminal = is_place(err.as_fd());
+        let stderr = match &terminal {
+            Some(terminal) if stderr_is_terminal => terminal.clone(),
+            _ if are_one_file(&out, &err) => stdout.clone(),
+            _ => add(err.as_fd(), false, &[STDERR])?,
+        };
+        Ok(Self {
+            terminal,
+            stdout,
+            stderr,
+            stderr_is_terminal,
+            writers,
+        })
+    }
+}
+
+impl Outputs {
+    /// Standard output is the terminal.
+    pub fn stdout_is_terminal(&self) -> bool {
+        (self.terminal.as_ref()).is_some_and(|terminal| Arc::ptr_eq(terminal, &self.stdout))
+    }
+}
+
+impl Writer {
+    /// Its outlet.
+    pub fn outlet(&self) -> &Arc<Outlet> {
+        &self.outlet
+    }
+
+    /// Where that goes.
+    ///
+    /// # Errors
+    ///
+    /// There are too many descriptors.
+    pub fn file(&self) -> io::Result<OwnedFd> {
+        self.file.try_clone()
+    }
+
+    /// Writes what comes, as long as somebody takes it. `on_room`: there is room for more.
+    pub fn write(self, ends: &Sender<End>, on_room: impl Fn()) {
+        let write = |bytes: &[u8]| match self.is_terminal {
+            // Whoever hangs up has no need of what is to be shown, and its end is another's affair.
+            true => match write_all(&self.file, &shown(bytes)) {
+                Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => Ok(()),
+                result => result,
+            },
+            false => write_all(&self.file, bytes),
+        };
+        let error = self.outlet.empty(write, on_room);
+        // When nobody listens any more, another end was first.
+        let _ = ends.send(End::of_output(error));
+    }
+}
+
+/// Takes what the Guest prints by hypercall, or a driver that cannot wait: who prints waits.
+pub fn patient(outlet: &Arc<Outlet>, is_terminal: bool) -> Output {
+    let outlet = outlet.clone();
+    Box::new(move |text| outlet.add_patiently(&lines_for(is_terminal, text)))
+}
+
+/// lg is about to end. What nobody reads must not keep it, nor get lost: if `file` is a pipe, it gets
+/// room for all of it, and keeps it for whoever reads later.
+pub fn let_go(outlet: &Outlet, file: impl AsFd) {
+    let pending = outlet.pending();
+    if pending == 0 {
+        return;
+    }
+    // Nothing else knows of sizes. A pipe has pages, of which the first and the last may not be full.
+    if let Ok(size) = fcntl(&file, FcntlArg::F_GETPIPE_SZ) {
+        let wanted = size as usize + pending + (2 << 12);
+        if let Ok(wanted) = i32::try_from(wanted) {
+            // Where that is more than the user may have, whoever reads decides.
+            let _ = fcntl(&file, FcntlArg::F_SETPIPE_SZ(wanted));
+        }
+    }
+}
+
+fn pipe() -> io::Result<(File, File)> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+    Ok((reader.into(), writer.into()))
+}
+
+fn write_all(stream: &impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(stream, bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait_for(stream, PollFlags::POLLOUT),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Waits for a stream that whoever gave it to us, or has it too, made one that nobody waits for:
+/// that is a property of the open file.
+fn wait_for(stream: &impl AsFd, events: PollFlags) {
+    // Who is interrupted tries again.
+    let _ = poll(
+        &mut [PollFd::new(stream.as_fd(), events)],
+        PollTimeout::NONE,
+    );
+}
+
+/// What there is to read now, or that nothing will come any more. Waits for nothing.
+fn state_of(stream: impl AsFd) -> PollFlags {
+    let mut files = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+    let _ = poll(&mut files, PollTimeout::ZERO);
+    files[0].revents().unwrap_or(PollFlags::empty())
+}
+
+/// How standard input is read.
+enum Source {
+    /// As it comes: what is read is gone.
+    Stream,
+    /// By copies of what is in a pipe.
+    Pipe(File, File),
+    /// By position, from this one on.
+    File(i64),
+}
+
+/// Standard input, of which only what is read in the Guest is used up.
+pub struct Stdin {
+    source: Source,
+    used: Mutex<Used>,
+    /// Somebody in the Guest has read more.
+    changed: EventFd,
+}
+
+/// Numbers of bytes.
+#[derive(Default)]
+struct Used {
+    /// Sent to the Guest.
+    sent: u64,
+    /// Read there.
+    read: u64,
+    /// Gone from here.
+    gone: u64,
+}
+
+impl Stdin {
+    /// What a pipe at our standard input holds at least, in bytes, if that is to be had.
+    const PIPE_MIN: i32 = 1 << 16;
+
+    /// Looks at what it is.
+    ///
+    /// # Errors
+    ///
+    /// There are too many descriptors.
+    pub fn find() -> io::Result<Self> {
+        let stdin = io::stdin();
+        let kind = fstat(&stdin).map(|file| FileType::from_raw_mode(file.st_mode));
+        let source = match kind {
+            Ok(FileType::Fifo) => {
+                let (reader, writer) = pipe()?;
+                if let Ok(size) = fcntl(&stdin, FcntlArg::F_GETPIPE_SZ) {
+                    let size = size.max(Self::PIPE_MIN);
+                    let grown = fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(size));
+                    // Else less is seen at a time.
+                    let _ = grown.and_then(|_| fcntl(&writer, FcntlArg::F_SETPIPE_SZ(size)));
+                }
+                Source::Pipe(reader, writer)
+            }
+            Ok(FileType::RegularFile | FileType::BlockDevice) => {
+                match lseek(&stdin, 0, Whence::SeekCur) {
+                    Ok(position) => Source::File(position),
+                    Err(_) => Source::Stream,
+                }
+            }
+            _ => Source::Stream,
+        };
+        Ok(Self {
+            source,
+            used: Mutex::default(),
+            changed: EventFd::new(EFD_NONBLOCK)?,
+        })
+    }
+
+    /// So much has been read in the Guest.
+    fn is_read(&self, count: u64) {
+        let mut used = self.used.lock().unwrap();
+        // It can read no more than it has got, and gives nothing back.
+        used.read = count.clamp(used.read, used.sent.max(used.read));
+        drop(used);
+        let _ = self.changed.write(1);
+    }
+
+    /// What was read in the Guest is gone here, too.
+    pub fn settle(&self) {
+        let mut used = self.used.lock().unwrap();
+        match self.source {
+            Source::Stream => {}
+            Source::File(start) => {
+                used.gone = used.read;
+                let _ = lseek(io::stdin(), start + used.gone as i64, Whence::SeekSet);
+            }
+            Source::Pipe(..) => {
+                let mut buffer = [0; 4096];
+                while used.gone < used.read && state_of(io::stdin()).contains(PollFlags::POLLIN) {
+                    let most = (used.read - used.gone).min(buffer.len() as u64);
+                    match rustix::io::read(io::stdin(), &mut buffer[..most as usize]) {
+                        Ok(0) | Err(Errno::AGAIN) => break,
+                        Ok(count) => used.gone += count as u64,
+                        Err(_) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Is it time to settle? For each byte would be too often. But this, what the Guest's pipe holds
+    /// and what it has read since it told us of it must be less than [`PIPE_MIN`](Self::PIPE_MIN): what
+    /// is to come has to fit in behind it.
+    fn is_due(&self) -> bool {
+        const STEP: u64 = 1 << 14;
+        let used = self.used.lock().unwrap();
+        used.read - used.gone >= STEP || used.read == used.sent
+    }
+
+    /// Counts what is about to be sent.
+    fn send(&self, count: usize) {
+        self.used.lock().unwrap().sent += count as u64;
+    }
+
+    /// Reads it to its end, and gives all to `pass`.
+    fn read(&self, mut pass: impl FnMut(&[u8])) -> io::Result<()> {
+        let mut buffer = vec![0; 1 << 16];
+        match &self.source {
+            Source::Stream => loop {
+                match io::stdin().read(&mut buffer) {
+                    Ok(0) => return Ok(()),
+                    Ok(count) => pass(&buffer[..count]),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        wait_for(&io::stdin(), PollFlags::POLLIN);
+                    }
+                    Err(error) => return Err(error),
+                }
+            },
+            Source::File(start) => {
+                let file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+                let mut position = *start as u64;
+                loop {
+                    match file.read_at(&mut buffer, position) {
+                        Ok(0) => return Ok(()),
+                        Ok(count) => {
+                            self.send(count);
+                            position += count as u64;
+                            pass(&buffer[..count]);
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            Source::Pipe(reader, writer) => self.look(reader, writer, pass),
+        }
+    }
+
+    /// [`read`](Self::read), of a pipe. What is sent stays in it until somebody in the Guest has read
+    /// it, so what is new is behind that.
+    fn look(
+        &self,
+        mut reader: &File,
+        writer: &File,
+        mut pass: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
+        const ALL: usize = 1 << 30;
+        let stdin = io::stdin();
+        let epoll = Epoll::new()?;
+        // By edge: of what is there already we know.
+        let edge = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
+        epoll.ctl(ControlOperation::Add, stdin.as_raw_fd(), edge)?;
+        let level = EpollEvent::new(EventSet::IN, 1);
+        epoll.ctl(ControlOperation::Add, self.changed.as_raw_fd(), level)?;
+        let mut events = [EpollEvent::default(); 2];
+        let mut copy = Vec::new();
+        let mut ended = false;
+        loop {
+            if self.is_due() {
+                self.settle();
+            }
+            // In this order: what was written before the last writer went is seen.
+            let last = state_of(&stdin).contains(PollFlags::POLLHUP);
+            let used = self.used.lock().unwrap();
+            let known = (used.sent - used.gone) as usize;
+            drop(used);
+            let seen = match tee(&stdin, writer, ALL, SpliceFFlags::SPLICE_F_NONBLOCK) {
+                Ok(count) => count,
+                Err(nix::Error::EAGAIN | nix::Error::EINTR) => 0,
+                Err(error) => return Err(error.into()),
+            };
+            copy.resize(seen, 0);
+            reader.read_exact(&mut copy)?;
+            if let Some(new) = copy.get(known..).filter(|new| !new.is_empty()) {
+                self.send(new.len());
+                pass(new);
+                continue;
+            }
+            if last && !ended {
+                ended = true;
+                pass(&[]);
+            }
+            epoll.wait(-1, &mut events).or_else(interrupted)?;
+            let _ = self.changed.read();
+        }
+    }
+}
+
+fn interrupted(error: io::Error) -> io::Result<usize> {
+    match error.kind() {
+        io::ErrorKind::Interrupted => Ok(0),
+        _ => Err(error),
+    }
+}
+
+/// Passes our input on to the Guest.
+pub struct Keyboard {
+    /// Where the Guest gets it from.
+    pub input: Arc<Input>,
+    /// Says that there is more.
+    pub kick: Arc<EventFd>,
+}
+
+impl Keyboard {
+    /// Reads `stdin` to its end.
+    pub fn read(&self, stdin: &Stdin) {
+        self.input.wait_until_wanted();
+        let result = stdin.read(|bytes| match bytes {
+            [] => self.end(),
+            bytes => self.pass(bytes, false),
+        });
+        if let Err(error) = result {
+            say(&format!("standard input ends here: {error}"));
+        }
+        self.end();
+    }
+
+    /// Reads the keys of `terminal` to its end, as long as they are for us: some even are for lg.
+    /// `look`: we may be in its foreground now.
+    pub fn read_keys(&self, terminal: Claim, look: &EventFd, ends: &Sender<End>) {
+        if let Err(error) = self.read_terminal(terminal, look, ends) {
+            say(&format!("the terminal ends here: {error}"));
+        }
+        self.end();
+    }
+
+    fn read_terminal(&self, terminal: Claim, look: &EventFd, ends: &Sender<End>) -> io::Result<()> {
+        let mut stdin = io::stdin();
+        let epoll = Epoll::new()?;
+        // By edge: keys may be for somebody else, who takes his time.
+        let edge = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
+        epoll.ctl(ControlOperation::Add, stdin.as_raw_fd(), edge)?;
+        let level = EpollEvent::new(EventSet::IN, 1);
+        epoll.ctl(ControlOperation::Add, look.as_raw_fd(), level)?;
+        let mut events = [EpollEvent::default(); 2];
+        let (mut keys, mut buffer) = (Keys::default(), [0; 4096]);
+        let mut ours = terminal.take();
+        // Until we are told to go on, the terminal is not to be touched, although it may look like ours:
+        // the shell has not heard of the stop yet.
+        let mut stopped = false;
+        loop {
+            while ours && state_of(&stdin).intersects(PollFlags::POLLIN | PollFlags::POLLHUP) {
+                let typed = match stdin.read(&mut buffer) {
+                    Ok(0) => return Ok(()),
+                    Ok(count) => &buffer[..count],
+                    Err(error) => match error.kind() {
+                        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => continue,
+                        _ => return Err(error),
+                    },
+                };
+                let mut guest = Vec::new();
+                for wish in keys.take(typed, &mut guest) {
+                    match wish {
+                        Wish::Leave => drop(ends.send(End::Left)),
+                        Wish::Help => say(HELP),
+                        Wish::Suspend => {
+                            terminal::suspend();
+                            (ours, stopped) = (false, true);
+                        }
+                    }
+                }
+                self.pass(&guest, true);
+            }
+            epoll.wait(-1, &mut events).or_else(interrupted)?;
+            // Whatever woke us: once it is read, nobody reminds us of it.
+            let looks = look.read().is_ok();
+            stopped &= !looks;
+            if looks || !(ours || stopped) {
+                ours = terminal.take();
+            }
+        }
+    }
+
+    fn end(&self) {
+        self.input.end();
+        self.kick();
+    }
+
+    /// Gives `bytes` to the Guest. When too many wait, keys are dropped, as a tty does, but a file
+    /// or a pipe waits.
+    fn pass(&self, mut bytes: &[u8], drop_overflow: bool) {
+        loop {
+            let taken = self.input.offer(bytes);
+            bytes = &bytes[taken..];
+            if taken != 0 {
+                self.kick();
+            }
+            if bytes.is_empty() || drop_overflow {
+                return;
+            }
+            self.input.wait();
+        }
+    }
+
+    fn kick(&self) {
+        // It can only fail when 2^64 kicks are waiting.
+        let _ = self.kick.write(1);
+    }
+}
+
+/// The ports of `streams`, in the order of their names.
+pub fn ports(
+    streams: &Streams,
+    outputs: &Outputs,
+    input: &Arc<Input>,
+    control: &Arc<Input>,
+    stdin: &Arc<Stdin>,
+) -> Vec<(&'static str, Stream)> {
+    let keys = streams.place.as_ref().is_some_and(|place| place.keys);
+    let outlet = |outlet: &Arc<Outlet>| To::Outlet(outlet.clone());
+    let stream = |name: &str| {
+        let (input, output) = match name {
+            CONTROL => {
+                let outlets = outputs.writers.iter().map(Writer::outlet).cloned();
+                let taker = To::Taker(control_messages(outlets.collect(), stdin.clone()));
+                (Some(control.clone()), taker)
+            }
+            TERMINAL => {
+                let shown = outputs.terminal.as_ref().map_or(To::Nobody, outlet);
+                (keys.then(|| input.clone()), shown)
+            }
+            STDIN => (Some(input.clone()), To::Nobody),
+            STDERR => (None, outlet(&outputs.stderr)),
+            _ => (None, outlet(&outputs.stdout)),
+        };
+        Stream { input, output }
+    };
+    let port = |&name| (name, stream(name));
+    streams.names.iter().map(port).collect()
+}
+
+/// Takes what guest-init says on the control port: numbers of 8 bytes.
+fn control_messages(outlets: Vec<Arc<Outlet>>, stdin: Arc<Stdin>) -> Output {
+    let mut message = Vec::new();
+    Box::new(move |bytes| {
+        for &byte in bytes {
+            message.push(byte);
+            let Ok(number) = message[..].try_into().map(u64::from_le_bytes) else {
+                continue;
+            };
+            message.clear();
+            match number {
+                COMMAND_ENDED => outlets.iter().for_each(|outlet| outlet.take_all()),
+                count => stdin.is_read(count),
+            }
+        }
+    })
+}
+
+/// Waits until what the Guest has written is out; with `patience`, as long as somebody reads within
+/// such a time.
+pub fn finish(outlets: &[(Arc<Outlet>, OwnedFd)], patience: Option<Duration>) {
+    for (outlet, file) in outlets {
+        let_go(outlet, file);
+    }
+    for (outlet, _) in outlets {
+        outlet.wait(patience);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    fn writer(file: impl Into<OwnedFd>) -> (Arc<Outlet>, Writer) {
+        let outlet = Arc::<Outlet>::default();
+        let writer = Writer {
+            outlet: outlet.clone(),
+            file: file.into(),
+            is_terminal: false,
+            port: None,
+        };
+        (outlet, writer)
+    }
+
+    #[test]
+    fn a_stream_that_does_not_wait_gets_all() {
+        let (mut reader, end) = UnixStream::pair().unwrap();
+        end.set_nonblocking(true).unwrap();
+        let text: Vec<_> = (0..3_000_000u32).map(|n| n as u8).collect();
+        let (ends, end_of_run) = mpsc::channel();
+        let (outlet, writer) = writer(end);
+        outlet.add(&text);
+        thread::spawn(move || writer.write(&ends, || {}));
+        let mut read = vec![0; text.len()];
+        reader.read_exact(&mut read).unwrap();
+        assert!(read == text);
+        assert!(outlet.wait(None));
+        assert!(end_of_run.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_pipe_keeps_what_nobody_reads() {
+        let (mut reader, end) = pipe().unwrap();
+        let (outlet, writer) = writer(end.try_clone().unwrap());
+        let (ends, _end_of_run) = mpsc::channel();
+        thread::spawn(move || writer.write(&ends, || {}));
+        let text: Vec<_> = (0..300_000u32).map(|n| n as u8).collect();
+        outlet.add(&text);
+        // Somebody waits already for a reader.
+        while state_of_writer(&end) {
+            thread::yield_now();
+        }
+        let_go(&outlet, &end);
+        assert!(outlet.wait(None));
+        let mut read = vec![0; text.len()];
+        reader.read_exact(&mut read).unwrap();
+        assert!(read == text);
+    }
+
+    fn state_of_writer(pipe: &File) -> bool {
+        let mut files = [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut files, PollTimeout::ZERO).unwrap() != 0
+    }
+
+    #[test]
+    fn who_has_no_reader_any_more_waits_for_none() {
+        let (reader, end) = pipe().unwrap();
+        drop(reader);
+        let (outlet, writer) = writer(end);
+        let (ends, end_of_run) = mpsc::channel();
+        outlet.add(b"lost");
+        writer.write(&ends, || {});
+        assert!(matches!(end_of_run.recv().unwrap(), End::Signal(_)));
+        outlet.add_patiently(&[0; 1 << 20]);
+        assert!(outlet.wait(None) && outlet.has_room());
+    }
+
+    #[test]
+    fn control_messages_come_in_any_pieces() {
+        let stdin = Arc::new(Stdin {
+            source: Source::Stream,
+            used: Mutex::default(),
+            changed: EventFd::new(EFD_NONBLOCK).unwrap(),
+        });
+        stdin.send(100);
+        let outlet = Arc::<Outlet>::default();
+        outlet.add(&[0; 1 << 16]);
+        let mut take = control_messages(vec![outlet.clone()], stdin.clone());
+        let read = || stdin.used.lock().unwrap().read;
+        take(&70u64.to_le_bytes()[..5]);
+        assert_eq!(read(), 0);
+        take(&70u64.to_le_bytes()[5..]);
+        assert_eq!(read(), 70);
+        // A guest that lies has read all, or no less than before.
+        take(&[500u64.to_le_bytes(), 3u64.to_le_bytes()].concat());
+        assert_eq!(read(), 100);
+        assert!(!outlet.has_room());
+        take(&COMMAND_ENDED.to_le_bytes());
+        assert!(outlet.has_room());
+    }
+
+    #[test]
+    fn copies_of_a_descriptor_are_one_file() {
+        let (one, other) = UnixStream::pair().unwrap();
+        assert!(are_one_file(&one, one.try_clone().unwrap()));
+        assert!(!are_one_file(one, other));
+    }
+
+    #[test]
+    fn outlets_keep_their_order() {
+        let (mut reader, end) = pipe().unwrap();
+        let (outlet, writer) = writer(end);
+        let (ends, _end_of_run) = mpsc::channel();
+        outlet.add(b"one ");
+        thread::spawn(move || writer.write(&ends, || {}));
+        outlet.add_patiently(b"two");
+        assert!(outlet.wait(None));
+        let mut read = [0; 7];
+        reader.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"one two");
+    }
+}
