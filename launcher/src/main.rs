@@ -15,6 +15,7 @@ use launcher::commands::run;
 use launcher::commands::{completions, config, explain};
 use launcher::devices::fs::attributes;
 use launcher::report::end;
+use launcher::report::system::{setup, Refusal};
 use launcher::report::{Error, Report};
 use launcher::session::terminal;
 
@@ -55,10 +56,7 @@ fn main() -> ExitCode {
 
 fn serve_attributes() -> Done {
     let served = attributes::serve().map(|()| true);
-    served.map_err(|source| Error::Setup {
-        what: "the process that changes attributes of files",
-        source,
-    })
+    served.map_err(setup("the process that changes attributes of files"))
 }
 
 /// Whether all is as it should be, for the exit status.
@@ -67,7 +65,9 @@ type Done = Result<bool, Error>;
 /// Prints to standard output. A reader that has seen enough is no error.
 fn print(text: &[u8]) -> Done {
     match io::stdout().write_all(text) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Output(error)),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Refusal::Output(error).into())
+        }
         _ => Ok(true),
     }
 }

@@ -468,8 +468,9 @@ extern "C" fn on_forbidden_call(_: i32, info: *mut siginfo_t, _: *mut c_void) {
     let _ = write!(
         left,
         "\r\nlg: error[{}]: system call {call} was stopped\r\n     why: it is none of those that lg \
-         needs while a guest runs\r\n     fix: trust this guest no further, and report it\r\n",
-        Code::Sandbox
+         needs while a guest runs\r\n     fix: {}\r\n",
+        Code::Sandbox,
+        Code::Sandbox.fix()
     );
     let length = 256 - left.len();
     terminal::restore();

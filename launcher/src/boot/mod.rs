@@ -24,7 +24,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryRegion};
 use crate::boot::page_tables::{MapError, PageTables};
 use crate::image::{Image, ImageError};
 use crate::memory::{Memory, BOOT_DATA_END, PAGE};
-use crate::report::Error;
+use crate::report::codes::Code;
+use crate::report::{Error, Explain};
 
 const BOOT_PARAMS: u64 = 0x7000;
 const COMMAND_LINE: u64 = 0x2_0000;
@@ -47,17 +48,53 @@ pub struct Entry {
 }
 
 /// Why a Guest does not fit into RAM.
-#[derive(Debug)]
-pub enum BootError {
-    /// The kernel itself is at fault.
-    Image(ImageError),
-    /// Something else is.
-    Other(Error),
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages say it
+pub enum LoadError {
+    #[error("{} MiB of memory are too little", given >> 20)]
+    TooLittleMemory { given: u64, needed: u64 },
+    #[error("{} MiB of memory are too much", .0 >> 20)]
+    TooMuchMemory(u64),
+    #[error("{}", Code::InitrdTooLarge.title())]
+    InitrdTooLarge { size: u64, limit: u64 },
 }
 
-impl From<Error> for BootError {
-    fn from(error: Error) -> Self {
-        Self::Other(error)
+impl Explain for LoadError {
+    fn code(&self) -> Code {
+        match self {
+            Self::TooLittleMemory { .. } => Code::TooLittleMemory,
+            Self::TooMuchMemory(_) => Code::TooMuchMemory,
+            Self::InitrdTooLarge { .. } => Code::InitrdTooLarge,
+        }
+    }
+
+    fn why(&self) -> String {
+        match self {
+            Self::TooLittleMemory { needed, .. } => {
+                let needed = needed.div_ceil(1 << 20);
+                format!("kernel and initrd alone fill {needed} MiB")
+            }
+            Self::TooMuchMemory(_) => {
+                "the guest's first page tables lie in the first MiB of RAM, and map no more".into()
+            }
+            Self::InitrdTooLarge { size, limit } => format!(
+                "it has {} MiB, and between the kernel and the 2 GiB that Linux allows are {} MiB",
+                size.div_ceil(1 << 20),
+                limit >> 20
+            ),
+        }
+    }
+
+    fn fix(&self) -> String {
+        match self {
+            Self::TooLittleMemory { needed, .. } => {
+                // The kernel wants some for itself.
+                let enough = needed.div_ceil(1 << 20) + 64;
+                format!("give it more, such as -m {enough}M")
+            }
+            Self::TooMuchMemory(_) => "give it less with -m".into(),
+            Self::InitrdTooLarge { .. } => "make it smaller".into(),
+        }
     }
 }
 
@@ -68,7 +105,7 @@ pub fn load(
     image: &Image,
     initrd: &[u8],
     command_line: &CStr,
-) -> Result<Entry, BootError> {
+) -> Result<Entry, Error> {
     load_kernel(memory, image)?;
     let initrd_start = load_initrd(memory, image, initrd)?;
     write(memory, COMMAND_LINE, command_line.to_bytes_with_nul());
@@ -96,11 +133,11 @@ pub fn initrd_limit(image: &Image) -> u64 {
     INITRD_END.saturating_sub(kernel_end(image))
 }
 
-fn load_kernel(memory: &Memory, image: &Image) -> Result<(), Error> {
+fn load_kernel(memory: &Memory, image: &Image) -> Result<(), LoadError> {
     for segment in &image.segments {
         // The size is at most LGUEST_MAX_GPA.
         if !memory.check_range(GuestAddress(segment.gpa), segment.size as usize) {
-            return Err(Error::TooLittleMemory {
+            return Err(LoadError::TooLittleMemory {
                 given: ram_size(memory),
                 needed: kernel_end(image),
             });
@@ -111,17 +148,17 @@ fn load_kernel(memory: &Memory, image: &Image) -> Result<(), Error> {
 }
 
 /// Returns the GPA of the initrd.
-fn load_initrd(memory: &Memory, image: &Image, initrd: &[u8]) -> Result<u64, Error> {
+fn load_initrd(memory: &Memory, image: &Image, initrd: &[u8]) -> Result<u64, LoadError> {
     let size = (initrd.len() as u64).next_multiple_of(PAGE);
     let (limit, kernel_end) = (initrd_limit(image), kernel_end(image));
     if size > limit {
-        return Err(Error::InitrdTooLarge { size, limit });
+        return Err(LoadError::InitrdTooLarge { size, limit });
     }
     let low_ram = memory.iter().next().map_or(0, GuestMemoryRegion::len);
     let start = low_ram.min(INITRD_END).saturating_sub(size);
     if start < kernel_end {
         let needed = kernel_end + size;
-        return Err(Error::TooLittleMemory {
+        return Err(LoadError::TooLittleMemory {
             given: ram_size(memory),
             needed,
         });
@@ -181,12 +218,13 @@ fn write_boot_params(memory: &Memory, initrd_start: u64, initrd_size: u64) {
     put8(offset_of!(boot_params, e820_entries), entries);
 }
 
-fn page_tables(memory: &Memory, image: &Image) -> Result<PageTables, BootError> {
+fn page_tables(memory: &Memory, image: &Image) -> Result<PageTables, Error> {
     let full = |error| match error {
-        MapError::Full => BootError::Other(Error::TooMuchMemory(ram_size(memory))),
-        MapError::Conflict => BootError::Image(ImageError::Malformed(
-            "its segments lie over each other, or over where RAM is mapped",
-        )),
+        MapError::Full => Error::from(LoadError::TooMuchMemory(ram_size(memory))),
+        MapError::Conflict => {
+            let what = "its segments lie over each other, or over where RAM is mapped";
+            image.refused(ImageError::Malformed(what)).into()
+        }
     };
     let mut tables = PageTables::new(PAGE_TABLES..BOOT_DATA_END);
     for region in memory.iter() {
@@ -281,37 +319,21 @@ mod tests {
     #[test]
     fn what_does_not_fit() {
         let error = |size, initrd: &[u8]| {
-            let Err(BootError::Other(error)) = load(&ram(size), &image(), initrd, c"") else {
+            let Err(error) = load(&ram(size), &image(), initrd, c"") else {
                 panic!("it should be refused")
             };
             error
         };
         let small = error(16 * MIB, &[]);
-        assert!(
-            matches!(
-                small,
-                Error::TooLittleMemory {
-                    needed: 0x100_2000,
-                    ..
-                }
-            ),
-            "{small:?}"
-        );
+        assert_eq!(small.code(), Code::TooLittleMemory, "{small:?}");
+        // The kernel ends at 0x100_2000.
         assert!(small.fix().contains("-m 81M"), "{}", small.fix());
         let initrd = error(18 * MIB, &vec![0; 2 << 20]);
-        assert!(
-            matches!(
-                initrd,
-                Error::TooLittleMemory {
-                    needed: 0x120_2000,
-                    ..
-                }
-            ),
-            "{initrd:?}"
-        );
+        assert_eq!(initrd.code(), Code::TooLittleMemory, "{initrd:?}");
+        assert!(initrd.why().contains("fill 19 MiB"), "{}", initrd.why());
         // The tables of 220 GiB do not fit below 1 MiB. The memory itself is only promised.
         let large = error(220 << 30, &[]);
-        assert!(matches!(large, Error::TooMuchMemory(_)), "{large:?}");
+        assert_eq!(large.code(), Code::TooMuchMemory, "{large:?}");
     }
 
     #[test]
@@ -326,9 +348,6 @@ mod tests {
         let mut image = image();
         image.segments[0].gva = 0xffff_8880_0000_0000;
         let error = load(&ram(64 * MIB), &image, &[], c"").unwrap_err();
-        assert!(
-            matches!(error, BootError::Image(ImageError::Malformed(_))),
-            "{error:?}"
-        );
+        assert_eq!(error.code(), Code::DamagedKernel, "{error:?}");
     }
 }

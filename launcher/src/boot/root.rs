@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::Run;
 use crate::devices::fs::share::Share;
-use crate::report::Error;
+use crate::report::codes::Code;
+use crate::report::Explain;
 
 /// The tag of the device that serves it.
 pub const TAG: &str = "lg.root";
@@ -21,18 +22,38 @@ pub struct Root {
     pub write: bool,
 }
 
+/// Why a directory is not the Guest's root.
+#[derive(Debug, thiserror::Error)]
+#[error("{} cannot be the guest's root", path.display())]
+pub struct RootError {
+    /// The directory.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub source: io::Error,
+}
+
+impl Explain for RootError {
+    fn code(&self) -> Code {
+        Code::Root
+    }
+
+    fn why(&self) -> String {
+        self.source.to_string()
+    }
+}
+
 impl Root {
     /// The root that `options` ask for; none if they only name an initrd.
     ///
     /// # Errors
     ///
     /// There is no such directory.
-    pub fn find(options: &Run) -> Result<Option<Self>, Error> {
+    pub fn find(options: &Run) -> Result<Option<Self>, RootError> {
         if options.initrd.is_some() && options.root.is_none() && !options.rw {
             return Ok(None);
         }
         let named = options.root.as_deref().unwrap_or(Path::new("/"));
-        let directory = canonical_directory(named).map_err(|source| Error::Root {
+        let directory = canonical_directory(named).map_err(|source| RootError {
             path: named.into(),
             source,
         })?;
@@ -70,7 +91,7 @@ mod tests {
     use super::*;
     use crate::cli::tests::run;
 
-    fn find(arguments: &[&str]) -> Result<Option<Root>, Error> {
+    fn find(arguments: &[&str]) -> Result<Option<Root>, RootError> {
         Root::find(&run(arguments).unwrap())
     }
 
@@ -97,7 +118,7 @@ mod tests {
         ] {
             let error = find(&["--root", path]).unwrap_err();
             assert!(error.to_string().contains(path));
-            assert!(matches!(error, Error::Root { source, .. } if source.kind() == kind));
+            assert!(matches!(error, RootError { source, .. } if source.kind() == kind));
         }
     }
 

@@ -26,6 +26,7 @@ use crate::boot::cpio::Archive;
 use crate::boot::root::{self, Root};
 use crate::cli::Run;
 use crate::devices::fs::share::{Share, GUEST_DIRECTORY};
+use crate::report::system::setup;
 use crate::report::Error;
 use crate::session::streams::Streams;
 
@@ -63,11 +64,8 @@ pub fn files(
     }
     files.push(("env", words(&environment(options, root))));
     if let Some(root) = root {
-        let setup = |source| Error::Setup {
-            what: "the caller's identity",
-            source,
-        };
-        files.push(("user", words(&caller().map_err(setup)?)));
+        let caller = caller().map_err(setup("the caller's identity"))?;
+        files.push(("user", words(&caller)));
         // A directory that is gone, or out of the caller's sight, has no name.
         if let Ok(directory) = env::current_dir() {
             files.push(("cwd", words(&[root.name_of(&directory)])));

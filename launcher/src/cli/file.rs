@@ -18,7 +18,8 @@ use toml::Spanned;
 
 use crate::cli::{Cli, Command, Run};
 use crate::report::codes::Code;
-use crate::report::Error;
+use crate::report::system::cannot_read;
+use crate::report::{Error, Explain};
 
 /// How like an option an unknown key must be to be taken for it mistyped. (0.7 is clap's own limit.)
 const LIKE: f64 = 0.7;
@@ -44,8 +45,7 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// The code by which `lg explain` knows it.
-    pub fn code(&self) -> Code {
+    fn code(&self) -> Code {
         match self {
             Self::Syntax(_) => Code::ConfigSyntax,
             Self::UnknownKey { .. } => Code::ConfigKey,
@@ -53,8 +53,7 @@ impl Problem {
         }
     }
 
-    /// Why it went wrong.
-    pub fn why(&self) -> String {
+    fn why(&self) -> String {
         match self {
             Self::Syntax(why) | Self::Value { why, .. } => why.clone(),
             Self::UnknownKey { .. } => {
@@ -66,8 +65,7 @@ impl Problem {
         }
     }
 
-    /// What the user can do.
-    pub fn fix(&self) -> String {
+    fn fix(&self) -> String {
         match self {
             Self::Syntax(_) => {
                 "write lines such as memory = \"1G\", with quotes around strings".into()
@@ -83,6 +81,29 @@ impl Problem {
     }
 }
 
+/// A line of a file that says no options.
+#[derive(Debug, thiserror::Error)]
+#[error("{}:{line}: {source}", path.display())]
+pub struct OptionsError {
+    path: PathBuf,
+    line: usize,
+    source: Problem,
+}
+
+impl Explain for OptionsError {
+    fn code(&self) -> Code {
+        self.source.code()
+    }
+
+    fn why(&self) -> String {
+        self.source.why()
+    }
+
+    fn fix(&self) -> String {
+        self.source.fix()
+    }
+}
+
 /// `run`, as clap has made it of `arguments`, completed by the file that it names, if it does.
 ///
 /// # Errors
@@ -92,13 +113,10 @@ pub fn complete(run: Box<Run>, arguments: &[OsString]) -> Result<Box<Run>, Error
     let Some(path) = &run.config else {
         return Ok(run);
     };
-    let text = fs::read_to_string(path).map_err(|source| Error::Read {
-        path: path.clone(),
-        source,
-    })?;
+    let text = fs::read_to_string(path).map_err(cannot_read(path))?;
     // Never empty, so that no path in the file can be taken for an option.
     let directory = Path::new(".").join(path.parent().unwrap_or(Path::new("")));
-    let file = FileOptions::parse(&text, &directory).map_err(|(at, source)| Error::Options {
+    let file = FileOptions::parse(&text, &directory).map_err(|(at, source)| OptionsError {
         path: path.clone(),
         line: 1 + text[..at].matches('\n').count(),
         source,
@@ -446,9 +464,9 @@ mod tests {
     #[test]
     fn mistakes_have_a_line() {
         let error = completed("rw = true\n\nmemory = 'x'\n", &[]).unwrap_err();
-        assert!(matches!(error, Error::Options { line: 3, .. }), "{error:?}");
+        assert!(error.to_string().contains(":3: "), "{error:?}");
         let error = completed("rw = true\nmemory\n", &[]).unwrap_err();
-        assert!(matches!(error, Error::Options { line: 2, .. }), "{error:?}");
+        assert!(error.to_string().contains(":2: "), "{error:?}");
     }
 
     proptest! {

@@ -9,6 +9,7 @@ use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 
 use crate::cli::Cli;
+use crate::report::system::cannot_write;
 use crate::report::Error;
 
 /// The completion script for `shell`.
@@ -53,7 +54,7 @@ fn page(command: &Command, name: &str, directory: &Path) -> Result<(), Error> {
         .title(name.to_uppercase())
         .render(&mut page)
         .and_then(|()| fs::write(&path, page))
-        .map_err(|source| Error::Write { path, source })
+        .map_err(cannot_write(&path))
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::report::Error;
+use crate::report::codes::Code;
+use crate::report::system::{cannot_read, cannot_write};
+use crate::report::{Error, Explain};
 
 /// What the default guest is configured with.
 const WANTED: &str = include_str!("../../../guest-kernel-patch/lguest.config");
@@ -46,6 +48,32 @@ pub struct Outcome {
     pub patched: bool,
 }
 
+/// Why there is nothing to configure.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages say it
+pub enum TreeError {
+    #[error("{} is no kernel tree", .0.display())]
+    NoTree(PathBuf),
+    #[error("there is no {}", .0.display())]
+    NoConfig(PathBuf),
+}
+
+impl Explain for TreeError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoTree(_) => Code::NoTree,
+            Self::NoConfig(_) => Code::NoConfig,
+        }
+    }
+
+    fn why(&self) -> String {
+        match self {
+            Self::NoTree(_) => "there is no Kconfig in it".into(),
+            Self::NoConfig(_) => "the tree has no configuration yet".into(),
+        }
+    }
+}
+
 /// Compares the configuration of `tree` with what a guest needs; unless `only_check`, makes it so and
 /// keeps the old one as `.config.old`. `output` is where the tree is built, if not in itself
 /// (`$KBUILD_OUTPUT`).
@@ -55,22 +83,16 @@ pub struct Outcome {
 /// There is no tree or no configuration, or it cannot be read or written.
 pub fn run(tree: &Path, output: Option<&Path>, only_check: bool) -> Result<Outcome, Error> {
     if !tree.join("Kconfig").exists() {
-        return Err(Error::NoTree(tree.into()));
+        return Err(TreeError::NoTree(tree.into()).into());
     }
     let path = output.unwrap_or(tree).join(".config");
     let text = fs::read_to_string(&path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => Error::NoConfig(path.clone()),
-        _ => Error::Read {
-            path: path.clone(),
-            source,
-        },
+        io::ErrorKind::NotFound => TreeError::NoConfig(path.clone()).into(),
+        _ => cannot_read(&path)(source),
     })?;
     let differences = compare(&text);
     if !only_check && !differences.is_empty() {
-        replace(&path, &merge(&text)).map_err(|source| Error::Write {
-            path: path.clone(),
-            source,
-        })?;
+        replace(&path, &merge(&text)).map_err(cannot_write(&path))?;
     }
     let patched = tree.join(PATCHED).exists();
     Ok(Outcome {
@@ -217,9 +239,10 @@ mod tests {
     #[test]
     fn no_tree_and_no_configuration() {
         let nowhere = std::env::temp_dir().join("lg-no-such-tree");
-        assert!(matches!(run(&nowhere, None, true), Err(Error::NoTree(_))));
+        let code = |tree| run(tree, None, true).map(drop).unwrap_err().code();
+        assert_eq!(code(&nowhere), Code::NoTree);
         let tree = Tree::new("bare", None);
-        assert!(matches!(run(&tree.0, None, true), Err(Error::NoConfig(_))));
+        assert_eq!(code(&tree.0), Code::NoConfig);
         let elsewhere = Tree::new("output", Some(WANTED));
         assert_eq!(
             run(&tree.0, Some(&elsewhere.0), true).unwrap().differences,

@@ -18,7 +18,7 @@ use crate::devices::net::passt;
 use crate::machine::module as vm;
 use crate::machine::speculation::{self, Told};
 use crate::plan::guest;
-use crate::report::Error;
+use crate::report::Explain;
 use crate::sandbox;
 
 /// How good it is.
@@ -76,7 +76,7 @@ pub struct Facts {
     /// Is the module loaded?
     module: bool,
     /// What came of opening the device: the number of paging levels, or the error.
-    device: Result<u32, Error>,
+    device: Result<u32, vm::ModuleError>,
     /// Mode, owner and group of the device's node.
     node: Option<(u32, u32, u32)>,
     /// The kernel that would be taken.
@@ -448,7 +448,11 @@ mod tests {
                 "kernel",
                 Fail,
             ),
-            (|f| f.device = Err(Error::NoDevice), "device", Fail),
+            (
+                |f| f.device = Err(vm::ModuleError::NoDevice),
+                "device",
+                Fail,
+            ),
             (|f| f.kernel = None, "guest", Warn),
             (|f| f.initrd = false, "initrd", Warn),
             (|f| f.files = 256, "open files", Warn),

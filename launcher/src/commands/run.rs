@@ -13,10 +13,12 @@ use crate::cli::file;
 use crate::cli::Run;
 use crate::machine;
 use crate::plan::Plan;
+use crate::report::codes::Code;
 use crate::report::end::{End, LAUNCHER_ERROR};
 use crate::report::log::KernelLog;
 use crate::report::record::Record;
-use crate::report::{Error, Report};
+use crate::report::system::{setup, Refusal};
+use crate::report::{Error, Explain, Report};
 use crate::session::deadline::{Deadline, Watch};
 use crate::session::terminal;
 use crate::session::terminal::say;
@@ -71,18 +73,11 @@ pub fn run(options: Box<Run>, arguments: &[OsString]) -> u8 {
 /// Standard input stays with the caller.
 fn leave_stdin() -> Result<(), Error> {
     let leave = || Ok(dup2_stdin(File::open("/dev/null")?)?);
-    leave().map_err(|source| Error::Setup {
-        what: "standard input",
-        source,
-    })
+    leave().map_err(setup("standard input"))
 }
 
 fn watch(deadline: Deadline, record: &Record) -> Result<Watch, Error> {
-    let setup = |source| Error::Setup {
-        what: "a thread",
-        source,
-    };
-    deadline.watch(record).map_err(setup)
+    deadline.watch(record).map_err(setup("a thread"))
 }
 
 fn failed(error: &Error) -> u8 {
@@ -98,10 +93,10 @@ fn show_plan(options: &Run, record: &Record) -> End {
     };
     match write!(io::stdout(), "{plan}") {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            End::Failed(Error::Output(error))
+            End::Failed(Refusal::Output(error).into())
         }
         _ => {
-            record.plan(plan);
+            record.plan(&plan);
             End::NotRun
         }
     }
@@ -128,6 +123,26 @@ fn run_guest(options: &Run, record: &Record, deadline: Deadline, watch: Watch) -
     end
 }
 
+/// Another init than lg's own ran.
+#[derive(Debug, thiserror::Error)]
+#[error("the command was not run")]
+struct CommandNotRun;
+
+impl Explain for CommandNotRun {
+    fn code(&self) -> Code {
+        Code::CommandNotRun
+    }
+
+    fn why(&self) -> String {
+        "the guest has ended, and the init that it has run is not lg's, so it knows of no command"
+            .into()
+    }
+
+    fn fix(&self) -> String {
+        "leave out --initrd, or name a root as well: --root DIR; or leave out the command".into()
+    }
+}
+
 /// What an end means if our own init has not said that it starts the command: another one ran, which
 /// knows nothing of a command, and so its good end is none of the command's.
 fn without_command(options: &Run, end: End) -> End {
@@ -138,7 +153,7 @@ fn without_command(options: &Run, end: End) -> End {
         return end;
     }
     match end {
-        End::PoweredOff(0) | End::Restart => End::Failed(Error::CommandNotRun),
+        End::PoweredOff(0) | End::Restart => End::Failed(CommandNotRun.into()),
         End::TimedOut => {
             say("the command was not started by then");
             end

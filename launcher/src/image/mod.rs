@@ -9,7 +9,9 @@
 mod bzimage;
 mod unpack;
 
+use std::fs;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use lguest_abi::{
     lguest_note, LGUEST_ABI_VERSION, LGUEST_MAX_GPA, LGUEST_NOTE_ENTRY, LGUEST_NOTE_NAME,
@@ -21,6 +23,8 @@ use object::LittleEndian;
 use crate::image::bzimage::BzImage;
 use crate::image::unpack::{Format, UnpackError};
 use crate::report::codes::Code;
+use crate::report::system::cannot_read;
+use crate::report::{Error, Explain};
 
 /// Why a file is not a kernel that lg can run.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +56,7 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    /// The code by which `lg explain` knows it.
-    pub fn code(&self) -> Code {
+    fn code(&self) -> Code {
         match self {
             Self::NotAKernel => Code::NotAKernel,
             Self::Malformed(_) => Code::DamagedKernel,
@@ -67,33 +70,57 @@ impl ImageError {
         }
     }
 
-    /// What the user can do about it.
-    pub fn fix(&self) -> &'static str {
+    fn fix(&self) -> String {
         match self {
-            Self::NotAKernel | Self::ForeignMachine(_) => {
-                "name the vmlinux or the arch/x86/boot/bzImage of an x86-64 kernel tree"
-            }
-            Self::Malformed(_) => "build or copy the file again",
-            Self::Not64Bit => "build the kernel with CONFIG_64BIT=y",
-            Self::OldBzImage(_) => "name the vmlinux of the same kernel tree instead",
-            Self::Unpack(error) => error.fix(),
+            Self::NotAKernel | Self::ForeignMachine(_) => Code::NotAKernel.fix().to_string(),
+            Self::Not64Bit => Code::Kernel32Bit.fix().to_string(),
+            Self::Unpack(error) if !error.is_damage() => Code::OldBzImage.fix().to_string(),
+            Self::OldBzImage(_) => Code::OldBzImage.fix().to_string(),
+            Self::Malformed(_) | Self::Unpack(_) => Code::DamagedKernel.fix().to_string(),
             Self::NoNote { linux: true } => {
                 "apply guest-kernel-patch to its tree, run `lg config` there, and build it again"
+                    .into()
             }
             Self::NoNote { linux: false } => {
-                "build it on the lguest-guest crate, which adds the note"
+                "build it on the lguest-guest crate, which adds the note".into()
             }
             Self::Abi(theirs) if *theirs < LGUEST_ABI_VERSION => {
-                "build the guest again, with the include/uapi/linux/lguest.h of this lg"
+                "build the guest again, with the include/uapi/linux/lguest.h of this lg".into()
             }
-            Self::Abi(_) | Self::Features(_) => "install the lg that belongs to this guest",
+            Self::Abi(_) | Self::Features(_) => Code::GuestFeatures.fix().to_string(),
         }
+    }
+}
+
+/// A file that lg cannot run.
+#[derive(Debug, thiserror::Error)]
+#[error("lg cannot run {}", path.display())]
+pub struct Refused {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub source: ImageError,
+}
+
+impl Explain for Refused {
+    fn code(&self) -> Code {
+        self.source.code()
+    }
+
+    fn why(&self) -> String {
+        self.source.to_string()
+    }
+
+    fn fix(&self) -> String {
+        self.source.fix()
     }
 }
 
 /// A kernel that can be loaded.
 #[derive(Debug)]
 pub struct Image {
+    /// Its file.
+    pub path: PathBuf,
     /// GVA of the first instruction.
     pub entry: u64,
     /// Is it Linux, or a bare guest?
@@ -117,6 +144,26 @@ pub struct Segment {
 }
 
 impl Image {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or is no kernel that lg can run.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let file = fs::read(path).map_err(cannot_read(path))?;
+        let path = path.to_owned();
+        match Self::parse(file) {
+            Ok(image) => Ok(Self { path, ..image }),
+            Err(source) => Err(Refused { path, source }.into()),
+        }
+    }
+
+    /// The error that it cannot be run after all.
+    pub fn refused(&self, source: ImageError) -> Refused {
+        let path = self.path.clone();
+        Refused { path, source }
+    }
+
     /// Unpacks and checks `file`, the content of a kernel's file.
     pub fn parse(file: Vec<u8>) -> Result<Self, ImageError> {
         if file.starts_with(&ELFMAG) {
@@ -203,6 +250,7 @@ impl Image {
             return Err(ImageError::Malformed("its entry point is in no segment"));
         }
         Ok(Self {
+            path: PathBuf::new(),
             entry: note.entry,
             linux,
             segments,

@@ -37,13 +37,9 @@ pub enum UnpackError {
 }
 
 impl UnpackError {
-    pub(crate) fn fix(&self) -> &'static str {
-        match self {
-            Self::Unknown | Self::Unsupported(_) => {
-                "name the vmlinux of the same kernel tree instead"
-            }
-            Self::TooLarge(_) | Self::Damaged { .. } => "build or copy the file again",
-        }
+    /// Another copy may be better.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::TooLarge(_) | Self::Damaged { .. })
     }
 }
 

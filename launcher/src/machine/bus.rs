@@ -15,7 +15,9 @@ use crate::devices::mmio::Mmio;
 use crate::devices::{Device, Fault, Interrupt, Source};
 use crate::machine::module::Vm;
 use crate::memory::{Memory, DEVICES, DEVICE_SIZE};
-use crate::report::Error;
+use crate::report::codes::Code;
+use crate::report::system::setup;
+use crate::report::{Error, Explain};
 use crate::session::terminal::say;
 
 /// Interrupts 0 to 15 of Linux are the PC's own; the Launcher's lines follow.
@@ -24,15 +26,34 @@ pub const LINUX_IRQ_OF_LINE_0: u32 = 16;
 /// Marks an event of a device's source; without it, the event is a queue's kick.
 const OF_SOURCE: u64 = 1 << 32;
 
+/// There are no lines for so many.
+#[derive(Debug, thiserror::Error)]
+#[error("there are more than {0} devices")]
+pub struct TooManyDevices(u32);
+
+impl Explain for TooManyDevices {
+    fn code(&self) -> Code {
+        Code::TooManyDevices
+    }
+
+    fn why(&self) -> String {
+        "each has an interrupt of its own, and there are no more".into()
+    }
+
+    fn fix(&self) -> String {
+        "leave out some of --disk and --share".into()
+    }
+}
+
 /// The line of device `number`.
 ///
 /// # Errors
 ///
 /// There are no more.
-pub fn line(number: usize) -> Result<u32, Error> {
+pub fn line(number: usize) -> Result<u32, TooManyDevices> {
     let line = u32::try_from(number).ok();
     line.filter(|&line| line < LGUEST_LINES)
-        .ok_or(Error::TooManyDevices(LGUEST_LINES))
+        .ok_or(TooManyDevices(LGUEST_LINES))
 }
 
 /// All that a machine has behind its console, in the order of the devices' numbers.
@@ -68,10 +89,7 @@ impl Devices {
             ));
         };
         let device = Mmio::new(device, memory.clone(), interrupt, on_fault);
-        let device = Arc::new(device.map_err(|source| Error::Setup {
-            what: "a device",
-            source,
-        })?);
+        let device = Arc::new(device.map_err(setup("a device"))?);
         self.0.push(device.clone());
         Ok(device)
     }
@@ -213,7 +231,8 @@ mod tests {
         for _ in 0..LGUEST_LINES {
             add().unwrap();
         }
-        assert!(matches!(add(), Err(Error::TooManyDevices(LGUEST_LINES))));
+        let error = add().map(drop).unwrap_err();
+        assert_eq!(error.code(), Code::TooManyDevices);
     }
 
     #[test]

@@ -48,13 +48,13 @@ use crate::machine::bus::Devices;
 use crate::machine::cpu::{Executor, RunningVcpu};
 use crate::machine::gdb::Gdb;
 use crate::machine::module::{Vcpu, Vm};
-use crate::memory::cgroup;
 use crate::memory::{self, Memory};
 use crate::plan::guest::Guest;
 use crate::report::end::End;
 use crate::report::log::KernelLog;
 use crate::report::record::Record;
 use crate::report::stats;
+use crate::report::system::setup;
 use crate::report::Error;
 use crate::sandbox::{self, Grant, Needs};
 use crate::session::deadline::{Deadline, Watch};
@@ -158,7 +158,7 @@ fn prepare(options: &Run, log: &KernelLog, record: &Record) -> Result<Machine, E
     let place = guest.streams.place.as_ref();
     let terminal = place.map(Terminal::watch).transpose();
     let terminal = terminal.map_err(setup("the terminal"))?.flatten();
-    record.kernel(&guest.path);
+    record.kernel(&guest.image.path);
     if options.verbose {
         let kind = if guest.image.linux {
             "Linux"
@@ -167,7 +167,7 @@ fn prepare(options: &Run, log: &KernelLog, record: &Record) -> Result<Machine, E
         };
         say(&format!(
             "{} is {kind}, entry {:#x}",
-            guest.path.display(),
+            guest.image.path.display(),
             guest.image.entry
         ));
     }
@@ -181,7 +181,7 @@ fn prepare(options: &Run, log: &KernelLog, record: &Record) -> Result<Machine, E
             .map_err(setup("the process that changes attributes of files"))?;
     }
     let vsock = options.vsock.as_ref().map(Hub::listen).transpose();
-    let (hub, socket_file) = vsock.map_err(Error::Vsock)?.unzip();
+    let (hub, socket_file) = vsock.map_err(vsock::VsockError)?.unzip();
     let others = bus::in_order(
         shares,
         net.map(boxed),
@@ -189,7 +189,8 @@ fn prepare(options: &Run, log: &KernelLog, record: &Record) -> Result<Machine, E
         disks.into_iter().map(boxed),
         boxed(Rng),
     );
-    let memory = make_memory(options.memory)?;
+    memory::check(options.memory)?;
+    let memory = memory::make(options.memory)?;
 
     let (ends, end) = mpsc::channel();
     let vm = Arc::new(Vm::new(memory.clone())?);
@@ -234,28 +235,6 @@ fn prepare(options: &Run, log: &KernelLog, record: &Record) -> Result<Machine, E
         socket_file,
         grants: guest.shares.iter().map(Share::grant).collect(),
     })
-}
-
-/// Makes `size` bytes of RAM, if the Host has them.
-pub fn make_memory(size: u64) -> Result<Memory, Error> {
-    let available = memory::available().map_err(setup("memory"))?;
-    if size > available.all {
-        return Err(Error::HostMemory {
-            size,
-            available: available.all,
-        });
-    }
-    let beside = memory::beside(size);
-    if let Some(room) = cgroup::least_room(available.swap) {
-        if size + beside > room.available {
-            return Err(Error::GroupMemory { size, beside, room });
-        }
-    }
-    memory::create(size).map_err(|source| Error::Memory { size, source })
-}
-
-fn setup(what: &'static str) -> impl Fn(io::Error) -> Error {
-    move |source| Error::Setup { what, source }
 }
 
 /// Raises the lines of `vm`'s Guest.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! /dev/lguest: the device ABI of `include/uapi/linux/lguest.h`, made safe.
 //!
-//! One of the two files with `unsafe` in it. The rule that every block relies on: an ioctl gets a
+//! The rule that every block of `unsafe` in it relies on: an ioctl gets a
 //! pointer to a live value of the very type that the header names for it, and the module reads and
 //! writes nothing else of ours but the RAM that [`Vm::new`] gave it.
 
@@ -20,12 +20,66 @@ use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 
 use crate::boot::Entry;
 use crate::memory::Memory;
-use crate::report::Error;
+use crate::report::codes::Code;
+use crate::report::Explain;
 
 /// The module's device.
 pub const DEVICE: &str = "/dev/lguest";
 /// IF, and the bit that is always set.
 const RFLAGS_AT_ENTRY: u64 = 0x202;
+
+/// Why there is no VM, or no such one.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages say it
+pub enum ModuleError {
+    #[error("{}", Code::NoDevice.title())]
+    NoDevice,
+    #[error("cannot open /dev/lguest")]
+    Open(#[source] io::Error),
+    #[error("{}", Code::ModuleAbi.title())]
+    Abi { theirs: u32, ours: u32 },
+    #[error("the lg module refuses {call}")]
+    Refused {
+        call: &'static str,
+        source: io::Error,
+    },
+}
+
+impl Explain for ModuleError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoDevice => Code::NoDevice,
+            Self::Open(source) if source.kind() == ErrorKind::PermissionDenied => {
+                Code::DevicePermission
+            }
+            Self::Open(_) => Code::OpenDevice,
+            Self::Abi { .. } => Code::ModuleAbi,
+            Self::Refused { .. } => Code::Module,
+        }
+    }
+
+    fn why(&self) -> String {
+        match self {
+            Self::NoDevice => "the lg module is not loaded".into(),
+            Self::Open(source) if source.kind() == ErrorKind::PermissionDenied => {
+                "you are not in the group that may use it (usually \"lguest\")".into()
+            }
+            Self::Open(source) | Self::Refused { source, .. } => source.to_string(),
+            Self::Abi { theirs, ours } => {
+                format!("it speaks version {theirs} of the ABI, this lg version {ours}")
+            }
+        }
+    }
+
+    fn fix(&self) -> String {
+        match self {
+            Self::NoDevice => "load it: sudo modprobe lg, or sudo insmod build/lg.ko".into(),
+            Self::Open(_) => self.code().fix().to_string(),
+            Self::Abi { .. } => "build and install the module and lg from the same source".into(),
+            Self::Refused { .. } => "sudo dmesg may tell more".into(),
+        }
+    }
+}
 
 /// A VM. It ends when the last clone of its [`Arc`] is gone, or with the process.
 pub struct Vm {
@@ -36,7 +90,7 @@ pub struct Vm {
 
 impl Vm {
     /// Makes a VM whose RAM is `memory`.
-    pub fn new(memory: Memory) -> Result<Self, Error> {
+    pub fn new(memory: Memory) -> Result<Self, ModuleError> {
         let (device, _) = open()?;
         for region in memory.iter() {
             let region = lguest_memory {
@@ -57,7 +111,7 @@ impl Vm {
     }
 
     /// From now on, hypercall NOTIFY for the register at `gpa` and `queue` signals `kick`.
-    pub fn set_kick(&self, gpa: u64, queue: u32, kick: &EventFd) -> Result<(), Error> {
+    pub fn set_kick(&self, gpa: u64, queue: u32, kick: &EventFd) -> Result<(), ModuleError> {
         let notifyfd = lguest_notifyfd {
             gpa,
             queue,
@@ -82,7 +136,7 @@ impl Vm {
     }
 
     /// The event counters.
-    pub fn stats(&self) -> Result<lguest_stats, Error> {
+    pub fn stats(&self) -> Result<lguest_stats, ModuleError> {
         let mut stats = lguest_stats::default();
         // SAFETY: GET_STATS writes a struct lguest_stats.
         let result =
@@ -93,26 +147,26 @@ impl Vm {
 }
 
 /// Asks the module what it is.
-pub fn probe() -> Result<lguest_info, Error> {
+pub fn probe() -> Result<lguest_info, ModuleError> {
     open().map(|(_, info)| info)
 }
 
 /// Opens the device, which makes a VM, and checks that the module behind it speaks our language.
-fn open() -> Result<(File, lguest_info), Error> {
+fn open() -> Result<(File, lguest_info), ModuleError> {
     let device = OpenOptions::new()
         .read(true)
         .write(true)
         .open(DEVICE)
         .map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Error::NoDevice,
-            _ => Error::OpenDevice(error),
+            ErrorKind::NotFound => ModuleError::NoDevice,
+            _ => ModuleError::Open(error),
         })?;
     let mut info = lguest_info::default();
     // SAFETY: GET_INFO writes a struct lguest_info.
     let result = unsafe { ioctl_with_mut_ref(&device, LGUEST_IOCTL_GET_INFO, &mut info) };
     check(result, "LGUEST_GET_INFO")?;
     if info.abi_version != LGUEST_ABI_VERSION {
-        return Err(Error::ModuleAbi {
+        return Err(ModuleError::Abi {
             theirs: info.abi_version,
             ours: LGUEST_ABI_VERSION,
         });
@@ -121,9 +175,9 @@ fn open() -> Result<(File, lguest_info), Error> {
 }
 
 /// Turns what ioctl(2) returned into a result.
-fn check(result: i32, call: &'static str) -> Result<(), Error> {
+fn check(result: i32, call: &'static str) -> Result<(), ModuleError> {
     if result < 0 {
-        return Err(Error::Module {
+        return Err(ModuleError::Refused {
             call,
             source: io::Error::last_os_error(),
         });
@@ -169,7 +223,7 @@ pub struct Vcpu {
 
 impl Vcpu {
     /// Makes the first vCPU of `vm`, to start at `entry`.
-    pub fn new(vm: Arc<Vm>, entry: &Entry) -> Result<Self, Error> {
+    pub fn new(vm: Arc<Vm>, entry: &Entry) -> Result<Self, ModuleError> {
         let vcpu = lguest_vcpu {
             id: 0,
             pad: 0,
@@ -193,12 +247,12 @@ impl Vcpu {
     }
 
     /// Runs until there is something for the Launcher to do.
-    pub fn run(&mut self) -> Result<Exit, Error> {
+    pub fn run(&mut self) -> Result<Exit, ModuleError> {
         // SAFETY: RUN reads and writes a struct lguest_run.
         let result =
             unsafe { ioctl_with_mut_ref(&self.vm.device, LGUEST_IOCTL_RUN, &mut *self.run) };
         match check(result, "LGUEST_RUN") {
-            Err(Error::Module { source, .. }) if source.kind() == ErrorKind::Interrupted => {
+            Err(ModuleError::Refused { source, .. }) if source.kind() == ErrorKind::Interrupted => {
                 Ok(Exit::Interrupted)
             }
             Err(error) => Err(error),
@@ -209,7 +263,7 @@ impl Vcpu {
         }
     }
 
-    fn exit(&self) -> Result<Exit, Error> {
+    fn exit(&self) -> Result<Exit, ModuleError> {
         let reasons = &self.run.__bindgen_anon_1;
         // SAFETY: all members of the union are integers and arrays of them, for which any bytes are
         // valid; `run` was all 0 before the module wrote to it. Which member the module has filled
@@ -260,7 +314,7 @@ impl Vcpu {
             },
             exit => {
                 let source = io::Error::other(format!("unknown exit {exit}"));
-                return Err(Error::Module {
+                return Err(ModuleError::Refused {
                     call: "LGUEST_RUN",
                     source,
                 });
@@ -269,7 +323,7 @@ impl Vcpu {
     }
 
     /// What LGUEST_EXIT_DEBUG is wanted for: `LGUEST_DEBUG_*`.
-    pub fn set_debug(&mut self, flags: u32) -> Result<(), Error> {
+    pub fn set_debug(&mut self, flags: u32) -> Result<(), ModuleError> {
         let debug = lguest_debug {
             flags,
             ..Default::default()

@@ -11,6 +11,11 @@ use nix::fcntl::{fcntl, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
+use crate::memory::cgroup::Room;
+use crate::report::codes::Code;
+use crate::report::system::setup;
+use crate::report::{Error, Explain};
+
 /// The RAM of a Guest, addressed by GPA.
 pub type Memory = GuestMemoryMmap<()>;
 
@@ -61,6 +66,87 @@ pub fn create(size: u64) -> io::Result<Memory> {
 /// both, and the shadow tables of a usual Guest. They count in a control group as well.
 pub fn beside(size: u64) -> u64 {
     (16 << 20) + size / 32
+}
+
+/// Why a Guest cannot have so much RAM.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages say it
+pub enum MemoryError {
+    #[error("cannot make {} MiB of memory for the guest", size >> 20)]
+    Refused { size: u64, source: io::Error },
+    #[error("{} MiB for the guest are more than this Host has", size >> 20)]
+    Host { size: u64, available: u64 },
+    #[error("{} MiB for the guest are more than its control group allows", size >> 20)]
+    Group { size: u64, beside: u64, room: Room },
+}
+
+impl Explain for MemoryError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Refused { .. } => Code::Memory,
+            Self::Host { .. } => Code::HostMemory,
+            Self::Group { .. } => Code::GroupMemory,
+        }
+    }
+
+    fn why(&self) -> String {
+        match self {
+            Self::Refused { source, .. } => source.to_string(),
+            Self::Host { available, .. } => format!(
+                "{} MiB are free beside other guests and programs, and a guest's memory is never swapped",
+                available >> 20
+            ),
+            Self::Group { beside, room, .. } => format!(
+                "of the {} MiB of {}, {} MiB are left, lg needs {} MiB beside the guest, and who \
+                 needs more is killed",
+                room.limit >> 20,
+                room.group.display(),
+                room.available >> 20,
+                beside >> 20
+            ),
+        }
+    }
+
+    fn fix(&self) -> String {
+        match self {
+            Self::Refused { .. } => "give it less with -m, or free some memory".into(),
+            Self::Host { .. } => "give it less with -m, or end another guest".into(),
+            Self::Group { beside, room, .. } => {
+                // What it takes beside its RAM is less with less RAM.
+                let fits = room.available.saturating_sub(*beside) >> 20;
+                format!("give it less with -m, such as -m {fits}M, or give the group more")
+            }
+        }
+    }
+}
+
+/// Looks whether the Host has `size` bytes of RAM for a Guest, and makes nothing.
+///
+/// # Errors
+///
+/// It has less, or a control group of ours allows less.
+pub fn check(size: u64) -> Result<(), Error> {
+    let available = available().map_err(setup("memory"))?;
+    if size > available.all {
+        let available = available.all;
+        return Err(MemoryError::Host { size, available }.into());
+    }
+    let beside = beside(size);
+    match cgroup::least_room(available.swap) {
+        Some(room) if size + beside > room.available => {
+            Err(MemoryError::Group { size, beside, room }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes `size` bytes of RAM.
+///
+/// # Errors
+///
+/// The system refuses.
+pub fn make(size: u64) -> Result<Memory, Error> {
+    create(size).map_err(|source| MemoryError::Refused { size, source }.into())
 }
 
 /// What is left of the Host's memory, in bytes.

@@ -6,18 +6,20 @@ use std::ffi::{CStr, CString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use linux_loader::cmdline::Cmdline;
+use linux_loader::cmdline::{self, Cmdline};
 
 use crate::boot::cpio;
 use crate::boot::root::Root;
 use crate::boot::told;
-use crate::boot::{self, BootError, Entry, COMMAND_LINE_SIZE};
+use crate::boot::{self, Entry, LoadError, COMMAND_LINE_SIZE};
 use crate::cli::Run;
 use crate::devices::fs::share::Share;
-use crate::image::{Image, ImageError};
+use crate::image::Image;
 use crate::machine::bus::Devices;
 use crate::memory::Memory;
-use crate::report::Error;
+use crate::report::codes::Code;
+use crate::report::system::cannot_read;
+use crate::report::{Error, Explain};
 use crate::session::streams::Streams;
 
 /// Where an installed lg finds its guest.
@@ -25,10 +27,69 @@ const INSTALLED_KERNEL: &str = "/usr/lib/lg/vmlinux";
 /// Where an installed lg finds its guest's initial root.
 pub const INSTALLED_INITRD: &str = "/usr/lib/lg/initramfs.cpio";
 
+/// Why there is nothing that can be run, or not so.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages say it
+pub enum GuestError {
+    #[error("{}", Code::NoKernel.title())]
+    NoKernel { tried: Vec<PathBuf> },
+    #[error("{}", Code::NoInitrd.title())]
+    NoInitrd(PathBuf),
+    #[error("{} runs no commands", .0.display())]
+    CommandForBareGuest(PathBuf),
+    #[error("{option} means nothing to {}", path.display())]
+    OptionForBareGuest { path: PathBuf, option: &'static str },
+    #[error("there can be no such command line")]
+    CommandLine(#[source] cmdline::Error),
+}
+
+impl Explain for GuestError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoKernel { .. } => Code::NoKernel,
+            Self::NoInitrd(_) => Code::NoInitrd,
+            Self::CommandForBareGuest(_) => Code::CommandForBareGuest,
+            Self::OptionForBareGuest { .. } => Code::OptionForBareGuest,
+            Self::CommandLine(_) => Code::CommandLine,
+        }
+    }
+
+    fn why(&self) -> String {
+        match self {
+            Self::NoKernel { tried } => {
+                let tried = tried.iter().map(|path| path.display().to_string());
+                let tried = tried.collect::<Vec<_>>().join(", ");
+                format!("none is named, and these do not exist: {tried}")
+            }
+            Self::NoInitrd(default) => {
+                format!("none is named, and {} does not exist", default.display())
+            }
+            Self::CommandForBareGuest(_) | Self::OptionForBareGuest { .. } => {
+                "it is a bare guest, not Linux".into()
+            }
+            Self::CommandLine(cmdline::Error::TooLarge) => {
+                "Linux takes 2047 bytes, some of which announce its devices".into()
+            }
+            Self::CommandLine(source) => source.to_string(),
+        }
+    }
+
+    fn fix(&self) -> String {
+        match self {
+            Self::NoKernel { .. } => {
+                "name one, a vmlinux or bzImage with lguest support: lg run KERNEL".into()
+            }
+            Self::NoInitrd(_) => {
+                "name one with --initrd FILE (/dev/null when the kernel has one built in)".into()
+            }
+            Self::OptionForBareGuest { option, .. } => format!("leave out {option}"),
+            Self::CommandForBareGuest(_) | Self::CommandLine(_) => self.code().fix().to_string(),
+        }
+    }
+}
+
 /// A Guest that can be loaded.
 pub struct Guest {
-    /// Where the kernel was.
-    pub path: PathBuf,
     /// The kernel.
     pub image: Image,
     /// Where the initrd was.
@@ -49,12 +110,12 @@ impl Guest {
     /// Finds what `options` ask for.
     pub fn find(options: &Run) -> Result<Self, Error> {
         let path = find_kernel(options.kernel.as_deref())?;
-        let image = Image::parse(read(&path)?).map_err(|error| refused(&path, error))?;
+        let image = Image::open(&path)?;
         if !options.command.is_empty() && !image.linux {
-            return Err(Error::CommandForBareGuest(path));
+            return Err(GuestError::CommandForBareGuest(path).into());
         }
         if let (false, Some(option)) = (image.linux, option_of_linux(options)) {
-            return Err(Error::OptionForBareGuest { path, option });
+            return Err(GuestError::OptionForBareGuest { path, option }.into());
         }
         let streams = Streams::of(image.linux, options.initrd.is_some());
         let root = match image.linux {
@@ -74,7 +135,6 @@ impl Guest {
         let command_line = arguments(options, &image);
         let shares = root.iter().map(Root::share);
         Ok(Self {
-            path,
             image,
             initrd_path,
             initrd,
@@ -99,7 +159,7 @@ impl Guest {
             }
             line.as_cstring()
         };
-        line().map_err(Error::CommandLine)
+        line().map_err(|error| GuestError::CommandLine(error).into())
     }
 
     /// Puts it into `memory`. Where it starts is the result.
@@ -108,17 +168,7 @@ impl Guest {
     ///
     /// It does not fit.
     pub fn load(&self, memory: &Memory, command_line: &CStr) -> Result<Entry, Error> {
-        boot::load(memory, &self.image, &self.initrd, command_line).map_err(|error| match error {
-            BootError::Image(source) => refused(&self.path, source),
-            BootError::Other(error) => error,
-        })
-    }
-}
-
-fn refused(path: &Path, source: ImageError) -> Error {
-    Error::Image {
-        path: path.into(),
-        source,
+        boot::load(memory, &self.image, &self.initrd, command_line)
     }
 }
 
@@ -136,7 +186,7 @@ pub fn find_kernel(named: Option<&Path>) -> Result<PathBuf, Error> {
         .iter()
         .find(|path| path.exists())
         .cloned()
-        .ok_or(Error::NoKernel { tried })
+        .ok_or(GuestError::NoKernel { tried }.into())
 }
 
 /// The initrd that was named, or the installed one.
@@ -144,7 +194,7 @@ fn find_initrd(named: Option<&Path>) -> Result<PathBuf, Error> {
     match named {
         Some(path) => Ok(path.into()),
         None if Path::new(INSTALLED_INITRD).exists() => Ok(INSTALLED_INITRD.into()),
-        None => Err(Error::NoInitrd(INSTALLED_INITRD.into())),
+        None => Err(GuestError::NoInitrd(INSTALLED_INITRD.into()).into()),
     }
 }
 
@@ -153,9 +203,12 @@ fn find_initrd(named: Option<&Path>) -> Result<PathBuf, Error> {
 fn initrd(path: Option<&Path>, told: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
     let size = path.map_or(0, |path| fs::metadata(path).map_or(0, |file| file.len()));
     if size > limit {
-        return Err(Error::InitrdTooLarge { size, limit });
+        return Err(LoadError::InitrdTooLarge { size, limit }.into());
     }
-    let mut initrd = path.map_or(Ok(Vec::new()), read)?;
+    let mut initrd = match path {
+        Some(path) => fs::read(path).map_err(cannot_read(path))?,
+        None => Vec::new(),
+    };
     if !told.is_empty() {
         initrd.resize(initrd.len().next_multiple_of(cpio::ALIGN), 0);
         initrd.extend(told);
@@ -197,13 +250,6 @@ fn arguments(options: &Run, image: &Image) -> Vec<String> {
     words
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|source| Error::Read {
-        path: path.into(),
-        source,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,7 +286,6 @@ mod tests {
     #[test]
     fn command_lines_that_cannot_be() {
         let guest = |append: &str| Guest {
-            path: PathBuf::new(),
             image: Image::parse(elf(&good_notes())).unwrap(),
             initrd_path: None,
             initrd: Vec::new(),
@@ -262,7 +307,7 @@ mod tests {
             "\u{1b}".into(),
         ] {
             let error = line(&bad).unwrap_err();
-            assert!(matches!(error, Error::CommandLine(_)), "{error:?}");
+            assert_eq!(error.code(), Code::CommandLine, "{error:?}");
         }
     }
 

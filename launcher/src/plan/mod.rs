@@ -21,8 +21,10 @@ use crate::boot::told;
 use crate::cli::Run;
 use crate::devices::blk::disk::{Access, Disk};
 use crate::devices::fs::share::{self, Share};
-use crate::machine;
+use crate::devices::vsock::hub::VsockError;
 use crate::machine::bus::{self, Devices};
+use crate::machine::gdb::GdbError;
+use crate::memory;
 use crate::plan::guest::Guest;
 use crate::report::Error;
 use crate::socket_file;
@@ -93,17 +95,18 @@ impl Plan {
         }
         share::open_all(&guest.shares, options.memory)?;
         if let Some(vsock) = &options.vsock {
-            vsock.check().map_err(Error::Vsock)?;
+            vsock.check().map_err(VsockError)?;
         }
         if let Some(path) = &options.gdb {
-            socket_file::check(path).map_err(Error::GdbSocket)?;
+            socket_file::check(path).map_err(GdbError::Socket)?;
         }
         let devices = devices(options, &guest, &disks)?;
-        let memory = machine::make_memory(options.memory)?;
+        memory::check(options.memory)?;
+        let memory = memory::make(options.memory)?;
         let command_line = guest.command_line(devices.len())?;
         guest.load(&memory, &command_line)?;
         Ok(Self {
-            kernel: absolute(&guest.path).unwrap_or(guest.path.clone()),
+            kernel: absolute(&guest.image.path).unwrap_or(guest.image.path.clone()),
             linux: guest.image.linux,
             entry: format!("{:#x}", guest.image.entry),
             memory: options.memory,

@@ -31,6 +31,13 @@ macro_rules! codes {
         }
 
         impl Code {
+            /// The error in a few words.
+            pub const fn title(self) -> &'static str {
+                match self {
+                    $(Self::$name => $title,)*
+                }
+            }
+
             /// All of them, in order.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
@@ -286,6 +293,28 @@ codes! {
          command.",
         "lg run -v KERNEL says what it is.",
         "Leave the option out.";
+}
+
+impl Code {
+    /// What to do, as the end of a line.
+    pub fn fix(self) -> impl fmt::Display {
+        EndOfLine(self.explanation().fix)
+    }
+}
+
+/// A sentence without its capital letter and its full stop. (A signal handler prints some, so this
+/// makes no string.)
+struct EndOfLine(&'static str);
+
+impl fmt::Display for EndOfLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.trim_end_matches('.');
+        let mut rest = text.chars();
+        match rest.next() {
+            Some(first) => write!(f, "{}{}", first.to_ascii_lowercase(), rest.as_str()),
+            None => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for Code {

@@ -6,6 +6,7 @@ use std::io;
 use lguest_abi::lguest_regs;
 use nix::sys::signal::Signal;
 
+use crate::report::system::Refusal;
 use crate::report::{Error, Report};
 use crate::session::terminal::say;
 
@@ -50,7 +51,7 @@ impl End {
         match error.kind() {
             // Nobody reads it any more: ends without a word, as other programs do.
             io::ErrorKind::BrokenPipe => Self::Signal(Signal::SIGPIPE),
-            _ => Self::Failed(Error::Output(error)),
+            _ => Self::Failed(Refusal::Output(error).into()),
         }
     }
 
@@ -162,7 +163,7 @@ mod tests {
         assert_eq!(End::PoweredOff(7).status(), 7);
         assert_eq!(End::Panic(String::new()).status(), 255);
         assert_eq!(End::TimedOut.status(), 124);
-        assert_eq!(End::Failed(Error::NoDevice).status(), 125);
+        assert_eq!(End::of_output(io::Error::other("full")).status(), 125);
         assert_eq!(End::Signal(Signal::SIGTERM).status(), 143);
     }
 

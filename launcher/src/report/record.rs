@@ -19,9 +19,9 @@ use lguest_abi::lguest_stats;
 use serde::Serialize;
 use serde_json::{json, Map, Value};
 
-use crate::plan::Plan;
 use crate::report::end::End;
 use crate::report::stats;
+use crate::report::system::cannot_write;
 use crate::report::Error;
 
 /// The record, while it is made. Clones are of the same: whoever ends lg writes it.
@@ -59,7 +59,7 @@ struct Content {
     /// Of `--stats`, by their names.
     counters: Option<Map<String, Value>>,
     /// Of `--dry-run`.
-    plan: Option<Plan>,
+    plan: Option<Value>,
 }
 
 /// Times from the beginning of lg, except for the last.
@@ -90,7 +90,7 @@ impl Record {
     ///
     /// The file cannot be made, or not be written.
     pub fn open(&self, path: &Path) -> Result<(), Error> {
-        let file = File::create(path).map_err(|source| cannot_write(path, source))?;
+        let file = File::create(path).map_err(cannot_write(path))?;
         self.inner().file = Some((path.to_owned(), file));
         Ok(())
     }
@@ -116,8 +116,8 @@ impl Record {
     }
 
     /// This would run.
-    pub fn plan(&self, plan: Plan) {
-        self.inner().content.plan = Some(plan);
+    pub fn plan(&self, plan: &impl Serialize) {
+        self.inner().content.plan = Some(json!(plan));
     }
 
     /// The Guest starts now.
@@ -166,15 +166,7 @@ impl Record {
         let text = serde_json::to_string_pretty(content).expect("plain data") + "\n";
         // It may have no reader.
         drop(inner);
-        file.write_all(text.as_bytes())
-            .map_err(|source| cannot_write(&path, source))
-    }
-}
-
-fn cannot_write(path: &Path, source: std::io::Error) -> Error {
-    Error::Write {
-        path: path.into(),
-        source,
+        file.write_all(text.as_bytes()).map_err(cannot_write(path))
     }
 }
 
@@ -187,6 +179,7 @@ mod tests {
     use nix::sys::signal::Signal;
 
     use super::*;
+    use crate::report::codes::Code;
 
     /// What is written of a run with this end.
     fn written(end: &End, fill: impl FnOnce(&Record)) -> Value {
@@ -238,7 +231,7 @@ mod tests {
             reason: "bad root".into(),
             regs: Box::<lguest_regs>::default(),
         };
-        let error = End::Failed(Error::NoDevice);
+        let error = End::of_output(std::io::Error::other("full"));
         for (end, status, reason, message) in [
             (End::Restart, 0, "restart", Value::Null),
             (End::Panic("oops".into()), 255, "panic", json!("oops")),
@@ -251,7 +244,7 @@ mod tests {
                 "signal",
                 json!("SIGTERM"),
             ),
-            (error, 125, "error", json!("there is no /dev/lguest")),
+            (error, 125, "error", json!("cannot write the output")),
         ] {
             let record = written(&end, |_| {});
             assert_eq!(record["status"], status);
@@ -271,7 +264,7 @@ mod tests {
         let record = Record::default();
         record.open(Path::new("/dev/full")).unwrap();
         let error = record.write(&End::PoweredOff(0)).unwrap_err();
-        assert!(matches!(error, Error::Write { .. }), "{error:?}");
+        assert_eq!(error.code(), Code::Write, "{error:?}");
         Record::default().write(&End::Left).unwrap();
     }
 }

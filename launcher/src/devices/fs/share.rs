@@ -12,7 +12,9 @@ use super::host;
 use super::server::{FileServer, Limits};
 use crate::devices::fs::Fs;
 use crate::devices::Device;
-use crate::report::Error;
+use crate::report::codes::Code;
+use crate::report::system::setup;
+use crate::report::{Error, Explain};
 use crate::sandbox::Grant;
 
 /// Where the Guest's init mounts shares, each below its tag.
@@ -85,9 +87,9 @@ impl Share {
 
     /// Opens the directory, and makes its device. What is private has `private` bytes of memory.
     fn open(&self, limits: Limits, private: u64) -> Result<Box<dyn Device>, Error> {
-        let failed = |source| Error::Share {
-            directory: self.directory.clone(),
-            source,
+        let failed = |source| {
+            let directory = self.directory.clone();
+            Error::from(ShareError::Refused { directory, source })
         };
         let root = host::open_root(&self.directory).map_err(failed)?;
         Ok(if self.private {
@@ -100,6 +102,42 @@ impl Share {
     }
 }
 
+/// Why a directory is not shared.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages say it
+pub enum ShareError {
+    #[error("cannot share {}", directory.display())]
+    Refused {
+        directory: PathBuf,
+        source: io::Error,
+    },
+    #[error("two shares have the tag {0}")]
+    TagTwice(String),
+}
+
+impl Explain for ShareError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Refused { .. } => Code::Share,
+            Self::TagTwice(_) => Code::TagTwice,
+        }
+    }
+
+    fn why(&self) -> String {
+        match self {
+            Self::Refused { source, .. } => source.to_string(),
+            Self::TagTwice(_) => "the guest tells shares apart by it".into(),
+        }
+    }
+
+    fn fix(&self) -> String {
+        match self {
+            Self::Refused { .. } => "name a directory that you may read".into(),
+            Self::TagTwice(_) => self.code().fix().to_string(),
+        }
+    }
+}
+
 /// Makes the devices for all of `shares`, and divides the descriptors that this process may have among them.
 ///
 /// What a Guest with `memory` bytes of RAM changes in private ones takes at most half as much again.
@@ -109,16 +147,12 @@ pub fn open_all(shares: &[Share], memory: u64) -> Result<Vec<Box<dyn Device>>, E
     if shares.is_empty() {
         return Ok(Vec::new());
     }
-    let setup = |source| Error::Setup {
-        what: "the shares' descriptors",
-        source,
-    };
     for (index, share) in shares.iter().enumerate() {
         if shares[..index].iter().any(|other| other.tag == share.tag) {
-            return Err(Error::TagTwice(share.tag.clone()));
+            return Err(ShareError::TagTwice(share.tag.clone()).into());
         }
     }
-    let all = raise_descriptor_limit().map_err(setup)?;
+    let all = raise_descriptor_limit().map_err(setup("the shares' descriptors"))?;
     let each = all.saturating_sub(DESCRIPTORS_FOR_OTHERS) / shares.len() as u64;
     let each = each.clamp(32, DESCRIPTORS_MAX) as usize;
     let limits = Limits {
@@ -171,7 +205,8 @@ mod tests {
         let Err(error) = open_all(&[share.clone(), share], 0) else {
             panic!("it should be refused")
         };
-        assert!(matches!(error, Error::TagTwice(tag) if tag == "x"));
+        assert_eq!(error.code(), Code::TagTwice);
+        assert!(error.to_string().ends_with(" x"), "{error}");
     }
 
     #[test]
@@ -181,7 +216,7 @@ mod tests {
             let Err(error) = open_all(&[share], 0) else {
                 panic!("{path} should be refused")
             };
-            assert!(matches!(error, Error::Share { .. }), "{error}");
+            assert_eq!(error.code(), Code::Share, "{error}");
         }
     }
 }

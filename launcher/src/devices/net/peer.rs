@@ -13,6 +13,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::{passt, tap};
 use crate::report::codes::Code;
+use crate::report::Explain;
 
 /// `struct virtio_net_hdr_v1`, the header before each frame (section 5.1.6 of the specification).
 pub type Header = [u8; HEADER_SIZE];
@@ -306,9 +307,9 @@ impl fmt::Display for Mac {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum Error {
-    #[error("there is no passt")]
+    #[error("{}", Code::NoPasst.title())]
     NoPasst,
-    #[error("passt does not start")]
+    #[error("{}", Code::Passt.title())]
     Passt(String),
     #[error("there is no network interface {0}")]
     NoInterface(String),
@@ -318,9 +319,8 @@ pub enum Error {
     Tap { name: String, source: io::Error },
 }
 
-impl Error {
-    /// The code by which `lg explain` knows it.
-    pub fn code(&self) -> Code {
+impl Explain for Error {
+    fn code(&self) -> Code {
         match self {
             Self::NoPasst => Code::NoPasst,
             Self::Passt(_) => Code::Passt,
@@ -330,8 +330,7 @@ impl Error {
         }
     }
 
-    /// Why it went wrong.
-    pub fn why(&self) -> String {
+    fn why(&self) -> String {
         match self {
             Self::NoPasst => "--net user needs it, and no directory in PATH has it".into(),
             Self::Passt(said) => said.clone(),
@@ -349,12 +348,10 @@ impl Error {
         }
     }
 
-    /// What the user can do.
-    pub fn fix(&self) -> String {
+    fn fix(&self) -> String {
         match self {
-            Self::NoPasst => "sudo apt install passt, or leave out --net user".into(),
+            Self::NoPasst | Self::OpenTun(_) => self.code().fix().to_string(),
             Self::Passt(_) => "forward other ports, if it is about one; passt(1) knows more".into(),
-            Self::OpenTun(_) => "sudo modprobe tun".into(),
             Self::NoInterface(name) | Self::Tap { name, .. } => format!(
                 "make one of your own: sudo ip tuntap add {name} mode tap user $USER && \
                  sudo ip link set {name} up"

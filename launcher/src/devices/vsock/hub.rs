@@ -22,6 +22,27 @@ use super::connection::{Broken, Connection, Word, BUFFER};
 use super::packet::{op, socket_type, Header};
 use super::path;
 pub use super::path::Spec;
+use crate::report::codes::Code;
+use crate::report::Explain;
+
+/// Why the socket of `--vsock` cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("there can be no vsock")]
+pub struct VsockError(#[source] pub SocketError);
+
+impl Explain for VsockError {
+    fn code(&self) -> Code {
+        Code::Vsock
+    }
+
+    fn why(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn fix(&self) -> String {
+        self.0.fix()
+    }
+}
 use crate::socket_file::{self, SocketError, SocketFile};
 
 /// The Host's CID.

@@ -41,10 +41,12 @@ use nix::sys::pthread::{pthread_kill, pthread_self, Pthread};
 use nix::sys::socket::{recv, MsgFlags};
 
 use crate::machine::cpu::{Executor, Step, STOP_SIGNAL};
+use crate::report::codes::Code;
 use crate::report::end::End;
-use crate::report::Error;
+use crate::report::system::setup;
+use crate::report::{Error, Explain};
 use crate::session::terminal::say;
-use crate::socket_file;
+use crate::socket_file::{self, SocketError};
 use memory::Debugged;
 use registers::{Regs, X86_64};
 
@@ -125,15 +127,45 @@ impl ConnectionExt for Stream {
     }
 }
 
+/// Why gdb cannot come.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages say it
+pub enum GdbError {
+    #[error("cannot wait for gdb at {}", place.display())]
+    Wait { place: PathBuf, source: io::Error },
+    #[error("cannot wait for gdb")]
+    Socket(#[source] SocketError),
+}
+
+impl Explain for GdbError {
+    fn code(&self) -> Code {
+        Code::Gdb
+    }
+
+    fn why(&self) -> String {
+        match self {
+            Self::Wait { source, .. } => source.to_string(),
+            Self::Socket(source) => source.to_string(),
+        }
+    }
+
+    fn fix(&self) -> String {
+        match self {
+            Self::Wait { .. } => "name another socket".into(),
+            Self::Socket(source) => source.fix(),
+        }
+    }
+}
+
 impl Gdb {
     /// Waits for it at `place`. Nobody else can come there afterwards.
     pub fn wait(place: &Path) -> Result<Self, Error> {
-        let failed = |source| Error::Gdb {
+        let failed = |source| GdbError::Wait {
             place: place.into(),
             source,
         };
         // Whoever comes has all of the Guest, and so what the Guest has of us.
-        let (listener, _file) = socket_file::listen(place).map_err(Error::GdbSocket)?;
+        let (listener, _file) = socket_file::listen(place).map_err(GdbError::Socket)?;
         listener.set_nonblocking(false).map_err(failed)?;
         say(&format!(
             "waiting for gdb: target remote {}",
@@ -146,10 +178,7 @@ impl Gdb {
     /// Lets gdb drive `guest`. Returns how that ended, or `None` if gdb has gone and the Guest is
     /// to go on alone; `stopped` says that nobody wants it any more.
     pub fn serve(self, guest: &mut Executor, stopped: &AtomicBool) -> Result<Option<End>, Error> {
-        let watched = self.0.try_clone().map_err(|source| Error::Setup {
-            what: "the connection to gdb",
-            source,
-        })?;
+        let watched = self.0.try_clone().map_err(setup("the connection to gdb"))?;
         let stream = Stream {
             socket: self.0,
             output: Vec::new(),
@@ -218,7 +247,8 @@ impl Session<'_> {
     }
 
     fn ask(&mut self, flags: u32) -> Result<(), Error> {
-        self.guest.vcpu.set_debug(flags)
+        self.guest.vcpu.set_debug(flags)?;
+        Ok(())
     }
 
     /// What the vCPU is to look for while it runs.

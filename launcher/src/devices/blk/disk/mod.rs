@@ -28,7 +28,7 @@ use raw::Raw;
 pub use sys::Buffers;
 
 use crate::report::codes::Code;
-use crate::report::Error;
+use crate::report::Explain;
 
 /// The unit of a disk's size, in bytes.
 pub const SECTOR: u64 = 512;
@@ -108,8 +108,7 @@ pub enum DiskError {
 }
 
 impl DiskError {
-    /// The code by which `lg explain` knows it.
-    pub fn code(&self) -> Code {
+    fn code(&self) -> Code {
         match self {
             Self::Open(_) => Code::OpenDisk,
             Self::NotWritable => Code::DiskNotWritable,
@@ -121,11 +120,10 @@ impl DiskError {
         }
     }
 
-    /// What the user can do.
-    pub fn fix(&self, path: &Path) -> String {
+    fn fix(&self, path: &Path) -> String {
         let path = path.display();
         match self {
-            Self::Open(_) => "name a file or a block device that you may read".into(),
+            Self::Open(_) | Self::InUse | Self::Overlay { .. } => self.code().fix().to_string(),
             Self::NotWritable => {
                 format!("let the guest only read it, or write to a temporary file: --disk {path},ro or --disk {path},overlay")
             }
@@ -138,12 +136,39 @@ impl DiskError {
             Self::Format(_) => {
                 format!("make a raw one of it: qemu-img convert -O raw {path} disk.raw")
             }
-            Self::InUse => "unmount it, or end the other guest; several guests can have the same \
-                            disk with ,ro or ,overlay"
-                .into(),
-            Self::Overlay { .. } => {
-                "name a directory on a local file system with room: export TMPDIR=DIR".into()
-            }
+        }
+    }
+}
+
+/// Why a Guest cannot have its disks.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages say it
+pub enum DisksError {
+    #[error("{} cannot be a disk", path.display())]
+    Disk { path: PathBuf, source: DiskError },
+    #[error("{count} disks are too many")]
+    TooMany { count: usize, limit: usize },
+}
+
+impl Explain for DisksError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Disk { source, .. } => source.code(),
+            Self::TooMany { .. } => Code::TooManyDisks,
+        }
+    }
+
+    fn why(&self) -> String {
+        match self {
+            Self::Disk { source, .. } => source.to_string(),
+            Self::TooMany { limit, .. } => format!("a guest can have {limit}"),
+        }
+    }
+
+    fn fix(&self) -> String {
+        match self {
+            Self::Disk { path, source } => source.fix(path),
+            Self::TooMany { .. } => self.code().fix().to_string(),
         }
     }
 }
@@ -165,15 +190,15 @@ enum Content {
 
 impl Disk {
     /// Opens all disks of a guest.
-    pub fn open_all(specs: &[Spec]) -> Result<Vec<Self>, Error> {
+    pub fn open_all(specs: &[Spec]) -> Result<Vec<Self>, DisksError> {
         if specs.len() > MAX_DISKS {
-            return Err(Error::TooManyDisks {
+            return Err(DisksError::TooMany {
                 count: specs.len(),
                 limit: MAX_DISKS,
             });
         }
         let open = |spec: &Spec| {
-            Self::open(spec).map_err(|source| Error::Disk {
+            Self::open(spec).map_err(|source| DisksError::Disk {
                 path: spec.path.clone(),
                 source,
             })
