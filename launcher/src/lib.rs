@@ -1,11 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 //! lg, the Launcher: supplies a Guest of lg.ko with a kernel, memory and devices.
 //!
-//! Read in this order: [`commands`] what lg can do, and [`cli`] what the user asks for · [`plan`] what
-//! is to run · [`machine`] how a machine is put together, runs and ends: the module, the run loop,
-//! loads and stores to devices, and gdb · [`session`] the user's side of it · [`boot`], with [`image`],
-//! how the Guest gets into [`memory`] · [`devices`], a folder for each · [`sandbox`] what lg itself may
-//! do · [`report`] what the user and programs are told.
+//! Read in this order. Each layer knows only those below it, and no file one that knows it:
+//!
+//! ```text
+//! fuzz         what hostile bytes can do, whole (for fuzzers and their tests)
+//! commands     what lg can do: `run`, from its options to its exit status
+//! machine      how a machine is put together, runs and ends: the module, the vCPU, the devices' bus, gdb
+//! plan         what is to run, found and checked
+//! cli          what the user asks for
+//! session      the user's side of a run: terminal, streams, keys, time
+//! boot         how a Guest gets into RAM
+//! image        what is loaded: a kernel's file
+//! devices      a folder for each, with what is behind it
+//! sandbox      what lg may do while a Guest runs
+//! socket_file  where others come to us
+//! memory       where RAM is, and how much there can be
+//! report       what users and programs are told: errors, ends, records
+//! ```
 
 #![deny(unsafe_code)]
 

@@ -15,6 +15,7 @@ use launcher::commands::run;
 use launcher::commands::{completions, config, explain};
 use launcher::devices::fs::attributes;
 use launcher::report::end;
+use launcher::report::messages;
 use launcher::report::system::{setup, Refusal};
 use launcher::report::{Error, Report};
 use launcher::session::terminal;
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            terminal::say(&Report(&error).to_string());
+            messages::say(&Report(&error).to_string());
             end::LAUNCHER_ERROR.into()
         }
     }
@@ -90,7 +91,7 @@ fn explain(subject: Option<&str>, all: bool) -> Done {
     match subject.map(explain::explain) {
         Some(Ok(text)) => print(text.as_bytes()),
         Some(Err(message)) => {
-            terminal::say(&message);
+            messages::say(&message);
             Ok(false)
         }
         None if all => print(explain::all().as_bytes()),

@@ -21,6 +21,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use landlock::{
     Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr,
@@ -39,7 +40,6 @@ use vmm_sys_util::signal::register_signal_handler;
 
 use crate::report::codes::Code;
 use crate::report::end::LAUNCHER_ERROR;
-use crate::session::terminal;
 
 /// The newest Landlock version that has something to give up: the network by UDP came with it. An
 /// older kernel's confines less.
@@ -70,7 +70,12 @@ pub struct Needs<'a> {
     pub watcher: Option<Pid>,
     /// The directory below which it connects to UNIX sockets, and they to it.
     pub sockets: Option<&'a Path>,
+    /// What is to be done when a forbidden call ends this process. A signal handler calls it.
+    pub last: Option<fn()>,
 }
+
+/// As [`Needs::last`] says.
+static LAST: OnceLock<fn()> = OnceLock::new();
 
 impl Needs<'_> {
     fn writes(&self) -> bool {
@@ -109,6 +114,9 @@ impl Sandbox {
 /// A directory that cannot be opened, or a kernel without seccomp. One without Landlock is no
 /// error: the result tells.
 pub fn enter(needs: &Needs<'_>) -> io::Result<Sandbox> {
+    if let Some(last) = needs.last {
+        let _ = LAST.set(last);
+    }
     let landlock = landlock_version();
     confine_files(needs)?;
     confine_calls(allow_list(needs), !needs.grants.is_empty())?;
@@ -473,7 +481,9 @@ extern "C" fn on_forbidden_call(_: i32, info: *mut siginfo_t, _: *mut c_void) {
         Code::Sandbox.fix()
     );
     let length = 256 - left.len();
-    terminal::restore();
+    if let Some(last) = LAST.get() {
+        last();
+    }
     // Not by io::stderr(), whose lock a thread may hold that waits for a reader.
     // SAFETY: reads `text`.
     let _ = unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), length) };
@@ -495,6 +505,7 @@ mod tests {
             grants: &grants,
             watcher: Some(getpid()),
             sockets: Some(Path::new("/")),
+            last: None,
         };
         let some = allow_list(&Needs::default()).unwrap().len();
         assert!(some > 100 && allow_list(&all).unwrap().len() > some);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the Launcher says, in files of words that are ended by NUL; see `launcher/src/boot/told.rs`.
+//! What the Launcher says, in files of words that are ended by NUL; see `launcher/src/plan/told.rs`.
 //! A file that is absent says nothing.
 
 use std::collections::BTreeMap;
@@ -164,8 +164,8 @@ mod tests {
     use std::collections::HashMap;
 
     use clap::Parser;
-    use launcher::boot::{root, told};
     use launcher::cli::{Cli, Command, Run};
+    use launcher::plan::{root, told};
     use launcher::session::streams::Streams;
     use nix::unistd::{getgid, getgroups, getuid};
     use proptest::collection::vec;

@@ -133,7 +133,7 @@ fn run_command(config: &Config, log: Option<&File>) -> Result<i32, Failure> {
     }
     if let Some(mut log) = log {
         // The Launcher, which sees the log, takes the time, and without this knows that no command
-        // was run (`launcher/src/report/log.rs`). So it must be told to whom the log is `quiet`, too.
+        // was run (`launcher/src/session/log.rs`). So it must be told to whom the log is `quiet`, too.
         let _ = log.write_all(b"<0>init: the command starts\n");
     }
     let started = child.spawn();

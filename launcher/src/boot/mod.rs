@@ -12,8 +12,6 @@
 
 pub mod cpio;
 pub mod page_tables;
-pub mod root;
-pub mod told;
 
 use std::ffi::CStr;
 use std::mem::offset_of;

@@ -2,6 +2,7 @@
 //! The command line.
 
 pub mod file;
+pub mod place;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -14,9 +15,8 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use crate::devices::blk::disk;
 use crate::devices::fs::attributes;
 use crate::devices::fs::share::Share;
-use crate::devices::net::peer as net;
+use crate::devices::net::options as net;
 use crate::devices::vsock::hub as vsock;
-use crate::machine::gdb;
 
 /// Run Linux and bare guests without VT-x or SVM.
 #[derive(Debug, Parser)]
@@ -240,7 +240,7 @@ fn disk_parser() -> impl TypedValueParser<Value = disk::Spec> {
 }
 
 fn gdb_parser() -> impl TypedValueParser<Value = PathBuf> {
-    OsStringValueParser::new().try_map(gdb::parse_place)
+    OsStringValueParser::new().try_map(place::parse)
 }
 
 fn variable_parser() -> impl TypedValueParser<Value = OsString> {

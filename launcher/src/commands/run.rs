@@ -15,13 +15,13 @@ use crate::machine;
 use crate::plan::Plan;
 use crate::report::codes::Code;
 use crate::report::end::{End, LAUNCHER_ERROR};
-use crate::report::log::KernelLog;
+use crate::report::messages;
+use crate::report::messages::say;
 use crate::report::record::Record;
 use crate::report::system::{setup, Refusal};
 use crate::report::{Error, Explain, Report};
 use crate::session::deadline::{Deadline, Watch};
-use crate::session::terminal;
-use crate::session::terminal::say;
+use crate::session::log::KernelLog;
 
 /// Runs a guest as `options` say, which clap has made of `arguments`, and tells the user how it
 /// ended. Returns the exit status.
@@ -66,7 +66,7 @@ pub fn run(options: Box<Run>, arguments: &[OsString]) -> u8 {
         Ok(()) => end.status(),
         Err(error) => failed(&error),
     };
-    terminal::finish_messages();
+    messages::finish();
     status
 }
 

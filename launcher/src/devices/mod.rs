@@ -12,6 +12,7 @@ pub mod fs;
 pub mod mmio;
 pub mod net;
 pub mod rng;
+pub mod slot;
 #[cfg(any(test, fuzzing))]
 pub mod testing;
 pub mod vsock;

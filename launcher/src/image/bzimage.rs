@@ -9,8 +9,8 @@ use std::mem::offset_of;
 
 use lguest_abi::boot_params;
 
+use crate::image::refused::ImageError;
 use crate::image::unpack::{self, Format, UnpackError};
-use crate::image::ImageError;
 
 const MAGIC: &[u8] = b"HdrS";
 /// The first version that has `payload_offset`.

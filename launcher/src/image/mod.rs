@@ -7,6 +7,7 @@
 //! the result is an [`Image`] or an [`ImageError`].
 
 mod bzimage;
+mod refused;
 mod unpack;
 
 use std::fs;
@@ -21,100 +22,10 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::LittleEndian;
 
 use crate::image::bzimage::BzImage;
-use crate::image::unpack::{Format, UnpackError};
-use crate::report::codes::Code;
+pub use crate::image::refused::{ImageError, Refused};
+use crate::image::unpack::Format;
 use crate::report::system::cannot_read;
-use crate::report::{Error, Explain};
-
-/// Why a file is not a kernel that lg can run.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // the messages say it
-pub enum ImageError {
-    #[error("it is neither an ELF executable nor a bzImage")]
-    NotAKernel,
-    #[error("it is damaged: {0}")]
-    Malformed(&'static str),
-    #[error("it is not for x86-64 (ELF machine {0})")]
-    ForeignMachine(u16),
-    #[error("it is a 32-bit kernel")]
-    Not64Bit,
-    #[error("its boot protocol is {}.{:02}, which is too old", .0 >> 8, .0 & 0xff)]
-    OldBzImage(u16),
-    #[error(transparent)]
-    Unpack(#[from] UnpackError),
-    #[error("the kernel has no lguest support (there is no ELF note \"Lguest\")")]
-    NoNote {
-        /// Is it Linux?
-        linux: bool,
-    },
-    #[error(
-        "the kernel speaks version {0} of the guest ABI, this lg version {LGUEST_ABI_VERSION}"
-    )]
-    Abi(u32),
-    #[error("the kernel needs features {0:#x}, which this lg does not know")]
-    Features(u32),
-}
-
-impl ImageError {
-    fn code(&self) -> Code {
-        match self {
-            Self::NotAKernel => Code::NotAKernel,
-            Self::Malformed(_) => Code::DamagedKernel,
-            Self::ForeignMachine(_) => Code::ForeignKernel,
-            Self::Not64Bit => Code::Kernel32Bit,
-            Self::OldBzImage(_) => Code::OldBzImage,
-            Self::Unpack(_) => Code::Unpack,
-            Self::NoNote { .. } => Code::NoNote,
-            Self::Abi(_) => Code::GuestAbi,
-            Self::Features(_) => Code::GuestFeatures,
-        }
-    }
-
-    fn fix(&self) -> String {
-        match self {
-            Self::NotAKernel | Self::ForeignMachine(_) => Code::NotAKernel.fix().to_string(),
-            Self::Not64Bit => Code::Kernel32Bit.fix().to_string(),
-            Self::Unpack(error) if !error.is_damage() => Code::OldBzImage.fix().to_string(),
-            Self::OldBzImage(_) => Code::OldBzImage.fix().to_string(),
-            Self::Malformed(_) | Self::Unpack(_) => Code::DamagedKernel.fix().to_string(),
-            Self::NoNote { linux: true } => {
-                "apply guest-kernel-patch to its tree, run `lg config` there, and build it again"
-                    .into()
-            }
-            Self::NoNote { linux: false } => {
-                "build it on the lguest-guest crate, which adds the note".into()
-            }
-            Self::Abi(theirs) if *theirs < LGUEST_ABI_VERSION => {
-                "build the guest again, with the include/uapi/linux/lguest.h of this lg".into()
-            }
-            Self::Abi(_) | Self::Features(_) => Code::GuestFeatures.fix().to_string(),
-        }
-    }
-}
-
-/// A file that lg cannot run.
-#[derive(Debug, thiserror::Error)]
-#[error("lg cannot run {}", path.display())]
-pub struct Refused {
-    /// The file.
-    pub path: PathBuf,
-    /// What is wrong with it.
-    pub source: ImageError,
-}
-
-impl Explain for Refused {
-    fn code(&self) -> Code {
-        self.source.code()
-    }
-
-    fn why(&self) -> String {
-        self.source.to_string()
-    }
-
-    fn fix(&self) -> String {
-        self.source.fix()
-    }
-}
+use crate::report::Error;
 
 /// A kernel that can be loaded.
 #[derive(Debug)]

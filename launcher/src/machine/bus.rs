@@ -5,69 +5,20 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use lguest_abi::LGUEST_LINES;
-use linux_loader::cmdline::{self, Cmdline};
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
-use vm_memory::GuestAddress;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::devices::mmio::Mmio;
+use crate::devices::slot::Slot;
 use crate::devices::{Device, Fault, Interrupt, Source};
 use crate::machine::module::Vm;
-use crate::memory::{Memory, DEVICES, DEVICE_SIZE};
-use crate::report::codes::Code;
+use crate::memory::Memory;
+use crate::report::messages::say;
 use crate::report::system::setup;
-use crate::report::{Error, Explain};
-use crate::session::terminal::say;
-
-/// Interrupts 0 to 15 of Linux are the PC's own; the Launcher's lines follow.
-pub const LINUX_IRQ_OF_LINE_0: u32 = 16;
+use crate::report::Error;
 
 /// Marks an event of a device's source; without it, the event is a queue's kick.
 const OF_SOURCE: u64 = 1 << 32;
-
-/// There are no lines for so many.
-#[derive(Debug, thiserror::Error)]
-#[error("there are more than {0} devices")]
-pub struct TooManyDevices(u32);
-
-impl Explain for TooManyDevices {
-    fn code(&self) -> Code {
-        Code::TooManyDevices
-    }
-
-    fn why(&self) -> String {
-        "each has an interrupt of its own, and there are no more".into()
-    }
-
-    fn fix(&self) -> String {
-        "leave out some of --disk and --share".into()
-    }
-}
-
-/// The line of device `number`.
-///
-/// # Errors
-///
-/// There are no more.
-pub fn line(number: usize) -> Result<u32, TooManyDevices> {
-    let line = u32::try_from(number).ok();
-    line.filter(|&line| line < LGUEST_LINES)
-        .ok_or(TooManyDevices(LGUEST_LINES))
-}
-
-/// All that a machine has behind its console, in the order of the devices' numbers.
-pub fn in_order<T>(
-    shares: impl IntoIterator<Item = T>,
-    net: Option<T>,
-    vsock: Option<T>,
-    disks: impl IntoIterator<Item = T>,
-    random: T,
-) -> impl Iterator<Item = T> {
-    (shares.into_iter().chain(net).chain(vsock))
-        .chain(disks)
-        .chain([random])
-}
 
 /// The devices, each at its number.
 #[derive(Clone, Default)]
@@ -81,8 +32,8 @@ impl Devices {
         memory: &Memory,
         raise: impl Fn(u32) + Send + Sync + 'static,
     ) -> Result<Arc<Mmio>, Error> {
-        let line = line(self.0.len())?;
-        let interrupt = Arc::new(Interrupt::new(move || raise(line)));
+        let slot = Slot::new(self.0.len())?;
+        let interrupt = Arc::new(Interrupt::new(move || raise(slot.line())));
         let on_fault = |name: &str, fault: &Fault| {
             say(&format!(
                 "{name}: stopped until the guest resets it: {fault}"
@@ -102,7 +53,8 @@ impl Devices {
     /// Tells `vm` where the queues' kicks go.
     pub fn connect(&self, vm: &Vm) -> Result<(), Error> {
         for (number, device) in self.0.iter().enumerate() {
-            let register = Self::window(number) + u64::from(VIRTIO_MMIO_QUEUE_NOTIFY);
+            let window = Slot::new(number)?.window();
+            let register = window + u64::from(VIRTIO_MMIO_QUEUE_NOTIFY);
             for index in 0..device.queue_count() {
                 if let Some(kick) = device.kick(index) {
                     vm.set_kick(register, index as u32, kick)?;
@@ -112,31 +64,15 @@ impl Devices {
         Ok(())
     }
 
-    /// The GPA of the window of device `number`.
-    pub fn window(number: usize) -> u64 {
-        DEVICES + number as u64 * DEVICE_SIZE
-    }
-
     /// How many there are.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Tells Linux of `count` devices, on its command line.
-    pub fn announce(count: usize, line: &mut Cmdline) -> cmdline::Result<()> {
-        for number in 0..count {
-            let window = GuestAddress(Self::window(number));
-            let irq = LINUX_IRQ_OF_LINE_0 + number as u32;
-            line.add_virtio_mmio_device(DEVICE_SIZE, window, irq, None)?;
-        }
-        Ok(())
-    }
-
     /// The device whose window `gpa` is in, and the offset there.
     pub fn at(&self, gpa: u64) -> Option<(&Mmio, u64)> {
-        let offset = gpa.checked_sub(DEVICES)?;
-        let device = self.0.get(usize::try_from(offset / DEVICE_SIZE).ok()?)?;
-        Some((device, offset % DEVICE_SIZE))
+        let (number, offset) = Slot::at(gpa)?;
+        Some((self.0.get(number)?, offset))
     }
 
     /// Serves every queue once, so that nothing that the Guest has put there is lost.
@@ -186,8 +122,11 @@ pub fn serve(device: &Mmio) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use lguest_abi::LGUEST_LINES;
+
     use super::*;
     use crate::devices::console::Console;
+    use crate::report::codes::Code;
 
     fn two() -> Devices {
         let memory = crate::memory::create(4 << 20).unwrap();
@@ -208,16 +147,6 @@ mod tests {
         assert_eq!(offset(0xd000_2000), None);
         assert_eq!(offset(0xcfff_ffff), None);
         assert_eq!(offset(u64::MAX), None);
-    }
-
-    #[test]
-    fn announcements() {
-        let mut line = Cmdline::new(100).unwrap();
-        Devices::announce(two().count(), &mut line).unwrap();
-        assert_eq!(
-            line.as_cstring().unwrap().as_c_str(),
-            c"virtio_mmio.device=4K@0xd0000000:16 virtio_mmio.device=4K@0xd0001000:17"
-        );
     }
 
     #[test]

@@ -20,13 +20,12 @@ use vmm_sys_util::signal::{register_signal_handler, Killable};
 use crate::devices::bytes::Output;
 use crate::devices::mmio::Mmio;
 use crate::machine::bus::Devices;
-use crate::machine::gdb::Gdb;
 use crate::machine::insn::{self, Target};
 use crate::machine::module::{Exit, Vcpu};
 use crate::memory::Memory;
 use crate::report::end::End;
+use crate::report::messages::printable;
 use crate::report::Error;
-use crate::session::terminal::printable;
 
 /// Of a panic message, this many bytes are read.
 const MESSAGE_MAX: usize = 1024;
@@ -36,6 +35,10 @@ const NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 /// Takes a vCPU's thread out of the Guest.
 pub const STOP_SIGNAL: Signal = Signal::SIGUSR1;
 
+/// Drives a Guest, such as a debugger. Returns how that ended, or `None` if the Guest is to go on
+/// alone; the flag says that nobody wants it any more.
+pub type Driver = Box<dyn FnOnce(&mut Executor, &AtomicBool) -> Result<Option<End>, Error> + Send>;
+
 /// A vCPU in a thread of its own.
 pub struct RunningVcpu {
     thread: JoinHandle<()>,
@@ -43,8 +46,12 @@ pub struct RunningVcpu {
 }
 
 impl RunningVcpu {
-    /// Runs the vCPU until the Guest ends, or as `gdb` wants it, and reports the end to `ends`.
-    pub fn start(mut executor: Executor, gdb: Option<Gdb>, ends: Sender<End>) -> io::Result<Self> {
+    /// Runs the vCPU until the Guest ends, first as `driver` wants it, and reports the end to `ends`.
+    pub fn start(
+        mut executor: Executor,
+        driver: Option<Driver>,
+        ends: Sender<End>,
+    ) -> io::Result<Self> {
         extern "C" fn nothing(_: i32, _: *mut siginfo_t, _: *mut c_void) {}
         register_signal_handler(STOP_SIGNAL as i32, nothing)?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -52,13 +59,13 @@ impl RunningVcpu {
         let thread = thread::Builder::new()
             .name("vcpu 0".into())
             .spawn(move || {
-                let debugged = match gdb {
-                    Some(gdb) => gdb.serve(&mut executor, &stopped),
+                let driven = match driver {
+                    Some(drive) => drive(&mut executor, &stopped),
                     None => Ok(None),
                 };
-                let end = match debugged {
+                let end = match driven {
                     Ok(None) => executor.run(&stopped),
-                    debugged => debugged,
+                    driven => driven,
                 };
                 if let Some(end) = end.unwrap_or_else(|error| Some(End::Failed(error))) {
                     // When nobody listens any more, another end was first.

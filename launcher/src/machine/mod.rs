@@ -38,28 +38,29 @@ use crate::devices::console::{self, Console, WindowSize};
 use crate::devices::fs::attributes;
 use crate::devices::fs::share::{self, Share};
 use crate::devices::mmio::Mmio;
-use crate::devices::net::peer as net;
+use crate::devices::net::options as net;
 use crate::devices::net::Net;
 use crate::devices::rng::Rng;
 use crate::devices::vsock::hub::{self as vsock, Hub};
 use crate::devices::vsock::Vsock;
 use crate::devices::{Device, Interrupt};
 use crate::machine::bus::Devices;
-use crate::machine::cpu::{Executor, RunningVcpu};
+use crate::machine::cpu::{Driver, Executor, RunningVcpu};
 use crate::machine::gdb::Gdb;
 use crate::machine::module::{Vcpu, Vm};
 use crate::memory::{self, Memory};
 use crate::plan::guest::Guest;
 use crate::report::end::End;
-use crate::report::log::KernelLog;
+use crate::report::messages::{self, say};
 use crate::report::record::Record;
 use crate::report::stats;
 use crate::report::system::setup;
 use crate::report::Error;
 use crate::sandbox::{self, Grant, Needs};
 use crate::session::deadline::{Deadline, Watch};
+use crate::session::log::KernelLog;
 use crate::session::streams::{self, patient, Keyboard, Outputs, Stdin, Streams};
-use crate::session::terminal::{self, say, Terminal};
+use crate::session::terminal::{self, Terminal};
 use crate::socket_file::SocketFile;
 
 /// The signals that end a run, unless they are ignored when it begins.
@@ -182,7 +183,7 @@ fn prepare(options: &Run, log: &KernelLog, record: &Record) -> Result<Machine, E
     }
     let vsock = options.vsock.as_ref().map(Hub::listen).transpose();
     let (hub, socket_file) = vsock.map_err(vsock::VsockError)?.unzip();
-    let others = bus::in_order(
+    let others = crate::plan::in_order(
         shares,
         net.map(boxed),
         hub.map(|hub| boxed(Vsock::new(hub))),
@@ -199,7 +200,7 @@ fn prepare(options: &Run, log: &KernelLog, record: &Record) -> Result<Machine, E
     let outputs = Outputs::of(&guest.streams).map_err(&streams)?;
     let (devices, outer) = make_devices(&vm, &memory, &guest.streams, &outputs, &stdin, others)?;
     devices.connect(&vm)?;
-    let command_line = guest.command_line(devices.count())?;
+    let command_line = guest.command_line(&crate::plan::slots(devices.count())?)?;
     if options.verbose {
         say(&format!(
             "its command line: {}",
@@ -399,6 +400,7 @@ impl Machine {
             grants: &grants,
             watcher: terminal.as_ref().map(Terminal::watcher),
             sockets: options.vsock.as_ref().map(vsock::Spec::directory),
+            last: Some(terminal::restore),
         };
         let sandbox = sandbox::enter(&needs).map_err(setup("the sandbox"))?;
         if let Some(gaps) = sandbox.gaps() {
@@ -424,7 +426,7 @@ impl Machine {
             };
             spawn("output", move || writer.write(&reporter, on_room)).map_err(&threads)?;
         }
-        terminal::say_by(messages.0, messages.1);
+        streams::say_by(messages.0, messages.1);
         let claim = terminal.as_ref().map(|terminal| terminal.claim);
         let is_ours = claim.is_some_and(|claim| claim.take());
         if is_ours && options.command.is_empty() {
@@ -455,7 +457,9 @@ impl Machine {
             .map_err(&threads)?;
         }
         record.starts();
-        let vcpu = RunningVcpu::start(executor, gdb, ends).map_err(&threads)?;
+        let driver =
+            gdb.map(|gdb| -> Driver { Box::new(move |guest, stopped| gdb.serve(guest, stopped)) });
+        let vcpu = RunningVcpu::start(executor, driver, ends).map_err(&threads)?;
 
         // The thread for the signals never lets go of its sender.
         let end = receiver.recv().unwrap_or(End::TimedOut);
@@ -469,7 +473,7 @@ impl Machine {
         stdin.settle();
         // What the Guest has left the cursor behind, where that is our terminal.
         if is_ours && !matches!(end, End::PoweredOff(_)) {
-            terminal::print("\n");
+            messages::print("\n");
         }
         streams::finish(&outlets, cut_off.then_some(PATIENCE));
         drop(terminal);
@@ -477,7 +481,7 @@ impl Machine {
         if options.stats && vcpu.stop() {
             let stats = vm.stats()?;
             record.counters(&stats);
-            terminal::print(&stats::table(&stats).to_string());
+            messages::print(&stats::table(&stats).to_string());
         }
         Ok(end)
     }

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use linux_loader::cmdline::{self, Cmdline};
 
 use crate::boot::cpio;
-use crate::boot::root::Root;
-use crate::boot::told;
 use crate::boot::{self, Entry, LoadError, COMMAND_LINE_SIZE};
 use crate::cli::Run;
 use crate::devices::fs::share::Share;
+use crate::devices::slot::Slot;
 use crate::image::Image;
-use crate::machine::bus::Devices;
 use crate::memory::Memory;
+use crate::plan::root::Root;
+use crate::plan::told;
 use crate::report::codes::Code;
 use crate::report::system::cannot_read;
 use crate::report::{Error, Explain};
@@ -145,15 +145,17 @@ impl Guest {
         })
     }
 
-    /// The kernel's command line on a machine with so many devices.
+    /// The kernel's command line on a machine with devices in these slots.
     ///
     /// # Errors
     ///
     /// It is longer than Linux takes, or holds what is no plain text.
-    pub fn command_line(&self, devices: usize) -> Result<CString, Error> {
+    pub fn command_line(&self, slots: &[Slot]) -> Result<CString, Error> {
         let line = || {
             let mut line = Cmdline::new(COMMAND_LINE_SIZE)?;
-            Devices::announce(devices, &mut line)?;
+            for slot in slots {
+                slot.announce(&mut line)?;
+            }
             for word in &self.command_line {
                 line.insert_str(word)?;
             }
@@ -298,7 +300,7 @@ mod tests {
                 names: Vec::new(),
             },
         };
-        let line = |append: &str| guest(append).command_line(0);
+        let line = |append: &str| guest(append).command_line(&[]);
         let longest = "x".repeat(COMMAND_LINE_SIZE - 1);
         assert_eq!(line(&longest).unwrap().as_bytes(), longest.as_bytes());
         for bad in [

@@ -8,6 +8,8 @@
 #![forbid(unsafe_code)]
 
 pub mod guest;
+pub mod root;
+pub mod told;
 
 use std::env;
 use std::fmt::{self, Display};
@@ -16,14 +18,12 @@ use std::path::{absolute, PathBuf};
 use nix::unistd::{getgid, getuid};
 use serde::Serialize;
 
-use crate::boot::root;
-use crate::boot::told;
+use crate::cli::place::GdbError;
 use crate::cli::Run;
 use crate::devices::blk::disk::{Access, Disk};
 use crate::devices::fs::share::{self, Share};
+use crate::devices::slot::{Slot, TooManyDevices};
 use crate::devices::vsock::hub::VsockError;
-use crate::machine::bus::{self, Devices};
-use crate::machine::gdb::GdbError;
 use crate::memory;
 use crate::plan::guest::Guest;
 use crate::report::Error;
@@ -103,7 +103,7 @@ impl Plan {
         let devices = devices(options, &guest, &disks)?;
         memory::check(options.memory)?;
         let memory = memory::make(options.memory)?;
-        let command_line = guest.command_line(devices.len())?;
+        let command_line = guest.command_line(&slots(devices.len())?)?;
         guest.load(&memory, &command_line)?;
         Ok(Self {
             kernel: absolute(&guest.image.path).unwrap_or(guest.image.path.clone()),
@@ -118,6 +118,24 @@ impl Plan {
             timeout: options.timeout.map(|time| time.as_secs_f64()),
         })
     }
+}
+
+/// All that a machine has behind its console, in the order of the devices' numbers.
+pub fn in_order<T>(
+    shares: impl IntoIterator<Item = T>,
+    net: Option<T>,
+    vsock: Option<T>,
+    disks: impl IntoIterator<Item = T>,
+    random: T,
+) -> impl Iterator<Item = T> {
+    (shares.into_iter().chain(net).chain(vsock))
+        .chain(disks)
+        .chain([random])
+}
+
+/// The places of so many devices.
+pub fn slots(count: usize) -> Result<Vec<Slot>, TooManyDevices> {
+    (0..count).map(Slot::new).collect()
 }
 
 fn command(options: &Run, guest: &Guest) -> Command {
@@ -168,7 +186,7 @@ fn devices(options: &Run, guest: &Guest, disks: &[Disk]) -> Result<Vec<Device>, 
         let what = format!("{path} as /dev/vd{name}, {size} bytes{access}");
         ("blk", what)
     };
-    let others = bus::in_order(
+    let others = in_order(
         guest.shares.iter().map(share),
         options.net.as_ref().map(|net| ("net", net.to.to_string())),
         options.vsock.as_ref().map(|vsock| {
@@ -180,11 +198,12 @@ fn devices(options: &Run, guest: &Guest, disks: &[Disk]) -> Result<Vec<Device>, 
     );
     let all = first.into_iter().flatten().chain(others).enumerate();
     all.map(|(number, (kind, what))| {
+        let slot = Slot::new(number)?;
         Ok(Device {
             kind,
             what,
-            window: format!("{:#x}", Devices::window(number)),
-            interrupt: bus::LINUX_IRQ_OF_LINE_0 + bus::line(number)?,
+            window: format!("{:#x}", slot.window()),
+            interrupt: slot.irq(),
         })
     })
     .collect()

@@ -23,9 +23,9 @@ use std::os::unix::ffi::OsStrExt;
 use nix::unistd::{getgid, getgroups, getuid};
 
 use crate::boot::cpio::Archive;
-use crate::boot::root::{self, Root};
 use crate::cli::Run;
 use crate::devices::fs::share::{Share, GUEST_DIRECTORY};
+use crate::plan::root::{self, Root};
 use crate::report::system::setup;
 use crate::report::Error;
 use crate::session::streams::Streams;

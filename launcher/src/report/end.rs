@@ -6,9 +6,9 @@ use std::io;
 use lguest_abi::lguest_regs;
 use nix::sys::signal::Signal;
 
+use crate::report::messages::say;
 use crate::report::system::Refusal;
 use crate::report::{Error, Report};
-use crate::session::terminal::say;
 
 /// Exit status when `--timeout` was up.
 const TIMED_OUT: u8 = 124;

@@ -7,7 +7,7 @@
 
 pub mod codes;
 pub mod end;
-pub mod log;
+pub mod messages;
 pub mod record;
 pub mod stats;
 pub mod system;

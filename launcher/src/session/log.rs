@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::devices::bytes::{Outlet, Output};
-use crate::session::terminal::{lines_for, printable};
+use crate::report::messages::printable;
+use crate::session::terminal::lines_for;
 
 /// How much is kept, in bytes: the last of it.
 const KEPT: usize = 256 << 10;

@@ -3,6 +3,7 @@
 
 pub(crate) mod deadline;
 pub mod keys;
+pub mod log;
 pub mod streams;
 pub mod terminal;
 mod watcher;

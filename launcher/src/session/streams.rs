@@ -24,8 +24,9 @@ use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 use crate::devices::bytes::{Input, Outlet, Output};
 use crate::devices::console::ports::{Stream, To};
 use crate::report::end::End;
+use crate::report::messages::{self, say};
 use crate::session::keys::{Keys, Wish, HELP};
-use crate::session::terminal::{self, lines_for, say, shown, Claim, Place};
+use crate::session::terminal::{self, lines_for, shown, Claim, Place};
 
 // guest-init knows them by these names.
 const CONTROL: &str = "lg.control";
@@ -253,6 +254,17 @@ pub fn let_go(outlet: &Outlet, file: impl AsFd) {
             let _ = fcntl(&file, FcntlArg::F_SETPIPE_SZ(wanted));
         }
     }
+}
+
+/// From now on, messages go by `outlet`, which somebody empties to standard error.
+pub fn say_by(outlet: Arc<Outlet>, on_terminal: bool) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let road = outlet.clone();
+    let add = move |text: &str| road.add(&lines_for(on_terminal, text.as_bytes()));
+    messages::go_by(add, move || {
+        let_go(&outlet, io::stderr());
+        outlet.wait(Some(PATIENCE));
+    });
 }
 
 fn pipe() -> io::Result<(File, File)> {

@@ -7,12 +7,11 @@
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::sync::Mutex;
 
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
@@ -22,8 +21,6 @@ use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg, Termios};
 use nix::unistd::{getpgrp, getpid, tcgetpgrp, Pid};
 use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 
-use crate::devices::bytes::Outlet;
-use crate::session::streams::let_go;
 use crate::session::watcher::{is_like, Watcher};
 
 /// The number of a terminal's device, also behind /dev/tty (`linux:include/uapi/asm-generic/ioctls.h`).
@@ -33,17 +30,9 @@ const TIOCGDEV: c_uint = 0x8004_5432;
 static TAKEN: Mutex<Option<Taken>> = Mutex::new(None);
 /// The terminal does not make lines of what is written to it.
 static BARE_LINES: AtomicBool = AtomicBool::new(false);
-/// Where messages go, once nobody may wait for who reads them.
-static MESSAGES: OnceLock<Messages> = OnceLock::new();
-
 struct Taken {
     before: libc::termios,
     raw: libc::termios,
-}
-
-struct Messages {
-    outlet: Arc<Outlet>,
-    on_terminal: bool,
 }
 
 /// The terminal that lg was started on.
@@ -269,40 +258,6 @@ pub fn window_size(terminal: &impl AsRawFd) -> Option<(u16, u16)> {
     (result == 0).then_some((size.ws_col, size.ws_row))
 }
 
-/// From now on, messages go by `outlet`, which somebody empties to standard error.
-pub fn say_by(outlet: Arc<Outlet>, on_terminal: bool) {
-    let _ = MESSAGES.set(Messages {
-        outlet,
-        on_terminal,
-    });
-}
-
-/// Prints a message of lg's to standard error.
-pub fn say(message: &str) {
-    print(&format!("lg: {message}\n"));
-}
-
-/// Prints to standard error, as plain lines.
-pub fn print(text: &str) {
-    match MESSAGES.get() {
-        Some(Messages {
-            outlet,
-            on_terminal,
-        }) => outlet.add(&lines_for(*on_terminal, text.as_bytes())),
-        // Who closes standard error wants no messages.
-        None => drop(io::stderr().write_all(text.as_bytes())),
-    }
-}
-
-/// Waits until all messages are out, or nobody takes them.
-pub fn finish_messages() {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    if let Some(Messages { outlet, .. }) = MESSAGES.get() {
-        let_go(outlet, io::stderr());
-        outlet.wait(Some(PATIENCE));
-    }
-}
-
 /// Text which has plain newlines, such as a kernel's first messages, as a stream wants it now which is
 /// the terminal or not.
 pub fn lines_for(terminal: bool, text: &[u8]) -> Vec<u8> {
@@ -337,20 +292,6 @@ pub fn shown(text: &[u8]) -> Vec<u8> {
     lines
 }
 
-/// `text` without what a terminal would take for commands, to be printed as part of a message.
-pub fn printable(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    text.chars()
-        .map(|c| {
-            if c.is_control() && c != '\n' {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use nix::pty::openpty;
@@ -375,14 +316,5 @@ mod tests {
         assert!(!raw(&modes, true)
             .output_flags
             .intersects(OutputFlags::OPOST));
-    }
-
-    #[test]
-    fn messages_of_guests_are_harmless() {
-        assert_eq!(printable(b"VFS: no root\n"), "VFS: no root\n");
-        assert_eq!(
-            printable(b"\x1b]0;title\x07\xff"),
-            "\u{fffd}]0;title\u{fffd}\u{fffd}"
-        );
     }
 }

@@ -18,16 +18,9 @@ use super::{until_quiet, Device, Fault, Served, Source};
 use crate::devices::blk::disk::ring::{Operation, Ring};
 use crate::devices::blk::disk::{Buffers, Disk, SECTOR};
 use crate::memory::Memory;
-use request::{Limits, Piece, Request, Status, Task};
-
-/// The size of the queue, and how many requests are in flight at most.
-const QUEUE: u16 = 256;
-/// How many buffers a request has at most; header and status take two.
-const MAX_CHAIN: usize = QUEUE as usize;
-/// How many ranges a DISCARD or a WRITE_ZEROES has at most, and how long each is: what is done while
-/// other requests wait.
-const MAX_RANGES: u32 = 16;
-const MAX_RANGE_SECTORS: u32 = (64 << 20) / SECTOR as u32;
+use request::{
+    Limits, Piece, Request, Status, Task, MAX_CHAIN, MAX_RANGES, MAX_RANGE_SECTORS, QUEUE,
+};
 
 /// `struct virtio_blk_config`, up to and with the fields for WRITE_ZEROES.
 const CONFIG_SIZE: usize = 60;

@@ -10,10 +10,18 @@ use virtio_bindings::virtio_blk::*;
 use virtio_queue::DescriptorChain;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemory};
 
-use super::{MAX_CHAIN, MAX_RANGES, MAX_RANGE_SECTORS};
 use crate::devices::blk::disk::{Buffers, SECTOR};
 use crate::devices::Fault;
 use crate::memory::Memory;
+
+/// The size of the queue, and how many requests are in flight at most.
+pub(super) const QUEUE: u16 = 256;
+/// How many buffers a request has at most; header and status take two.
+pub(super) const MAX_CHAIN: usize = QUEUE as usize;
+/// How many ranges a DISCARD or a WRITE_ZEROES has at most, and how long each is: what is done while
+/// other requests wait.
+pub(super) const MAX_RANGES: u32 = 16;
+pub(super) const MAX_RANGE_SECTORS: u32 = (64 << 20) / SECTOR as u32;
 
 /// Type (4 bytes), something that nobody uses, and the sector (8 bytes).
 const HEADER: usize = 16;

@@ -31,7 +31,7 @@ use rustix::net::{
     SocketFlags, SocketType,
 };
 
-use super::host;
+use super::links;
 use crate::sandbox;
 
 /// The subcommand of lg that is this process. It is none of the user's.
@@ -120,10 +120,10 @@ impl<'a> Change<'a> {
     /// Does it here and now, to what `found` stands for.
     fn apply(&self, found: BorrowedFd<'_>) -> io::Result<()> {
         const ITSELF: AtFlags = AtFlags::EMPTY_PATH.union(AtFlags::SYMLINK_NOFOLLOW);
-        let path = || host::path_of(found);
+        let path = || links::path_of(found);
         let result = match *self {
             Self::Mode(mode) => {
-                let (links, name) = host::by_link(found)?;
+                let (links, name) = links::by_link(found)?;
                 rustix::fs::chmodat(links, name, Mode::from_raw_mode(mode), AtFlags::empty())
             }
             Self::Owner(user, group) => {
@@ -183,7 +183,7 @@ pub fn start(lg: &Path, directories: &[&Path]) -> io::Result<()> {
         .process_group(0)
         .spawn()?;
     for directory in directories {
-        let directory = host::open_root(directory)?;
+        let directory = links::open_root(directory)?;
         ask(ours.as_fd(), &[DIRECTORY], Some(directory.as_fd()))?;
     }
     ask(ours.as_fd(), &[NO_MORE_DIRECTORIES], None)?;
@@ -245,7 +245,7 @@ pub fn serve() -> io::Result<()> {
             (Some(_), NO_MORE_DIRECTORIES, None) => {
                 served = directories.take().unwrap_or_default();
                 // What the calls need and what cannot be opened in there.
-                host::prepare(socket.as_fd())?;
+                links::prepare(socket.as_fd())?;
                 sandbox::enter_for_attributes()
             }
             (None, _, Some(file)) => serve_one(&served, &message[..length], file.as_fd()),
@@ -273,7 +273,7 @@ fn serve_one(directories: &[OwnedFd], message: &[u8], file: BorrowedFd<'_>) -> i
 /// The path by which the kernel knows it. For a file that has none, it does not begin with a slash.
 fn path(file: BorrowedFd<'_>) -> io::Result<PathBuf> {
     use std::os::unix::ffi::OsStringExt;
-    let path = rustix::fs::readlink(host::path_of(file), Vec::new())?;
+    let path = rustix::fs::readlink(links::path_of(file), Vec::new())?;
     Ok(std::ffi::OsString::from_vec(path.into_bytes()).into())
 }
 

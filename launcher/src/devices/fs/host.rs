@@ -8,9 +8,8 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use fuse_backend_rs::abi::fuse_abi::Attr;
 use rustix::fs::{
@@ -19,6 +18,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::attributes::{self, Change};
+use super::links::by_link;
+pub use super::links::{is_kernels_own, open_root, path_of, prepare};
 
 const EMPTY: &CStr = c"";
 /// NAME_MAX of Linux.
@@ -63,18 +64,6 @@ pub fn check_name(name: &CStr) -> io::Result<()> {
         _ if bytes.len() > NAME_MAX => Err(Errno::NAMETOOLONG.into()),
         _ => Ok(()),
     }
-}
-
-/// Opens the directory that is to be shared, by a path of the user's.
-pub fn open_root(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(path, flags, Mode::empty())?;
-    if is_kernels_own(root.as_fd())? {
-        return Err(io::Error::other(
-            "it is the kernel's own: the guest has one of its own",
-        ));
-    }
-    Ok(root)
 }
 
 /// A descriptor for `name` in `directory` which allows neither reading nor writing: nothing is
@@ -205,32 +194,6 @@ fn found_by(stat: &Statx) -> Found {
     }
 }
 
-/// Is this on one of the file systems through which a kernel shows itself? The Guest's kernel has
-/// them too, and the Host's show, and let one change, much more than files: `/proc/PID/mem`.
-pub fn is_kernels_own(found: BorrowedFd<'_>) -> io::Result<bool> {
-    /// From `linux:include/uapi/linux/magic.h`.
-    const OWN: [u64; 16] = [
-        0x0000_9fa0, // proc
-        0x6265_6572, // sysfs
-        0x6462_6720, // debugfs
-        0x7472_6163, // tracefs
-        0x7363_6673, // securityfs
-        0x6265_6570, // configfs
-        0xcafe_4a11, // bpf
-        0x6c6f_6f70, // binder
-        0x0027_e0eb, // cgroup
-        0x6367_7270, // cgroup2
-        0x0000_1cd1, // devpts
-        0x4249_4e4d, // binfmt_misc
-        0xde5e_81e4, // efivarfs
-        0xf97c_ff8c, // selinux
-        0x4341_5d53, // smack
-        0x6165_676c, // pstore
-    ];
-    let magic = rustix::fs::fstatfs(found)?.f_type as u64;
-    Ok(OWN.contains(&(magic & 0xffff_ffff)))
-}
-
 /// The content of the symbolic link.
 pub fn read_link(found: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     Ok(rustix::fs::readlinkat(found, EMPTY, Vec::new())?.into_bytes())
@@ -318,31 +281,4 @@ pub fn set_xattr(found: BorrowedFd<'_>, name: &CStr, value: &[u8], flags: u32) -
 /// Removes an extended attribute.
 pub fn remove_xattr(found: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     attributes::change(found, &Change::RemoveXattr(name))
-}
-
-/// A path for the calls on extended attributes, which take no descriptor of this kind.
-pub fn path_of(found: BorrowedFd<'_>) -> String {
-    format!("/proc/self/fd/{}", found.as_raw_fd())
-}
-
-/// The link by which `found` can be given to calls that take a directory and a name.
-///
-/// It leads to the very file that the descriptor stands for, through no directory and no other
-/// link; and if that is a symbolic link, no further.
-pub(super) fn by_link(found: BorrowedFd<'_>) -> io::Result<(BorrowedFd<'static>, String)> {
-    static LINKS: OnceLock<OwnedFd> = OnceLock::new();
-    let links = match LINKS.get() {
-        Some(links) => links,
-        None => {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let links = rustix::fs::open("/proc/self/fd", flags, Mode::empty())?;
-            LINKS.get_or_init(|| links)
-        }
-    };
-    Ok((links.as_fd(), found.as_raw_fd().to_string()))
-}
-
-/// Makes ready what the calls here need and what is not reachable later.
-pub fn prepare(root: BorrowedFd<'_>) -> io::Result<()> {
-    by_link(root).map(drop)
 }

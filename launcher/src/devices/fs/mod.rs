@@ -18,6 +18,7 @@ pub mod cow;
 pub mod handles;
 pub mod host;
 pub mod inodes;
+pub mod links;
 pub mod locks;
 pub mod newer;
 pub mod server;
@@ -38,8 +39,10 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::{until_quiet, Device, Fault, Served, Source};
 use crate::devices::fs::newer::{Answer, Files};
-use crate::devices::fs::share::TAG_MAX;
 use crate::memory::Memory;
+
+/// How long a tag is at most, in bytes: the field of the device's configuration space.
+pub const TAG_MAX: usize = 36;
 
 /// Requests that must not wait behind others: the driver uses it for FORGET and INTERRUPT.
 const HIGH_PRIORITY: u16 = 128;

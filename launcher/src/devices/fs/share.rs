@@ -10,7 +10,7 @@ use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use super::cow::CowServer;
 use super::host;
 use super::server::{FileServer, Limits};
-use crate::devices::fs::Fs;
+use crate::devices::fs::{Fs, TAG_MAX};
 use crate::devices::Device;
 use crate::report::codes::Code;
 use crate::report::system::setup;
@@ -19,8 +19,6 @@ use crate::sandbox::Grant;
 
 /// Where the Guest's init mounts shares, each below its tag.
 pub const GUEST_DIRECTORY: &str = "/mnt";
-/// How long a tag is at most, in bytes: the field of the device's configuration space.
-pub const TAG_MAX: usize = 36;
 /// Descriptors that are left for all else: RAM, streams, disks, eventfds.
 const DESCRIPTORS_FOR_OTHERS: u64 = 192;
 /// More than this many open descriptors for one share are of no use.

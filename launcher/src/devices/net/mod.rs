@@ -6,6 +6,7 @@
 //! peer is full, the driver's frames wait in their queue. A frame is copied once each way, so what
 //! the Guest does to its buffers meanwhile is its own affair.
 
+pub mod options;
 pub mod passt;
 pub mod peer;
 pub mod stream;

@@ -19,8 +19,42 @@ use std::process::{Command, Stdio};
 
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 
-use super::peer::{Error, Forward};
+use super::peer::Error;
 use super::stream::Stream;
+
+/// A port of our loopback interface which is the Guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// UDP, not TCP.
+    pub udp: bool,
+    /// Our port.
+    pub host: u16,
+    /// The Guest's port.
+    pub guest: u16,
+}
+
+impl Forward {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let (ports, udp) = match text.split_once('/') {
+            None | Some((_, "tcp")) => (text.trim_end_matches("/tcp"), false),
+            Some((ports, "udp")) => (ports, true),
+            Some(_) => ("", false),
+        };
+        let port = |text: &str| text.parse().ok().filter(|&port| port != 0);
+        ports
+            .split_once(':')
+            .and_then(|(host, guest)| {
+                Some(Self {
+                    udp,
+                    host: port(host)?,
+                    guest: port(guest)?,
+                })
+            })
+            .ok_or_else(|| {
+                format!("{text:?} is no pair of ports; examples are 8080:80 and 5353:53/udp")
+            })
+    }
+}
 
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);

@@ -8,13 +8,11 @@
 pub mod memory;
 pub mod registers;
 
-use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -40,13 +38,13 @@ use nix::poll::{poll, PollFd, PollFlags};
 use nix::sys::pthread::{pthread_kill, pthread_self, Pthread};
 use nix::sys::socket::{recv, MsgFlags};
 
+use crate::cli::place::GdbError;
 use crate::machine::cpu::{Executor, Step, STOP_SIGNAL};
-use crate::report::codes::Code;
 use crate::report::end::End;
+use crate::report::messages::say;
 use crate::report::system::setup;
-use crate::report::{Error, Explain};
-use crate::session::terminal::say;
-use crate::socket_file::{self, SocketError};
+use crate::report::Error;
+use crate::socket_file;
 use memory::Debugged;
 use registers::{Regs, X86_64};
 
@@ -54,32 +52,6 @@ use registers::{Regs, X86_64};
 const BP: u32 = 3;
 /// Length of INT3.
 const INT3: u64 = 1;
-
-/// Parses the value of `--gdb`, the path of a UNIX socket, which is made.
-///
-/// No TCP port, which a path could be taken for: whoever connects has all of the Guest, and so what
-/// the Guest has of the user. A port of localhost is there for every user, for other guests that have
-/// `--net user`, and for what a web browser is told to send.
-///
-/// # Errors
-///
-/// What is wrong, for the user.
-pub fn parse_place(text: OsString) -> Result<PathBuf, String> {
-    let bytes = text.as_bytes();
-    let port = match bytes.iter().rposition(|&byte| byte == b':') {
-        Some(colon) if !bytes.contains(&b'/') => &bytes[colon + 1..],
-        _ => bytes,
-    };
-    if bytes.is_empty() {
-        return Err("no path is named; an example is /tmp/gdb".into());
-    }
-    if port.iter().all(u8::is_ascii_digit) {
-        return Err("everybody on this machine could connect to a port; \
-             name the path of a socket, such as /tmp/gdb, and tell gdb: target remote /tmp/gdb"
-            .into());
-    }
-    Ok(text.into())
-}
 
 /// A gdb that has come.
 pub struct Gdb(UnixStream);
@@ -123,36 +95,6 @@ impl ConnectionExt for Stream {
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
             // Also at the end, which `read` tells.
             result => result.map(|_| Some(byte[0])).map_err(io::Error::from),
-        }
-    }
-}
-
-/// Why gdb cannot come.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // the messages say it
-pub enum GdbError {
-    #[error("cannot wait for gdb at {}", place.display())]
-    Wait { place: PathBuf, source: io::Error },
-    #[error("cannot wait for gdb")]
-    Socket(#[source] SocketError),
-}
-
-impl Explain for GdbError {
-    fn code(&self) -> Code {
-        Code::Gdb
-    }
-
-    fn why(&self) -> String {
-        match self {
-            Self::Wait { source, .. } => source.to_string(),
-            Self::Socket(source) => source.to_string(),
-        }
-    }
-
-    fn fix(&self) -> String {
-        match self {
-            Self::Wait { .. } => "name another socket".into(),
-            Self::Socket(source) => source.fix(),
         }
     }
 }

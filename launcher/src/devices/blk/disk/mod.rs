@@ -25,13 +25,11 @@ use nix::libc::O_EXCL;
 use overlay::Overlay;
 pub use raw::Blocks;
 use raw::Raw;
-pub use sys::Buffers;
+pub use sys::{Buffers, SECTOR};
 
 use crate::report::codes::Code;
 use crate::report::Explain;
 
-/// The unit of a disk's size, in bytes.
-pub const SECTOR: u64 = 512;
 /// Linux calls them vda to vdz.
 const MAX_DISKS: usize = 26;
 

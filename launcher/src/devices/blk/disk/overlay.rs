@@ -13,8 +13,7 @@ use std::path::PathBuf;
 use nix::libc::O_TMPFILE;
 
 use super::raw::{Blocks, Raw};
-use super::sys::Buffers;
-use super::SECTOR;
+use super::sys::{Buffers, SECTOR};
 
 /// What is taken from one file or the other as a whole, in bytes.
 const BLOCK: u64 = 4096;

@@ -51,10 +51,10 @@ impl Raw {
             size.unwrap_or(least).clamp(least, 1 << 16)
         };
         let (logical, physical) = if is_device {
-            let logical = block(limits("logical_block_size"), super::SECTOR as u32);
+            let logical = block(limits("logical_block_size"), sys::SECTOR as u32);
             (logical, block(limits("physical_block_size"), logical))
         } else {
-            let logical = super::SECTOR as u32;
+            let logical = sys::SECTOR as u32;
             (logical, block(metadata.blksize(), logical))
         };
         let can_discard = if is_device {

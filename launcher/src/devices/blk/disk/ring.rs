@@ -13,7 +13,7 @@ use io_uring::{opcode, squeue, IoUring};
 use nix::libc::RWF_DSYNC;
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
-use super::Buffers;
+use super::sys::Buffers;
 
 /// What to do with the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,6 +16,9 @@ use vmm_sys_util::ioctl_io_nr;
 
 use crate::memory::Memory;
 
+/// The unit of a disk's size, in bytes.
+pub const SECTOR: u64 = 512;
+
 ioctl_io_nr!(BLKDISCARD, 0x12, 119);
 
 /// Pieces of the Guest's RAM, in order, which the kernel fills or reads on behalf of a request.
