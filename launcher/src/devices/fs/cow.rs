@@ -19,6 +19,8 @@ mod acl;
 mod budget;
 mod content;
 mod names;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, CString};
@@ -41,7 +43,7 @@ use self::budget::{Budget, Charge};
 use self::content::{Below, Content, PAGE};
 use self::names::Names;
 use super::host;
-use super::server::{FileServer, Limits, VALID};
+use super::server::{list_xattrs, FileServer, Limits, VALID};
 
 /// How long the Guest may rely on what only it can change.
 const FOREVER: Duration = Duration::from_secs(86400);
@@ -204,6 +206,18 @@ impl Node {
         Ok(shown)
     }
 
+    /// Is it a file, or the like, that has changed here?
+    fn is_own_file(&self) -> bool {
+        let own = self.own.as_ref();
+        own.is_some_and(|own| !matches!(own.body, Body::Directory(_)))
+    }
+
+    /// Is it such a one of the Host's, shown with inode number `shown`?
+    fn is_file_of_host(&self, shown: u64) -> bool {
+        let own = self.own.as_ref();
+        self.is_own_file() && own.is_some_and(|own| own.attributes.ino == shown)
+    }
+
     /// Of a directory.
     fn is_removed(&self) -> bool {
         match &self.own {
@@ -275,6 +289,7 @@ impl CowServer {
         state.check_directory(parent)?;
         let body = Body::File(Content::empty(&state.budget)?);
         let mode = FileType::RegularFile.as_raw_mode() | arguments.mode & PERMISSIONS;
+        let mode = (mode, arguments.umask);
         let number = state.make_node(context, parent, mode, 0, body)?;
         let attributes = state.attributes(number)?;
         let entry = state.entry(number, attributes, FOREVER);
@@ -455,11 +470,13 @@ impl State {
             .iter()
             .map(|(name, value)| xattr_cost(name, value))
             .sum();
-        // It must stay in its place, whatever becomes of that on the Host.
+        // It must stay in its place, whatever becomes of that on the Host. The Guest may have reached it
+        // by another name, and forgotten the directory of this one.
         let place = match file_type {
             FileType::Directory => None,
             _ => self.host.place(number),
         };
+        let place = place.filter(|&(parent, _)| is_made(parent) || self.host.known(parent) > 0);
         self.node(number)?.charge.add(cost)?;
         if let Some((parent, name)) = place {
             let names = self.nodes.get(&parent).and_then(|node| node.names.as_ref());
@@ -550,6 +567,21 @@ impl State {
         }
     }
 
+    /// Is inode `number`, which `name` in `parent` leads to, a file that the Host has there?
+    fn is_in_place(&self, parent: u64, name: &CStr, number: u64) -> bool {
+        let node = self.nodes.get(&number);
+        if is_made(number) || is_made(parent) || !node.is_some_and(Node::is_own_file) {
+            return false;
+        }
+        match self.host.lookup(&nobody(), parent, name) {
+            Ok(found) => {
+                self.host.forget(&nobody(), found.inode, 1);
+                found.inode == number
+            }
+            Err(_) => false,
+        }
+    }
+
     /// From now on `name` in `parent` leads to an inode, or nowhere.
     fn set_name(&mut self, parent: u64, name: &CStr, to: Option<u64>) -> io::Result<()> {
         let cost = name_cost(name);
@@ -621,12 +653,13 @@ impl State {
         Ok(())
     }
 
-    /// Makes an inode as `name` in `parent`, known to the Guest once.
+    /// Makes an inode as `name` in `parent`, known to the Guest once. Its mode is what the umask leaves
+    /// of `mode`, unless `parent` says for itself what may be done with it.
     fn make(
         &mut self,
         context: &Context,
         (parent, name): (u64, &CStr),
-        mode: u32,
+        (mode, umask): (u32, u32),
         device: u32,
         body: Body,
     ) -> io::Result<Entry> {
@@ -634,7 +667,7 @@ impl State {
             return Err(Errno::EXIST.into());
         }
         self.change_directory(parent)?;
-        let number = self.make_node(context, parent, mode, device, body)?;
+        let number = self.make_node(context, parent, (mode, umask), device, body)?;
         let named = self.set_name(parent, name, Some(number));
         if named.is_err() {
             self.forget(number, 1);
@@ -650,7 +683,7 @@ impl State {
         &mut self,
         context: &Context,
         parent: u64,
-        mode: u32,
+        (mode, umask): (u32, u32),
         device: u32,
         body: Body,
     ) -> io::Result<u64> {
@@ -658,7 +691,12 @@ impl State {
             Body::Symlink(content) => content.len() as u64,
             _ => 0,
         };
-        let charge = Charge::new(&self.budget, NODE_COST + size)?;
+        let (xattrs, mode) = self.inherited(parent, mode, umask)?;
+        let lists: u64 = xattrs
+            .iter()
+            .map(|(name, value)| xattr_cost(name, value))
+            .sum();
+        let charge = Charge::new(&self.budget, NODE_COST + size + lists)?;
         let directory = self.attributes(parent)?;
         let inherits = directory.mode & SET_GROUP != 0;
         let is_directory = matches!(body, Body::Directory(_));
@@ -686,7 +724,7 @@ impl State {
             links: 0,
             own: Some(Own {
                 attributes,
-                xattrs: BTreeMap::new(),
+                xattrs,
                 born: Some((attributes.mtime as i64, attributes.mtimensec)),
                 body,
             }),
@@ -695,6 +733,50 @@ impl State {
         };
         self.nodes.insert(number, node);
         Ok(number)
+    }
+
+    /// The access control lists and the mode of what is made with `mode` in directory `parent`.
+    fn inherited(
+        &self,
+        parent: u64,
+        mode: u32,
+        umask: u32,
+    ) -> io::Result<(BTreeMap<CString, Vec<u8>>, u32)> {
+        let mut xattrs = BTreeMap::new();
+        let file_type = FileType::from_raw_mode(mode as RawMode);
+        if file_type == FileType::Symlink {
+            return Ok((xattrs, mode));
+        }
+        let Some(default) = self.default_list(parent)? else {
+            return Ok((xattrs, mode & !(umask & 0o777)));
+        };
+        let (list, mode) = acl::inherit(&default, mode)?;
+        if !acl::is_plain(&list) {
+            xattrs.insert(acl::ACCESS.into(), list);
+        }
+        if file_type == FileType::Directory {
+            xattrs.insert(acl::DEFAULT.into(), default);
+        }
+        Ok((xattrs, mode))
+    }
+
+    /// The default access control list of a directory, if it has one.
+    fn default_list(&self, directory: u64) -> io::Result<Option<Vec<u8>>> {
+        let own = self
+            .nodes
+            .get(&directory)
+            .and_then(|node| node.own.as_ref());
+        if let Some(own) = own {
+            return Ok(own.xattrs.get(acl::DEFAULT).cloned());
+        }
+        let listed = self
+            .host
+            .getxattr(&nobody(), directory, acl::DEFAULT, XATTR_MAX as u32);
+        match listed {
+            Ok(GetxattrReply::Value(list)) => Ok(Some(list)),
+            // There is none, or there are none on that file system.
+            _ => Ok(None),
+        }
     }
 
     /// Is nothing in the directory?
@@ -764,14 +846,14 @@ impl State {
         let moved = self.peek(old_parent, old_name)?.ok_or(Errno::NOENT)?;
         let replaced = self.peek(new_parent, new_name)?;
         let exchange = flags.contains(RenameFlags::EXCHANGE);
+        if replaced.is_some() && flags.contains(RenameFlags::NOREPLACE) {
+            return Err(Errno::EXIST.into());
+        }
         if replaced == Some(moved) {
             return Ok(());
         }
         if exchange && replaced.is_none() {
             return Err(Errno::NOENT.into());
-        }
-        if replaced.is_some() && flags.contains(RenameFlags::NOREPLACE) {
-            return Err(Errno::EXIST.into());
         }
         // All that may fail comes first.
         for directory in [old_parent, new_parent] {
@@ -894,12 +976,18 @@ impl State {
             let names = nodes.get(&inode).and_then(|node| node.names.as_ref());
             let mut pass = |found: DirEntry<'_>, mut entry: Entry| {
                 let name = CString::new(found.name)?;
-                if names.is_some_and(|names| names.get(&name).is_some()) {
+                let changed = names.and_then(|names| names.get(&name));
+                let own = changed.flatten().and_then(|number| nodes.get(&number));
+                let in_place = own.is_some_and(|node| node.is_file_of_host(found.ino));
+                if changed.is_some() && !in_place {
                     to_forget.extend((entry.inode != 0).then_some(entry.inode));
                     return Ok(1);
                 }
                 if let Some(node) = nodes.get(&entry.inode) {
                     entry.attr = node.shown(Some(entry.attr.into()))?.into();
+                    if in_place {
+                        (entry.attr_timeout, entry.entry_timeout) = (FOREVER, FOREVER);
+                    }
                 }
                 let added = add(found, entry)?;
                 full |= added == 0;
@@ -952,6 +1040,11 @@ impl State {
             let Ok(attributes) = self.attributes(number) else {
                 continue;
             };
+            // Where the Host has it, it was listed: it may have been before it was changed, and must
+            // not be twice.
+            if host.is_some() && self.is_in_place(inode, &name, number) {
+                continue;
+            }
             let shown = DirEntry {
                 ino: attributes.ino,
                 offset: OWN_NAMES + dots + at + 1,
@@ -1007,6 +1100,7 @@ impl FileSystem for CowServer {
             | FsOptions::HANDLE_KILLPRIV_V2
             | FsOptions::MAX_PAGES
             | FsOptions::POSIX_ACL
+            | FsOptions::DONT_MASK
             | FsOptions::CACHE_SYMLINKS
             | FsOptions::INIT_EXT)
     }
@@ -1144,7 +1238,8 @@ impl FileSystem for CowServer {
     ) -> io::Result<Entry> {
         let mode = FileType::Symlink.as_raw_mode() | 0o777;
         let body = Body::Symlink(content.to_bytes().into());
-        self.state().make(context, (parent, name), mode, 0, body)
+        self.state()
+            .make(context, (parent, name), (mode, 0), 0, body)
     }
 
     fn mknod(
@@ -1154,7 +1249,7 @@ impl FileSystem for CowServer {
         name: &CStr,
         mode: u32,
         device: u32,
-        _: u32,
+        umask: u32,
     ) -> io::Result<Entry> {
         let mut state = self.state();
         // A device is one of the Guest's kernel's: whether it may be made, that has looked.
@@ -1165,7 +1260,7 @@ impl FileSystem for CowServer {
             }
             _ => Body::Other,
         };
-        state.make(context, (parent, name), mode, device, body)
+        state.make(context, (parent, name), (mode, umask), device, body)
     }
 
     fn mkdir(
@@ -1174,11 +1269,12 @@ impl FileSystem for CowServer {
         parent: u64,
         name: &CStr,
         mode: u32,
-        _: u32,
+        umask: u32,
     ) -> io::Result<Entry> {
         let mode = FileType::Directory.as_raw_mode() | mode & PERMISSIONS;
         let body = Body::Directory((0, 0));
-        self.state().make(context, (parent, name), mode, 0, body)
+        self.state()
+            .make(context, (parent, name), (mode, umask), 0, body)
     }
 
     fn unlink(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<()> {
@@ -1252,6 +1348,7 @@ impl FileSystem for CowServer {
         let exclusive = OFlags::from_bits_retain(arguments.flags).contains(OFlags::EXCL);
         let body = Body::File(Content::empty(&state.budget)?);
         let mode = FileType::RegularFile.as_raw_mode() | arguments.mode & PERMISSIONS;
+        let mode = (mode, arguments.umask);
         match state.make(context, (parent, name), mode, 0, body) {
             Ok(entry) => {
                 let handle = state.add_handle(entry.inode, None);
@@ -1414,8 +1511,13 @@ impl FileSystem for CowServer {
         }
         let node = state.node(inode)?;
         node.charge.add(xattr_cost(name, value))?;
+        let says_nothing = name == acl::ACCESS && acl::is_plain(value);
         if let Some(own) = &mut node.own {
-            own.xattrs.insert(name.into(), value.into());
+            if says_nothing {
+                own.xattrs.remove(name);
+            } else {
+                own.xattrs.insert(name.into(), value.into());
+            }
             if let Some(mode) = listed {
                 own.attributes.mode = own.attributes.mode & !0o777 | mode;
                 let is_member = context.uid == 0 || context.gid == own.attributes.gid;
@@ -1425,7 +1527,12 @@ impl FileSystem for CowServer {
             }
             set_changed(&mut own.attributes);
         }
-        node.charge.give_back(before.unwrap_or(0));
+        let unused = if says_nothing {
+            xattr_cost(name, value)
+        } else {
+            0
+        };
+        node.charge.give_back(before.unwrap_or(0) + unused);
         Ok(())
     }
 
@@ -1454,12 +1561,7 @@ impl FileSystem for CowServer {
             return state.host.listxattr(context, inode, size);
         };
         let names = own.xattrs.keys().map(|name| name.to_bytes_with_nul());
-        let names = names.collect::<Vec<_>>().concat();
-        match size as usize {
-            0 => Ok(ListxattrReply::Count(names.len() as u32)),
-            size if size < names.len() => Err(Errno::RANGE.into()),
-            _ => Ok(ListxattrReply::Names(names)),
-        }
+        list_xattrs(context, names, size)
     }
 
     fn removexattr(&self, _: &Context, inode: u64, name: &CStr) -> io::Result<()> {

@@ -781,17 +781,13 @@ impl FileSystem for FileServer {
         Ok(GetxattrReply::Value(value))
     }
 
-    fn listxattr(&self, _: &Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
+    fn listxattr(&self, context: &Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
         let found = self.state().inodes.descriptor(inode)?;
-        let path = host::path_of(found.as_fd());
-        if size == 0 {
-            let length = rustix::fs::listxattr_query(path)?;
-            return Ok(ListxattrReply::Count(length as u32));
-        }
-        let mut names = vec![0; (size as usize).min(XATTR_MAX)];
-        let length = rustix::fs::listxattr(path, &mut names[..])?;
+        let mut names = vec![0; XATTR_MAX];
+        let length = rustix::fs::listxattr(host::path_of(found.as_fd()), &mut names[..])?;
         names.truncate(length);
-        Ok(ListxattrReply::Names(names))
+        let names = names.split_inclusive(|&byte| byte == 0);
+        list_xattrs(context, names, size)
     }
 
     fn removexattr(&self, _: &Context, inode: u64, name: &CStr) -> io::Result<()> {
@@ -941,6 +937,22 @@ impl FileServer {
             }
             _ => Err(Errno::INVAL.into()),
         }
+    }
+}
+
+/// The answer to a LISTXATTR, of names that end with 0: trusted ones are not for everybody. That depends
+/// on a capability, which the Guest's kernel looks at when one is read, and does not tell here.
+pub(super) fn list_xattrs<'a>(
+    context: &Context,
+    names: impl Iterator<Item = &'a [u8]>,
+    size: u32,
+) -> io::Result<ListxattrReply> {
+    let shown = |name: &&[u8]| context.uid == 0 || !name.starts_with(b"trusted.");
+    let names = names.filter(shown).collect::<Vec<_>>().concat();
+    match size as usize {
+        0 => Ok(ListxattrReply::Count(names.len() as u32)),
+        size if size < names.len() => Err(Errno::RANGE.into()),
+        _ => Ok(ListxattrReply::Names(names)),
     }
 }
 

@@ -12,6 +12,8 @@ use rustix::io::Errno;
 
 /// The extended attribute that such a list is.
 pub(super) const ACCESS: &CStr = c"system.posix_acl_access";
+/// The one of a directory, for what is made in it.
+pub(super) const DEFAULT: &CStr = c"system.posix_acl_default";
 
 const VERSION: [u8; 4] = 2u32.to_le_bytes();
 const ENTRY: usize = 8;
@@ -62,6 +64,21 @@ pub(super) fn mode(list: &[u8]) -> io::Result<u32> {
         }
     }
     Ok(mode)
+}
+
+/// Does `list` say nothing that its mode does not?
+pub(super) fn is_plain(list: &[u8]) -> bool {
+    let plain = [OWNER, GROUP, OTHER];
+    entries(list).is_ok_and(|mut all| all.all(|entry| plain.contains(&tag(entry))))
+}
+
+/// The list and the mode of what is made with `mode` in a directory whose default list is `default`:
+/// each grants what both do. As posix_acl_create_masq() of `linux:fs/posix_acl.c`.
+pub(super) fn inherit(default: &[u8], mode: u32) -> io::Result<(Vec<u8>, u32)> {
+    let both = mode & (self::mode(default)? | !0o777);
+    let mut list = default.to_vec();
+    set_mode(&mut list, both);
+    Ok((list, both))
 }
 
 /// Has `list` say what the mode says now.
@@ -126,6 +143,29 @@ mod tests {
         let mut plain = list(&[(OWNER, 7), (GROUP, 7), (OTHER, 7)]);
         set_mode(&mut plain, 0o641);
         assert_eq!(plain, list(&[(OWNER, 6), (GROUP, 4), (OTHER, 1)]));
+    }
+
+    #[test]
+    fn what_is_made_may_what_both_grant() {
+        let default = [
+            (OWNER, 7),
+            (NAMED_USER, 7),
+            (GROUP, 5),
+            (MASK, 6),
+            (OTHER, 1),
+        ];
+        let expected = [
+            (OWNER, 6),
+            (NAMED_USER, 7),
+            (GROUP, 5),
+            (MASK, 4),
+            (OTHER, 0),
+        ];
+        let inherited = inherit(&list(&default), 0o100_644).unwrap();
+        assert_eq!(inherited, (list(&expected), 0o100_640));
+        assert!(!is_plain(&inherited.0));
+        assert!(is_plain(&list(&[(OWNER, 7), (GROUP, 5), (OTHER, 1)])));
+        assert!(!is_plain(b"nonsense") && inherit(b"nonsense", 0).is_err());
     }
 
     #[test]
