@@ -21,7 +21,9 @@ use crate::devices::blk::Blk;
 use crate::devices::bytes::Input;
 use crate::devices::console::ports::{Ports, Stream, To};
 use crate::devices::console::Console;
+use crate::devices::fs::cow::CowServer;
 use crate::devices::fs::host;
+use crate::devices::fs::newer::Files;
 use crate::devices::fs::server::{FileServer, Limits};
 use crate::devices::fs::Fs;
 use crate::devices::net::peer::Mac;
@@ -41,6 +43,7 @@ type Row = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Row] = &[
     ("blk", blk),
     ("console", console),
+    ("cow", private_root),
     ("fs", shares),
     ("image", image),
     ("insn", insn),
@@ -77,15 +80,30 @@ pub fn console(bytes: &[u8]) {
     });
 }
 
-/// A driver of a shared directory, in which the Host makes a file, a directory and a link now and then.
+/// A driver of a shared directory.
 pub fn shares(bytes: &[u8]) {
     let directory = TempDir::new().expect("a directory");
     let root = host::open_root(directory.as_path()).expect("it is there");
-    let limits = Limits {
-        inodes: 16,
-        handles: 16,
-    };
-    let files = FileServer::new(root, false, limits).expect("it is a directory");
+    let files = FileServer::new(root, false, SHARED).expect("it is a directory");
+    drive_files(files, &directory, bytes);
+}
+
+/// A driver of a root that is private to its Guest.
+pub fn private_root(bytes: &[u8]) {
+    let directory = TempDir::new().expect("a directory");
+    let root = host::open_root(directory.as_path()).expect("it is there");
+    let files = CowServer::new(root, SHARED, 1 << 16).expect("it is a directory");
+    drive_files(files, &directory, bytes);
+}
+
+/// What a share or a root may have open.
+const SHARED: Limits = Limits {
+    inodes: 16,
+    handles: 16,
+};
+
+/// The Host makes a file, a directory and a link in `directory` now and then.
+fn drive_files(files: impl Files + 'static, directory: &TempDir, bytes: &[u8]) {
     drive(Fs::new("fuzz", files), bytes, |choices| {
         let path = directory.as_path().join(choices.byte().to_string());
         // What is there stays.
