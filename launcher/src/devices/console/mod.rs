@@ -88,6 +88,10 @@ impl Device for Console {
     fn start(&mut self, _: u64) {}
 
     fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+        if index == RECEIVE {
+            // A driver that offers buffers is there to take what comes.
+            self.input.want();
+        }
         until_quiet(queue, memory, |queue| {
             let used = match index {
                 RECEIVE => self.input.fill(queue, memory)?,
@@ -170,6 +174,7 @@ mod tests {
                 driver.filled(RECEIVE),
                 [vec![b'x'; 0x100], vec![b'x'; 0x80]]
             );
+            input.wait_until_wanted();
         }
     }
 
