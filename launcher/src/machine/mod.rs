@@ -428,7 +428,7 @@ impl Machine {
         }
         streams::say_by(messages.0, messages.1);
         let claim = terminal.as_ref().map(|terminal| terminal.claim);
-        let is_ours = claim.is_some_and(|claim| claim.take());
+        let is_ours = claim.is_some_and(|claim| claim.begin());
         if is_ours && options.command.is_empty() {
             say("Ctrl-a x ends the guest, Ctrl-a h tells more");
         }

@@ -547,11 +547,17 @@ impl Keyboard {
         epoll.ctl(ControlOperation::Add, look.as_raw_fd(), level)?;
         let mut events = [EpollEvent::default(); 2];
         let (mut keys, mut buffer) = (Keys::default(), [0; 4096]);
+        if terminal.is_shared() {
+            // By then, the other programs have looked at its modes. What is typed meanwhile waits.
+            self.input.wait_until_wanted();
+        }
         let mut ours = terminal.take();
         // Until we are told to go on, the terminal is not to be touched, although it may look like ours:
         // the shell has not heard of the stop yet.
         let mut stopped = false;
         loop {
+            // Where somebody else has taken it, the keys are for them.
+            ours = ours && terminal.is_kept();
             while ours && state_of(&stdin).intersects(PollFlags::POLLIN | PollFlags::POLLHUP) {
                 let typed = match stdin.read(&mut buffer) {
                     Ok(0) => return Ok(()),

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::libc::{self, c_uint};
 use nix::sys::signal::Signal;
-use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg, Termios};
+use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, LocalFlags, SetArg, Termios};
 use nix::unistd::{getpgrp, getpid, tcgetpgrp, Pid};
 use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 
@@ -147,8 +147,31 @@ impl Terminal {
 }
 
 impl Claim {
-    /// Makes it raw if it is ours to do so: if we are in its foreground. Tells whether we are; then
-    /// its keys may be read.
+    /// At the start: takes it, unless other programs of a pipeline may just be looking at its modes, which
+    /// they would give it back later. Tells whether its keys are for us.
+    pub fn begin(&self) -> bool {
+        match self.alone {
+            true => self.take(),
+            false => self.is_ours(),
+        }
+    }
+
+    /// Are there, perhaps, other programs that use it at the same time, such as a pager?
+    pub fn is_shared(&self) -> bool {
+        !self.alone
+    }
+
+    /// Is it still as we have made it?
+    pub fn is_kept(&self) -> bool {
+        self.alone || {
+            let taken = TAKEN.lock().unwrap();
+            let is_raw = |now| is_like(&now, &taken.as_ref()?.raw.into()).then_some(());
+            tcgetattr(io::stdin()).ok().and_then(is_raw).is_some()
+        }
+    }
+
+    /// Makes it raw if it is ours to do so: if we are in its foreground, and no other program reads its
+    /// keys one by one. Tells whether it is; then its keys may be read.
     pub fn take(&self) -> bool {
         let mut taken = TAKEN.lock().unwrap();
         if !self.is_ours() {
@@ -161,6 +184,12 @@ impl Claim {
         let is_raw = |taken: &Taken| is_like(&now, &taken.raw.into());
         if taken.as_ref().is_some_and(is_raw) {
             return true;
+        }
+        // A pager has it, at the other end of the pipeline: natively a command that does not read keys
+        // leaves them to it, and which one reads we cannot see.
+        if self.is_shared() && !now.local_flags.contains(LocalFlags::ICANON) {
+            *taken = None;
+            return false;
         }
         let raw = raw(&now, self.alone);
         // Known before it is done: whoever comes in between may restore it.

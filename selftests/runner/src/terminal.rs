@@ -32,6 +32,7 @@ pub(crate) const TESTS: &[Row] = &[
     ("dev-tty", 60, dev_tty),
     ("background", 90, background),
     ("pipeline", 60, pipeline),
+    ("pager", 60, pager),
     ("type-ahead", 60, type_ahead),
     ("stop-and-go", 90, stop_and_go),
     ("hang-up", 90, hang_up),
@@ -372,6 +373,25 @@ fn pipeline(timeout: Duration) -> Outcome {
     session.expect("two typed\r\n")?;
     session.ends_with(0)?;
     file_has("/tmp/tty.out", "one\ntwo typed\n")
+}
+
+/// A program at the other end of the pipeline reads keys one by one: they are its own, and the modes that
+/// it found are those that the terminal has in the end.
+fn pager(timeout: Duration) -> Outcome {
+    const SCRIPT: &str = "lg -- sh -c 'echo up >&2; while echo line; do sleep 1; done' | { \
+        modes=$(stty -g </dev/tty); stty -icanon -echo min 1 </dev/tty; echo paging; \
+        keys=$(dd bs=1 count=5 </dev/tty 2>/dev/null); \
+        stty $modes </dev/tty; echo \"keys $keys\"; }";
+    let mut session = host_script(SCRIPT, timeout)?;
+    session.expect("paging\r\n")?;
+    session.expect("up\r\n")?;
+    for key in ["a", "b", "c", "d", "q"] {
+        session.type_in(key)?;
+        // Each by itself: a reader that is in the way gets one of them at least.
+        session.look()?;
+    }
+    session.expect("keys abcdq\r\n")?;
+    session.ends_with(0)
 }
 
 /// What is typed before the guest is up is the command's, once, echoed or not.
