@@ -471,8 +471,9 @@ impl Machine {
             devices.drain();
         }
         stdin.settle();
-        // What the Guest has left the cursor behind, where that is our terminal.
-        if is_ours && !matches!(end, End::PoweredOff(_)) {
+        // What the Guest has left the cursor behind, where all that we write is our terminal.
+        let is_alone = claim.is_some_and(|claim| !claim.is_shared());
+        if is_ours && is_alone && !matches!(end, End::PoweredOff(_)) {
             messages::print("\n");
         }
         streams::finish(&outlets, cut_off.then_some(PATIENCE));

@@ -391,7 +391,13 @@ fn pager(timeout: Duration) -> Outcome {
         session.look()?;
     }
     session.expect("keys abcdq\r\n")?;
-    session.ends_with(0)
+    session.ends_with(0)?;
+    // lg, which has died of a pipe that nobody reads, says nothing.
+    session.look()?;
+    match session.screen.is_empty() {
+        true => Ok(()),
+        false => Err(session.report("more than was written")),
+    }
 }
 
 /// What is typed before the guest is up is the command's, once, echoed or not.
