@@ -42,7 +42,6 @@ use rustix::io::Errno;
 use self::budget::{Budget, Charge};
 use self::content::Content;
 use self::names::Names;
-use super::host;
 use super::server::{FileServer, Limits};
 
 /// How long the Guest may rely on what only it can change.
@@ -228,7 +227,7 @@ impl Node {
 }
 
 impl CowServer {
-    /// Serves `root`, a descriptor as [`host::open_root`] gives it. What the Guest changes takes at
+    /// Serves `root`, a descriptor as [`super::host::open_root`] gives it. What the Guest changes takes at
     /// most `budget` bytes of memory.
     pub fn new(root: OwnedFd, limits: Limits, budget: u64) -> io::Result<Self> {
         // Of what may be open, a half is for what the Guest has open, and the rest for files that

@@ -2,7 +2,7 @@
 //! What of an inode is the Guest's, and when that is needed no longer.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::time::Duration;
 
@@ -53,6 +53,18 @@ impl State {
             Some(_) if is_made(number) => FOREVER,
             Some(own) if !matches!(own.body, Body::Directory(_)) => FOREVER,
             _ => VALID,
+        }
+    }
+
+    /// How long there stays nothing by `name` in `parent`: longer if only the Guest can put something
+    /// there.
+    pub(super) fn absence_valid(&self, parent: u64, name: &CStr) -> Duration {
+        let node = self.nodes.get(&parent);
+        let names = node.and_then(|node| node.names.as_ref());
+        let removed = names.is_some_and(|names| names.get(name) == Some(None));
+        match removed || is_made(parent) && node.is_some() {
+            true => FOREVER,
+            false => VALID,
         }
     }
 

@@ -20,7 +20,7 @@ use super::{
     acl, file_type, is_absent, is_made, now, set_changed, set_modified, xattr_cost, Body,
     CowServer, Own, FOREVER, NODE_COST, PERMISSIONS, SET_GROUP, XATTR_MAX,
 };
-use crate::devices::fs::server::{list_xattrs, VALID};
+use crate::devices::fs::server::list_xattrs;
 
 impl FileSystem for CowServer {
     type Inode = u64;
@@ -62,7 +62,7 @@ impl FileSystem for CowServer {
         match found {
             // That there is nothing is remembered, too.
             Err(error) if is_absent(&error) => Ok(Entry {
-                entry_timeout: VALID,
+                entry_timeout: state.absence_valid(parent, name),
                 ..Entry::default()
             }),
             found => found,
@@ -430,6 +430,7 @@ impl FileSystem for CowServer {
         value: &[u8],
         flags: u32,
     ) -> io::Result<()> {
+        check_xattr_name(name)?;
         let mut state = self.state();
         let listed = match name == acl::ACCESS {
             true => Some(acl::mode(value)?),
@@ -594,5 +595,19 @@ impl FileSystem for CowServer {
         }
         let host = state.handle(handle)?.host.ok_or(Errno::ACCESS)?;
         state.host.lseek(context, inode, host, offset, whence)
+    }
+}
+
+/// Are there such attributes? The Guest's kernel passes on any name.
+fn check_xattr_name(name: &CStr) -> io::Result<()> {
+    if [acl::ACCESS, acl::DEFAULT].contains(&name) {
+        return Ok(());
+    }
+    let of_kinds = [&b"user."[..], b"trusted.", b"security."];
+    let name = name.to_bytes();
+    match of_kinds.iter().find_map(|kind| name.strip_prefix(*kind)) {
+        Some([]) => Err(Errno::INVAL.into()),
+        Some(_) => Ok(()),
+        None => Err(Errno::OPNOTSUPP.into()),
     }
 }

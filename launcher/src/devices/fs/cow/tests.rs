@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use self::beside::fill;
 use self::client::Client;
 use super::*;
+use crate::devices::fs::server::VALID;
 
 const LIMITS: Limits = Limits {
     inodes: 64,
@@ -171,4 +172,38 @@ fn only_root_is_told_of_trusted_attributes() {
     }
     assert_eq!(names(0), b"trusted.one\0user.two\0");
     assert_eq!(names(1000), b"user.two\0");
+}
+
+#[test]
+fn what_only_the_guest_can_change_is_not_asked_again() {
+    let (_directory, client) = a_root();
+    let server = &client.server;
+    let absent = |parent, name| {
+        let entry = server.lookup(&nobody(), parent, name).unwrap();
+        assert_eq!(entry.inode, 0);
+        entry.entry_timeout
+    };
+    let made = server.mkdir(&nobody(), ROOT_ID, c"made", 0o755, 0).unwrap();
+    assert_eq!(absent(made.inode, c"none"), FOREVER);
+    assert_eq!(absent(ROOT_ID, c"none"), VALID);
+    client
+        .at(Path::new("a"), |_| {
+            Ok(server.unlink(&nobody(), ROOT_ID, c"a").unwrap())
+        })
+        .unwrap();
+    assert_eq!(absent(ROOT_ID, c"a"), FOREVER);
+}
+
+#[test]
+fn attributes_have_the_names_that_they_have_elsewhere() {
+    let (_directory, client) = a_root();
+    let set = |name| {
+        client
+            .server
+            .setxattr(&nobody(), ROOT_ID, name, b"", 0)
+            .map_err(client::number)
+    };
+    assert_eq!(set(c"user.name"), Ok(()));
+    assert_eq!(set(c"user."), Err(Errno::INVAL.raw_os_error()));
+    assert_eq!(set(c"other.name"), Err(Errno::OPNOTSUPP.raw_os_error()));
 }

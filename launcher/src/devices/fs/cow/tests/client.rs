@@ -9,6 +9,8 @@ use fuse_backend_rs::file_buf::FileVolatileSlice;
 use fuse_backend_rs::file_traits::FileReadWriteVolatile;
 use vm_memory::VolatileSlice;
 
+use crate::devices::fs::host;
+
 use super::beside::{digest, path, Seen, Step, Tree, OPEN};
 use super::*;
 
