@@ -556,8 +556,8 @@ impl Keyboard {
         // the shell has not heard of the stop yet.
         let mut stopped = false;
         loop {
-            // Where somebody else has taken it, the keys are for them.
-            ours = ours && terminal.is_kept();
+            // Where somebody else has taken it meanwhile, the keys are for them.
+            ours = ours && (!terminal.is_shared() || terminal.take());
             while ours && state_of(&stdin).intersects(PollFlags::POLLIN | PollFlags::POLLHUP) {
                 let typed = match stdin.read(&mut buffer) {
                     Ok(0) => return Ok(()),

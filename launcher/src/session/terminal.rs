@@ -161,15 +161,6 @@ impl Claim {
         !self.alone
     }
 
-    /// Is it still as we have made it?
-    pub fn is_kept(&self) -> bool {
-        self.alone || {
-            let taken = TAKEN.lock().unwrap();
-            let is_raw = |now| is_like(&now, &taken.as_ref()?.raw.into()).then_some(());
-            tcgetattr(io::stdin()).ok().and_then(is_raw).is_some()
-        }
-    }
-
     /// Makes it raw if it is ours to do so: if we are in its foreground, and no other program reads its
     /// keys one by one. Tells whether it is; then its keys may be read.
     pub fn take(&self) -> bool {
@@ -223,7 +214,10 @@ fn raw(modes: &Termios, alone: bool) -> Termios {
     let mut raw = modes.clone();
     cfmakeraw(&mut raw);
     if !alone {
-        raw.output_flags = modes.output_flags;
+        // By way of the C struct, which a field of nix's does not change until it is set.
+        let mut all: libc::termios = raw.into();
+        all.c_oflag = modes.output_flags.bits();
+        raw = all.into();
     }
     raw
 }
@@ -341,7 +335,11 @@ mod tests {
     fn lines_of_others_stay_lines() {
         let modes = tcgetattr(openpty(None, None).unwrap().slave).unwrap();
         let post = OutputFlags::OPOST | OutputFlags::ONLCR;
-        assert!(raw(&modes, false).output_flags.contains(post));
+        let shared = raw(&modes, false);
+        assert!(shared.output_flags.contains(post));
+        // What is kept of it is the same.
+        let kept: libc::termios = shared.clone().into();
+        assert!(is_like(&shared, &kept.into()));
         assert!(!raw(&modes, true)
             .output_flags
             .intersects(OutputFlags::OPOST));

@@ -106,7 +106,10 @@ impl Client {
                     .map_err(number)?;
                 match last.inode {
                     0 => Err(Errno::NOENT.raw_os_error()),
-                    inode => Ok(way.push(inode)),
+                    inode => {
+                        way.push(inode);
+                        Ok(())
+                    }
                 }
             });
             if found.is_err() {
