@@ -16,6 +16,7 @@
 //! sandbox      what lg may do while a Guest runs
 //! socket_file  where others come to us
 //! memory       where RAM is, and how much there can be
+//! signal       signals that do nothing
 //! report       what users and programs are told: errors, ends, records
 //! ```
 
@@ -34,4 +35,5 @@ pub mod plan;
 pub mod report;
 pub mod sandbox;
 pub mod session;
+pub mod signal;
 pub mod socket_file;

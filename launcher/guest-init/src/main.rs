@@ -8,6 +8,9 @@
 
 mod config;
 mod machine;
+#[path = "../../src/session/names.rs"]
+#[allow(unreachable_pub)] // the Launcher's, too
+mod names;
 mod network;
 mod root;
 mod streams;
@@ -134,7 +137,9 @@ fn run_command(config: &Config, log: Option<&File>) -> Result<i32, Failure> {
     if let Some(mut log) = log {
         // The Launcher, which sees the log, takes the time, and without this knows that no command
         // was run (`launcher/src/session/log.rs`). So it must be told to whom the log is `quiet`, too.
-        let _ = log.write_all(b"<0>init: the command starts\n");
+        // Each write is a message.
+        let message = format!("<0>{}\n", names::COMMAND_STARTS);
+        let _ = log.write_all(message.as_bytes());
     }
     let started = child.spawn();
     // Nobody else has the command's ends of its pipes.

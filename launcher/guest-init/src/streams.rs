@@ -29,20 +29,8 @@ use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::unistd::pipe2;
 
 use crate::machine::{set_size, unread};
+use crate::names::{COMMAND_ENDED, CONSOLE, CONTROL, OUTPUT, STDERR, STDIN, STDOUT, TERMINAL};
 use crate::{open, open_console, Doing, Failure};
-
-const CONTROL: &str = "lg.control";
-const TERMINAL: &str = "lg.terminal";
-const STDIN: &str = "lg.stdin";
-const STDOUT: &str = "lg.stdout";
-const STDERR: &str = "lg.stderr";
-/// Both outputs.
-const OUTPUT: &str = "lg.output";
-/// No port: the terminal is the console.
-const CONSOLE: &str = "console";
-
-/// On the control port: the command has ended.
-const COMMAND_ENDED: u64 = u64::MAX;
 /// A pipe has a page for each write that does not fit into the one before.
 const PAGE: usize = 4096;
 /// What the pipe of standard input holds. The Launcher counts with it: what is here and not read yet

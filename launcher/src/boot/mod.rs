@@ -21,7 +21,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryRegion};
 
 use crate::boot::page_tables::{MapError, PageTables};
 use crate::image::{Image, ImageError};
-use crate::memory::{Memory, BOOT_DATA_END, PAGE};
+use crate::memory::{self, Memory, BOOT_DATA_END, PAGE};
 use crate::report::codes::Code;
 use crate::report::{Error, Explain};
 
@@ -96,25 +96,48 @@ impl Explain for LoadError {
     }
 }
 
-/// Loads `image`, `initrd` (empty: none) and `command_line`, of at most [`COMMAND_LINE_SIZE`], into
-/// `memory`, which is all 0.
-pub fn load(
-    memory: &Memory,
-    image: &Image,
-    initrd: &[u8],
-    command_line: &CStr,
-) -> Result<Entry, Error> {
-    load_kernel(memory, image)?;
-    let initrd_start = load_initrd(memory, image, initrd)?;
-    write(memory, COMMAND_LINE, command_line.to_bytes_with_nul());
-    write_boot_params(memory, initrd_start, initrd.len() as u64);
-    let tables = page_tables(memory, image)?;
-    write(memory, tables.root(), &tables.bytes());
-    Ok(Entry {
-        cr3: tables.root(),
-        rip: image.entry,
-        rsi: BOOT_PARAMS,
-    })
+/// Where a Guest goes in RAM: checked, and nothing written yet.
+pub struct Layout {
+    /// GPA of the initrd.
+    initrd: u64,
+    tables: PageTables,
+}
+
+impl Layout {
+    /// The place of `image` and an initrd of so many bytes (0: none) in `ram` bytes of RAM.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub fn of(image: &Image, initrd_size: usize, ram: u64) -> Result<Self, Error> {
+        check_kernel(image, ram)?;
+        let initrd = place_of_initrd(image, initrd_size, ram)?;
+        let tables = page_tables(image, ram)?;
+        Ok(Self { initrd, tables })
+    }
+
+    /// Loads what this is the layout for into `memory`, which is all 0 and has the size it is for.
+    /// `command_line` has at most [`COMMAND_LINE_SIZE`] bytes.
+    pub fn load(
+        &self,
+        memory: &Memory,
+        image: &Image,
+        initrd: &[u8],
+        command_line: &CStr,
+    ) -> Entry {
+        for segment in &image.segments {
+            write(memory, segment.gpa, image.bytes(segment));
+        }
+        write(memory, self.initrd, initrd);
+        write(memory, COMMAND_LINE, command_line.to_bytes_with_nul());
+        write_boot_params(memory, self.initrd, initrd.len() as u64);
+        write(memory, self.tables.root(), &self.tables.bytes());
+        Entry {
+            cr3: self.tables.root(),
+            rip: image.entry,
+            rsi: BOOT_PARAMS,
+        }
+    }
 }
 
 /// The GPA behind the kernel.
@@ -131,37 +154,36 @@ pub fn initrd_limit(image: &Image) -> u64 {
     INITRD_END.saturating_sub(kernel_end(image))
 }
 
-fn load_kernel(memory: &Memory, image: &Image) -> Result<(), LoadError> {
+fn check_kernel(image: &Image, ram: u64) -> Result<(), LoadError> {
+    let parts = memory::layout(ram);
     for segment in &image.segments {
-        // The size is at most LGUEST_MAX_GPA.
-        if !memory.check_range(GuestAddress(segment.gpa), segment.size as usize) {
+        // No sum overflows: a segment ends at LGUEST_MAX_GPA at most.
+        let fits = |&(start, size): &(u64, u64)| {
+            segment.gpa >= start && segment.gpa + segment.size <= start + size
+        };
+        if !parts.iter().any(fits) {
             return Err(LoadError::TooLittleMemory {
-                given: ram_size(memory),
+                given: ram,
                 needed: kernel_end(image),
             });
         }
-        write(memory, segment.gpa, image.bytes(segment));
     }
     Ok(())
 }
 
 /// Returns the GPA of the initrd.
-fn load_initrd(memory: &Memory, image: &Image, initrd: &[u8]) -> Result<u64, LoadError> {
-    let size = (initrd.len() as u64).next_multiple_of(PAGE);
+fn place_of_initrd(image: &Image, size: usize, ram: u64) -> Result<u64, LoadError> {
+    let size = (size as u64).next_multiple_of(PAGE);
     let (limit, kernel_end) = (initrd_limit(image), kernel_end(image));
     if size > limit {
         return Err(LoadError::InitrdTooLarge { size, limit });
     }
-    let low_ram = memory.iter().next().map_or(0, GuestMemoryRegion::len);
+    let low_ram = memory::layout(ram).first().map_or(0, |&(_, size)| size);
     let start = low_ram.min(INITRD_END).saturating_sub(size);
     if start < kernel_end {
         let needed = kernel_end + size;
-        return Err(LoadError::TooLittleMemory {
-            given: ram_size(memory),
-            needed,
-        });
+        return Err(LoadError::TooLittleMemory { given: ram, needed });
     }
-    write(memory, start, initrd);
     Ok(start)
 }
 
@@ -216,18 +238,17 @@ fn write_boot_params(memory: &Memory, initrd_start: u64, initrd_size: u64) {
     put8(offset_of!(boot_params, e820_entries), entries);
 }
 
-fn page_tables(memory: &Memory, image: &Image) -> Result<PageTables, Error> {
+fn page_tables(image: &Image, ram: u64) -> Result<PageTables, Error> {
     let full = |error| match error {
-        MapError::Full => Error::from(LoadError::TooMuchMemory(ram_size(memory))),
+        MapError::Full => Error::from(LoadError::TooMuchMemory(ram)),
         MapError::Conflict => {
             let what = "its segments lie over each other, or over where RAM is mapped";
             image.refused(ImageError::Malformed(what)).into()
         }
     };
     let mut tables = PageTables::new(PAGE_TABLES..BOOT_DATA_END);
-    for region in memory.iter() {
-        let gpa = region.start_addr().0;
-        tables.map(gpa, gpa, region.len()).map_err(full)?;
+    for (gpa, size) in memory::layout(ram) {
+        tables.map(gpa, gpa, size).map_err(full)?;
     }
     tables.alias_low(LGUEST_PAGE_OFFSET as u64).map_err(full)?;
     for segment in &image.segments {
@@ -236,10 +257,6 @@ fn page_tables(memory: &Memory, image: &Image) -> Result<PageTables, Error> {
             .map_err(full)?;
     }
     Ok(tables)
-}
-
-fn ram_size(memory: &Memory) -> u64 {
-    memory.iter().map(GuestMemoryRegion::len).sum()
 }
 
 /// Stores `bytes` at `gpa`, which are RAM: the first MiB always is, and the rest was checked.
@@ -263,6 +280,17 @@ mod tests {
 
     fn ram(size: u64) -> Memory {
         crate::memory::create(size).unwrap()
+    }
+
+    fn load(
+        memory: &Memory,
+        image: &Image,
+        initrd: &[u8],
+        command_line: &CStr,
+    ) -> Result<Entry, Error> {
+        let ram = memory.iter().map(GuestMemoryRegion::len).sum();
+        let layout = Layout::of(image, initrd.len(), ram)?;
+        Ok(layout.load(memory, image, initrd, command_line))
     }
 
     fn read<T: vm_memory::ByteValued>(memory: &Memory, gpa: u64) -> T {
@@ -317,7 +345,7 @@ mod tests {
     #[test]
     fn what_does_not_fit() {
         let error = |size, initrd: &[u8]| {
-            let Err(error) = load(&ram(size), &image(), initrd, c"") else {
+            let Err(error) = Layout::of(&image(), initrd.len(), size) else {
                 panic!("it should be refused")
             };
             error
@@ -329,7 +357,7 @@ mod tests {
         let initrd = error(18 * MIB, &vec![0; 2 << 20]);
         assert_eq!(initrd.code(), Code::TooLittleMemory, "{initrd:?}");
         assert!(initrd.why().contains("fill 19 MiB"), "{}", initrd.why());
-        // The tables of 220 GiB do not fit below 1 MiB. The memory itself is only promised.
+        // The tables of 220 GiB do not fit below 1 MiB.
         let large = error(220 << 30, &[]);
         assert_eq!(large.code(), Code::TooMuchMemory, "{large:?}");
     }
@@ -345,7 +373,7 @@ mod tests {
     fn a_kernel_over_the_direct_map_is_refused() {
         let mut image = image();
         image.segments[0].gva = 0xffff_8880_0000_0000;
-        let error = load(&ram(64 * MIB), &image, &[], c"").unwrap_err();
+        let error = Layout::of(&image, 0, 64 * MIB).map(drop).unwrap_err();
         assert_eq!(error.code(), Code::DamagedKernel, "{error:?}");
     }
 }

@@ -6,22 +6,28 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
+use std::sync::mpsc;
 
+use nix::sys::signal::Signal;
 use nix::unistd::dup2_stdin;
 
 use crate::cli::file;
 use crate::cli::Run;
-use crate::machine;
+use crate::machine::{Front, Machine};
 use crate::plan::Plan;
 use crate::report::codes::Code;
 use crate::report::end::{End, LAUNCHER_ERROR};
 use crate::report::messages;
 use crate::report::messages::say;
 use crate::report::record::Record;
+use crate::report::stats;
 use crate::report::system::{setup, Refusal};
 use crate::report::{Error, Explain, Report};
 use crate::session::deadline::{Deadline, Watch};
 use crate::session::log::KernelLog;
+use crate::session::terminal;
+use crate::session::Session;
+use crate::signal;
 
 /// Runs a guest as `options` say, which clap has made of `arguments`, and tells the user how it
 /// ended. Returns the exit status.
@@ -105,7 +111,7 @@ fn show_plan(options: &Run, record: &Record) -> End {
 /// Runs a guest, and shows what its kernel has said if that may tell why it failed.
 fn run_guest(options: &Run, record: &Record, deadline: Deadline, watch: Watch) -> End {
     let log = KernelLog::default();
-    let end = machine::run(options, &log, record, deadline, watch).unwrap_or_else(End::Failed);
+    let end = to_the_end(options, &log, record, deadline, watch).unwrap_or_else(End::Failed);
     let end = match log.command_started() {
         Some(when) => {
             record.command_started(when);
@@ -121,6 +127,63 @@ fn run_guest(options: &Run, record: &Record, deadline: Deadline, watch: Watch) -
         ));
     }
     end
+}
+
+/// From the options to a plan, from there to a machine and the user's side of it, and to its end.
+///
+/// `watch` is who sees to the time until `deadline` is up for the Guest.
+fn to_the_end(
+    options: &Run,
+    log: &KernelLog,
+    record: &Record,
+    deadline: Deadline,
+    watch: Watch,
+) -> Result<End, Error> {
+    record.memory(options.memory);
+    // A write beyond `ulimit -f` is an error, of the guest's or of ours, and not the end of lg.
+    signal::only_interrupt(Signal::SIGXFSZ).map_err(setup("signals"))?;
+    let plan = Plan::make(options)?;
+    record.kernel(plan.kernel());
+    if options.verbose {
+        plan.tell();
+    }
+    let (ends, end) = mpsc::channel();
+    let session = Session::open(&plan.streams)?;
+    let front = Front {
+        console: Box::new(session.console()),
+        ports: session.ports().map(|ports| Box::new(ports) as _),
+        printed: session.printed(plan.linux, log, options.verbose),
+    };
+    let machine = Machine::build(plan, front)?;
+    // Before there are threads, which inherit what is done to this one.
+    let signals = session.take_signals()?;
+    // From here on, nobody is waited for before there is somebody else to see to the time.
+    drop(watch);
+    machine.confine(session.watcher(), terminal::restore)?;
+    let shell = options.command.is_empty();
+    let session = session.start(signals, machine.console(), machine.ports(), shell, &ends)?;
+    deadline
+        .report(ends.clone(), record)
+        .map_err(setup("a thread"))?;
+    record.starts();
+    let machine = machine.start(ends)?;
+
+    // The thread for the signals never lets go of its sender.
+    let how = end.recv().unwrap_or(End::TimedOut);
+    // Who sends another end is told that it is too late.
+    drop(end);
+    if !how.is_cut_off() {
+        session.take_all();
+        machine.drain();
+    }
+    session.finish(&how);
+    if options.stats {
+        if let Some(stats) = machine.stop()? {
+            record.counters(&stats);
+            messages::print(&stats::table(&stats).to_string());
+        }
+    }
+    Ok(how)
 }
 
 /// Another init than lg's own ran.

@@ -11,11 +11,10 @@ use std::time::Duration;
 use lguest_abi::{
     LGUEST_CONSOLE_MAX, LGUEST_SHUTDOWN_PANIC, LGUEST_SHUTDOWN_POWEROFF, LGUEST_SHUTDOWN_RESTART,
 };
-use nix::libc::{c_void, siginfo_t};
 use nix::sys::signal::Signal;
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::signal::{register_signal_handler, Killable};
+use vmm_sys_util::signal::Killable;
 
 use crate::devices::bytes::Output;
 use crate::devices::mmio::Mmio;
@@ -26,6 +25,7 @@ use crate::memory::Memory;
 use crate::report::end::End;
 use crate::report::messages::printable;
 use crate::report::Error;
+use crate::signal;
 
 /// Of a panic message, this many bytes are read.
 const MESSAGE_MAX: usize = 1024;
@@ -52,8 +52,7 @@ impl RunningVcpu {
         driver: Option<Driver>,
         ends: Sender<End>,
     ) -> io::Result<Self> {
-        extern "C" fn nothing(_: i32, _: *mut siginfo_t, _: *mut c_void) {}
-        register_signal_handler(STOP_SIGNAL as i32, nothing)?;
+        signal::only_interrupt(STOP_SIGNAL)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = thread::Builder::new()

@@ -2,19 +2,18 @@
 //! What is to run: the kernel, its initrd and its command line, found, read and checked.
 
 use std::env;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use linux_loader::cmdline::{self, Cmdline};
 
 use crate::boot::cpio;
-use crate::boot::{self, Entry, LoadError, COMMAND_LINE_SIZE};
+use crate::boot::{self, LoadError, COMMAND_LINE_SIZE};
 use crate::cli::Run;
 use crate::devices::fs::share::Share;
 use crate::devices::slot::Slot;
 use crate::image::Image;
-use crate::memory::Memory;
 use crate::plan::root::Root;
 use crate::plan::told;
 use crate::report::codes::Code;
@@ -162,15 +161,6 @@ impl Guest {
             line.as_cstring()
         };
         line().map_err(|error| GuestError::CommandLine(error).into())
-    }
-
-    /// Puts it into `memory`. Where it starts is the result.
-    ///
-    /// # Errors
-    ///
-    /// It does not fit.
-    pub fn load(&self, memory: &Memory, command_line: &CStr) -> Result<Entry, Error> {
-        boot::load(memory, &self.image, &self.initrd, command_line)
     }
 }
 

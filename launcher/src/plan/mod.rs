@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `--dry-run`: what `lg run` would run, found and checked as it is before a run.
+//! What `lg run` runs, found and checked: what `--dry-run` prints, and what the machine is built from.
 //!
-//! Whatever would be refused is refused here, with the same error, but for what only shows when it
-//! is done: /dev/lguest is not opened, no socket is made, passt is not started, no interface is
-//! attached to. Nothing is changed. (The temporary file of an overlay has no name, and is gone.)
+//! Whatever would be refused is refused here, but for what only shows when it is done: /dev/lguest is
+//! not opened, no socket is made, passt is not started, no interface is attached to. Nothing is
+//! changed. What there is already is read and held: the kernel, disks with their locks, directories.
+//! (The temporary file of an overlay has no name, and is gone with the plan.)
 
 #![forbid(unsafe_code)]
 
@@ -12,56 +13,117 @@ pub mod root;
 pub mod told;
 
 use std::env;
+use std::ffi::CString;
 use std::fmt::{self, Display};
-use std::path::{absolute, PathBuf};
+use std::path::{absolute, Path, PathBuf};
+use std::sync::Arc;
 
 use nix::unistd::{getgid, getuid};
 use serde::Serialize;
 
+use crate::boot::Layout;
 use crate::cli::place::GdbError;
 use crate::cli::Run;
+use crate::devices;
 use crate::devices::blk::disk::{Access, Disk};
 use crate::devices::fs::share::{self, Share};
-use crate::devices::slot::{Slot, TooManyDevices};
-use crate::devices::vsock::hub::VsockError;
+use crate::devices::net::options as net;
+use crate::devices::slot::Slot;
+use crate::devices::vsock::hub::{Spec, VsockError};
+use crate::image::Image;
 use crate::memory;
 use crate::plan::guest::Guest;
+use crate::report::messages::say;
 use crate::report::Error;
+use crate::sandbox::Grant;
+use crate::session::streams::Streams;
 use crate::socket_file;
 
-/// What would run.
-#[derive(Debug, Serialize)]
+/// What runs. It is checked, and nothing of it is made: who drops it has changed nothing.
+#[derive(Serialize)]
 pub struct Plan {
     /// The kernel's file, an absolute path.
     kernel: PathBuf,
     /// Linux, and no bare guest.
-    linux: bool,
+    pub linux: bool,
     /// GVA of the first instruction. In hexadecimal, as [`Device::window`]: a number of JSON is not
     /// exact beyond 2^53 with many readers.
     entry: String,
     /// RAM, in bytes.
-    memory: u64,
+    pub memory: u64,
     /// Its file.
     initrd: Option<PathBuf>,
     /// What the kernel gets, in bytes: the file, and behind it what its init is told.
     initrd_size: usize,
     command_line: String,
-    devices: Vec<Device>,
+    /// The devices, in the order of their numbers.
+    pub devices: Vec<Device>,
     #[serde(flatten)]
     command: Option<Command>,
     /// Seconds.
     timeout: Option<f64>,
+    /// What is loaded.
+    #[serde(skip)]
+    pub load: Load,
+    /// The user's side.
+    #[serde(skip)]
+    pub streams: Arc<Streams>,
+    /// What of the Host's directories stays reachable.
+    #[serde(skip)]
+    pub grants: Vec<Grant>,
+    /// Below this directory are the sockets of `--vsock`.
+    #[serde(skip)]
+    pub sockets: Option<PathBuf>,
+    /// Where gdb is to come.
+    #[serde(skip)]
+    pub gdb: Option<PathBuf>,
+    /// Tell what is of use to who wonders.
+    #[serde(skip)]
+    pub verbose: bool,
 }
 
-/// A device, at its number.
-#[derive(Debug, Serialize)]
-struct Device {
+/// What goes into RAM, and where.
+pub struct Load {
+    /// The kernel.
+    pub image: Image,
+    /// Its initrd; empty if there is none.
+    pub initrd: Vec<u8>,
+    /// Its command line.
+    pub command_line: CString,
+    /// Where they go.
+    pub layout: Layout,
+}
+
+/// A device.
+#[derive(Serialize)]
+pub struct Device {
     kind: &'static str,
     what: String,
     /// GPA of its registers.
     window: String,
     /// Linux's number of its interrupt.
     interrupt: u32,
+    /// How it is made.
+    #[serde(skip)]
+    pub make: Make,
+}
+
+/// How a device is made.
+pub enum Make {
+    /// By the user's side: the console.
+    Console,
+    /// By the user's side: the ports of the streams.
+    Ports,
+    /// It serves a directory, which is open.
+    Share(Box<dyn devices::Device>),
+    /// With the other end of this cable.
+    Net(net::Options),
+    /// On this socket.
+    Vsock(Spec),
+    /// Of this disk, which is open and locked.
+    Disk(Disk),
+    /// Of nothing.
+    Random,
 }
 
 /// What Linux runs.
@@ -86,56 +148,74 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// That of a run.
+    /// Whatever would be refused when it is made, but for what only shows then.
     pub fn make(options: &Run) -> Result<Self, Error> {
         let disks = Disk::open_all(&options.disk)?;
         let guest = Guest::find(options)?;
         if let Some(net) = &options.net {
             net.check()?;
         }
-        share::open_all(&guest.shares, options.memory)?;
+        let shares = share::open_all(&guest.shares, options.memory)?;
         if let Some(vsock) = &options.vsock {
             vsock.check().map_err(VsockError)?;
         }
         if let Some(path) = &options.gdb {
             socket_file::check(path).map_err(GdbError::Socket)?;
         }
-        let devices = devices(options, &guest, &disks)?;
+        let grants = guest.shares.iter().map(Share::grant).collect();
+        let devices = devices(options, &guest, shares, disks);
+        let slots = (0..devices.len()).map(Slot::new);
+        let slots: Vec<_> = slots.collect::<Result<_, _>>()?;
+        let command_line = guest.command_line(&slots)?;
         memory::check(options.memory)?;
-        let memory = memory::make(options.memory)?;
-        let command_line = guest.command_line(&slots(devices.len())?)?;
-        guest.load(&memory, &command_line)?;
+        let layout = Layout::of(&guest.image, guest.initrd.len(), options.memory)?;
+        let command = guest.image.linux.then(|| command(options, &guest));
+        let devices = slots.into_iter().zip(devices);
         Ok(Self {
             kernel: absolute(&guest.image.path).unwrap_or(guest.image.path.clone()),
             linux: guest.image.linux,
             entry: format!("{:#x}", guest.image.entry),
             memory: options.memory,
-            initrd: guest.initrd_path.clone(),
+            initrd: guest.initrd_path,
             initrd_size: guest.initrd.len(),
             command_line: command_line.to_string_lossy().into(),
-            devices,
-            command: guest.image.linux.then(|| command(options, &guest)),
+            devices: devices
+                .map(|(slot, (kind, what, make))| Device {
+                    kind,
+                    what,
+                    window: format!("{:#x}", slot.window()),
+                    interrupt: slot.irq(),
+                    make,
+                })
+                .collect(),
+            command,
             timeout: options.timeout.map(|time| time.as_secs_f64()),
+            load: Load {
+                image: guest.image,
+                initrd: guest.initrd,
+                command_line,
+                layout,
+            },
+            streams: Arc::new(guest.streams),
+            grants,
+            sockets: options.vsock.as_ref().map(|spec| spec.directory().into()),
+            gdb: options.gdb.clone(),
+            verbose: options.verbose,
         })
     }
-}
 
-/// All that a machine has behind its console, in the order of the devices' numbers.
-pub fn in_order<T>(
-    shares: impl IntoIterator<Item = T>,
-    net: Option<T>,
-    vsock: Option<T>,
-    disks: impl IntoIterator<Item = T>,
-    random: T,
-) -> impl Iterator<Item = T> {
-    (shares.into_iter().chain(net).chain(vsock))
-        .chain(disks)
-        .chain([random])
-}
+    /// Tells what runs, to who wonders.
+    pub fn tell(&self) {
+        let kind = if self.linux { "Linux" } else { "a bare guest" };
+        let path = self.kernel().display();
+        say(&format!("{path} is {kind}, entry {}", self.entry));
+        say(&format!("its command line: {}", self.command_line));
+    }
 
-/// The places of so many devices.
-pub fn slots(count: usize) -> Result<Vec<Slot>, TooManyDevices> {
-    (0..count).map(Slot::new).collect()
+    /// The kernel, as it was named.
+    pub fn kernel(&self) -> &Path {
+        &self.load.image.path
+    }
 }
 
 fn command(options: &Run, guest: &Guest) -> Command {
@@ -156,27 +236,30 @@ fn command(options: &Run, guest: &Guest) -> Command {
     }
 }
 
-/// The devices, as `machine` makes them.
-fn devices(options: &Run, guest: &Guest, disks: &[Disk]) -> Result<Vec<Device>, Error> {
+/// All devices in the order of their numbers: what each is in a word, for people, and how it is made.
+fn devices(
+    options: &Run,
+    guest: &Guest,
+    shares: Vec<Box<dyn devices::Device>>,
+    disks: Vec<Disk>,
+) -> Vec<(&'static str, String, Make)> {
+    let mut all = vec![("console", "the terminal".into(), Make::Console)];
     let ports = &guest.streams.names;
-    let first = [
-        Some(("console", "the terminal".into())),
-        (!ports.is_empty()).then(|| ("ports", ports.join(" "))),
-    ];
-    let share = |share: &Share| {
-        let access = match (share.private, share.read_only) {
-            (true, _) => ", writes stay in memory",
-            (false, true) => ", read-only",
-            (false, false) => "",
-        };
-        let Share { directory, tag, .. } = share;
-        let place = match tag.as_str() {
-            root::TAG => "/".into(),
-            tag => format!("{}/{tag}", share::GUEST_DIRECTORY),
-        };
-        ("fs", format!("{} at {place}{access}", directory.display()))
-    };
-    let disk = |(name, (spec, disk)): (char, (&crate::devices::blk::disk::Spec, &Disk))| {
+    if !ports.is_empty() {
+        all.push(("ports", ports.join(" "), Make::Ports));
+    }
+    for (share, device) in guest.shares.iter().zip(shares) {
+        all.push(("fs", of_share(share), Make::Share(device)));
+    }
+    if let Some(net) = &options.net {
+        all.push(("net", net.to.to_string(), Make::Net(net.clone())));
+    }
+    if let Some(vsock) = &options.vsock {
+        let path = vsock.path.display();
+        let what = format!("{path}, the guest's CID is {}", vsock.cid);
+        all.push(("vsock", what, Make::Vsock(vsock.clone())));
+    }
+    for (name, (spec, disk)) in ('a'..).zip(options.disk.iter().zip(disks)) {
         let access = match spec.access {
             Access::Write => "",
             Access::Read => ", read-only",
@@ -184,29 +267,24 @@ fn devices(options: &Run, guest: &Guest, disks: &[Disk]) -> Result<Vec<Device>, 
         };
         let (path, size) = (spec.path.display(), disk.size());
         let what = format!("{path} as /dev/vd{name}, {size} bytes{access}");
-        ("blk", what)
+        all.push(("blk", what, Make::Disk(disk)));
+    }
+    all.push(("rng", "random numbers".into(), Make::Random));
+    all
+}
+
+fn of_share(share: &Share) -> String {
+    let access = match (share.private, share.read_only) {
+        (true, _) => ", writes stay in memory",
+        (false, true) => ", read-only",
+        (false, false) => "",
     };
-    let others = in_order(
-        guest.shares.iter().map(share),
-        options.net.as_ref().map(|net| ("net", net.to.to_string())),
-        options.vsock.as_ref().map(|vsock| {
-            let path = vsock.path.display();
-            ("vsock", format!("{path}, the guest's CID is {}", vsock.cid))
-        }),
-        ('a'..).zip(options.disk.iter().zip(disks)).map(disk),
-        ("rng", "random numbers".into()),
-    );
-    let all = first.into_iter().flatten().chain(others).enumerate();
-    all.map(|(number, (kind, what))| {
-        let slot = Slot::new(number)?;
-        Ok(Device {
-            kind,
-            what,
-            window: format!("{:#x}", slot.window()),
-            interrupt: slot.irq(),
-        })
-    })
-    .collect()
+    let Share { directory, tag, .. } = share;
+    let place = match tag.as_str() {
+        root::TAG => "/".into(),
+        tag => format!("{}/{tag}", share::GUEST_DIRECTORY),
+    };
+    format!("{} at {place}{access}", directory.display())
 }
 
 /// A line each, for people.
@@ -232,6 +310,7 @@ impl Display for Plan {
                 what,
                 window,
                 interrupt,
+                ..
             } = device;
             let place = format!("{window} irq {interrupt:<2}");
             row(
@@ -362,7 +441,7 @@ mod tests {
 
     #[test]
     fn what_a_run_refuses_is_refused() {
-        let code = |arguments: &[&str]| plan(arguments).unwrap_err().code().to_string();
+        let code = |arguments: &[&str]| plan(arguments).map(drop).unwrap_err().code().to_string();
         assert_eq!(code(&["--disk", "/no/such"]), "LG0036");
         assert_eq!(code(&["--share", "/no/such:a"]), "LG0032");
         assert_eq!(code(&["--share", "/usr:a", "--share", "/etc:a"]), "LG0033");

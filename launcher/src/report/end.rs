@@ -55,6 +55,11 @@ impl End {
         }
     }
 
+    /// Has it come while the Guest had more to do?
+    pub fn is_cut_off(&self) -> bool {
+        matches!(self, Self::Signal(_) | Self::Left | Self::TimedOut)
+    }
+
     /// Is it one that the Guest's kernel may have words on?
     pub fn is_failure(&self) -> bool {
         match self {

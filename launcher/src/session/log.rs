@@ -10,15 +10,13 @@ use std::time::Instant;
 
 use crate::devices::bytes::{Outlet, Output};
 use crate::report::messages::printable;
+use crate::session::names::COMMAND_STARTS;
 use crate::session::terminal::lines_for;
 
 /// How much is kept, in bytes: the last of it.
 const KEPT: usize = 256 << 10;
 /// How many lines are shown when something fails.
 const SHOWN: usize = 100;
-
-/// guest-init says this when it starts the command.
-const COMMAND_STARTS: &[u8] = b"init: the command starts";
 
 /// The log.
 #[derive(Clone, Default)]
@@ -55,7 +53,7 @@ impl KernelLog {
 
     fn keep(&self, text: &[u8]) {
         let mut kept = self.kept();
-        if kept.command_started.is_none() && holds(text, COMMAND_STARTS) {
+        if kept.command_started.is_none() && holds(text, COMMAND_STARTS.as_bytes()) {
             kept.command_started = Some(Instant::now());
         }
         kept.text.extend(text);

@@ -26,22 +26,10 @@ use crate::devices::console::ports::{Stream, To};
 use crate::report::end::End;
 use crate::report::messages::{self, say};
 use crate::session::keys::{Keys, Wish, HELP};
+use crate::session::names::{
+    COMMAND_ENDED, CONSOLE, CONTROL, OUTPUT, STDERR, STDIN, STDOUT, TERMINAL,
+};
 use crate::session::terminal::{self, lines_for, shown, Claim, Place};
-
-// guest-init knows them by these names.
-const CONTROL: &str = "lg.control";
-const TERMINAL: &str = "lg.terminal";
-const STDIN: &str = "lg.stdin";
-const STDOUT: &str = "lg.stdout";
-const STDERR: &str = "lg.stderr";
-/// Standard output and standard error, which are one file.
-const OUTPUT: &str = "lg.output";
-/// No port: the terminal is the console.
-const CONSOLE: &str = "console";
-
-/// guest-init says this on the control port when the command has ended. Other numbers are how many
-/// bytes of standard input it has read.
-const COMMAND_ENDED: u64 = u64::MAX;
 
 /// What our terminal and our standard streams are in the Guest.
 #[derive(Debug)]
@@ -196,6 +184,16 @@ impl Outputs {
 }
 
 impl Outputs {
+    /// All outlets, and where each goes.
+    ///
+    /// # Errors
+    ///
+    /// There are too many descriptors.
+    pub fn files(&self) -> io::Result<Vec<(Arc<Outlet>, OwnedFd)>> {
+        let file = |writer: &Writer| Ok((writer.outlet.clone(), writer.file.try_clone()?));
+        self.writers.iter().map(file).collect()
+    }
+
     /// Standard output is the terminal.
     pub fn stdout_is_terminal(&self) -> bool {
         (self.terminal.as_ref()).is_some_and(|terminal| Arc::ptr_eq(terminal, &self.stdout))
@@ -206,15 +204,6 @@ impl Writer {
     /// Its outlet.
     pub fn outlet(&self) -> &Arc<Outlet> {
         &self.outlet
-    }
-
-    /// Where that goes.
-    ///
-    /// # Errors
-    ///
-    /// There are too many descriptors.
-    pub fn file(&self) -> io::Result<OwnedFd> {
-        self.file.try_clone()
     }
 
     /// Writes what comes, as long as somebody takes it. `on_room`: there is room for more.

@@ -139,8 +139,6 @@ impl Explain for ShareError {
 /// Makes the devices for all of `shares`, and divides the descriptors that this process may have among them.
 ///
 /// What a Guest with `memory` bytes of RAM changes in private ones takes at most half as much again.
-///
-/// From here on files are made with the mode that the Guest asks for: its own umask counts.
 pub fn open_all(shares: &[Share], memory: u64) -> Result<Vec<Box<dyn Device>>, Error> {
     if shares.is_empty() {
         return Ok(Vec::new());
@@ -157,9 +155,13 @@ pub fn open_all(shares: &[Share], memory: u64) -> Result<Vec<Box<dyn Device>>, E
         inodes: each / 2,
         handles: each / 2,
     };
-    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     let open = |share: &Share| share.open(limits, memory / 2);
     shares.iter().map(open).collect()
+}
+
+/// From here on files are made with the mode that the Guest asks for: its own umask counts.
+pub fn leave_modes_to_the_guest() {
+    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
 }
 
 /// Allows this process as many descriptors as it can have, and tells how many those are.

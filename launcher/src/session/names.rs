@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What lg and guest-init, which includes this file, say to each other.
+
+#![allow(missing_docs)] // the names of ports say what they are
+
+pub const CONTROL: &str = "lg.control";
+pub const TERMINAL: &str = "lg.terminal";
+pub const STDIN: &str = "lg.stdin";
+pub const STDOUT: &str = "lg.stdout";
+pub const STDERR: &str = "lg.stderr";
+/// Standard output and standard error, which are one file.
+pub const OUTPUT: &str = "lg.output";
+/// No port: the terminal is the console.
+pub const CONSOLE: &str = "console";
+
+/// guest-init says this on the control port when the command has ended. Other numbers are how many
+/// bytes of standard input it has read.
+pub const COMMAND_ENDED: u64 = u64::MAX;
+
+/// guest-init says this in the kernel's log when it starts the command.
+pub const COMMAND_STARTS: &str = "init: the command starts";
