@@ -10,6 +10,7 @@ pub mod keys;
 pub mod log;
 pub mod names;
 pub(crate) mod signals;
+pub mod stdin;
 pub mod streams;
 pub mod terminal;
 mod watcher;
@@ -34,7 +35,8 @@ use crate::report::system::setup;
 use crate::report::Error;
 use crate::session::log::KernelLog;
 use crate::session::signals::{Signals, Window};
-use crate::session::streams::{patient, Keyboard, Outputs, Stdin, Streams};
+use crate::session::stdin::Stdin;
+use crate::session::streams::{patient, Keyboard, Outputs, Streams};
 use crate::session::terminal::Terminal;
 
 /// How long who reads the output of a run that was cut off may take for some more of it.
