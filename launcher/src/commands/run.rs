@@ -13,7 +13,7 @@ use nix::unistd::dup2_stdin;
 
 use crate::cli::file;
 use crate::cli::Run;
-use crate::machine::{Front, Machine};
+use crate::machine::{bad_memory, Front, Machine};
 use crate::plan::Plan;
 use crate::report::codes::Code;
 use crate::report::end::{End, LAUNCHER_ERROR};
@@ -142,6 +142,7 @@ fn to_the_end(
     record.memory(options.memory);
     // A write beyond `ulimit -f` is an error, of the guest's or of ours, and not the end of lg.
     signal::only_interrupt(Signal::SIGXFSZ).map_err(setup("signals"))?;
+    bad_memory::watch().map_err(setup("signals"))?;
     let plan = Plan::make(options)?;
     record.kernel(plan.kernel());
     if options.verbose {

@@ -7,6 +7,7 @@
 //! Of the user's side it knows a [`Front`]: the two devices that it does not make itself, and where goes
 //! what the Guest prints by hypercall.
 
+pub(crate) mod bad_memory;
 pub mod bus;
 pub mod cpu;
 pub mod gdb;

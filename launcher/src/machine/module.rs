@@ -14,11 +14,13 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use lguest_abi::*;
+use nix::libc;
 use vm_memory::{GuestMemory, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 
 use crate::boot::Entry;
+use crate::machine::bad_memory;
 use crate::memory::Memory;
 use crate::report::codes::Code;
 use crate::report::Explain;
@@ -43,6 +45,8 @@ pub enum ModuleError {
         call: &'static str,
         source: io::Error,
     },
+    #[error("{}", Code::BadMemory.title())]
+    BadMemory,
 }
 
 impl Explain for ModuleError {
@@ -55,6 +59,7 @@ impl Explain for ModuleError {
             Self::Open(_) => Code::OpenDevice,
             Self::Abi { .. } => Code::ModuleAbi,
             Self::Refused { .. } => Code::Module,
+            Self::BadMemory => Code::BadMemory,
         }
     }
 
@@ -68,13 +73,14 @@ impl Explain for ModuleError {
             Self::Abi { theirs, ours } => {
                 format!("it speaks version {theirs} of the ABI, this lg version {ours}")
             }
+            Self::BadMemory => bad_memory::WHY.into(),
         }
     }
 
     fn fix(&self) -> String {
         match self {
             Self::NoDevice => "load it: sudo modprobe lg, or sudo insmod build/lg.ko".into(),
-            Self::Open(_) => self.code().fix().to_string(),
+            Self::Open(_) | Self::BadMemory => self.code().fix().to_string(),
             Self::Abi { .. } => "build and install the module and lg from the same source".into(),
             Self::Refused { .. } => "sudo dmesg may tell more".into(),
         }
@@ -177,6 +183,9 @@ fn open() -> Result<(File, lguest_info), ModuleError> {
 /// Turns what ioctl(2) returned into a result.
 fn check(result: i32, call: &'static str) -> Result<(), ModuleError> {
     if result < 0 {
+        if io::Error::last_os_error().raw_os_error() == Some(libc::EHWPOISON) {
+            return Err(ModuleError::BadMemory);
+        }
         return Err(ModuleError::Refused {
             call,
             source: io::Error::last_os_error(),
@@ -248,10 +257,16 @@ impl Vcpu {
 
     /// Runs until there is something for the Launcher to do.
     pub fn run(&mut self) -> Result<Exit, ModuleError> {
-        // SAFETY: RUN reads and writes a struct lguest_run.
-        let result =
-            unsafe { ioctl_with_mut_ref(&self.vm.device, LGUEST_IOCTL_RUN, &mut *self.run) };
-        match check(result, "LGUEST_RUN") {
+        let (result, hit) = bad_memory::during(|| {
+            // SAFETY: RUN reads and writes a struct lguest_run.
+            let result =
+                unsafe { ioctl_with_mut_ref(&self.vm.device, LGUEST_IOCTL_RUN, &mut *self.run) };
+            check(result, "LGUEST_RUN")
+        });
+        if hit {
+            return Err(ModuleError::BadMemory);
+        }
+        match result {
             Err(ModuleError::Refused { source, .. }) if source.kind() == ErrorKind::Interrupted => {
                 Ok(Exit::Interrupted)
             }

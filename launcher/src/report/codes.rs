@@ -293,6 +293,11 @@ codes! {
          command.",
         "lg run -v KERNEL says what it is.",
         "Leave the option out.";
+    56 BadMemory: "the Host's memory has failed under the guest",
+        "A page of the Host's memory that the guest had has lost what was in it. The guest cannot go on; the Host \
+         uses that page no more.",
+        "sudo dmesg says more of it: \"Machine check\" or \"Memory failure\". grep HardwareCorrupted /proc/meminfo",
+        "Run the guest again. If this comes again, test the Host's memory, and replace it.";
 }
 
 impl Code {

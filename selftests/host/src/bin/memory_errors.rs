@@ -2,13 +2,16 @@
 //! Memory that fails under a guest: found by the Host, or by the guest itself.
 //!
 //! `memory_errors poison`: the Host finds the page bad. `memory_errors consume`: the guest's CPU does, and
-//! reports it by a machine check, which QEMU's monitor raises.
+//! reports it by a machine check, which QEMU's monitor raises. `memory_errors told`: the Host finds page
+//! after page of a guest of `lg run` bad, and that tells its user.
 
 use lguest_host_tests::{End, Result, Vm};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
 
 const GUESTS: &str = "/usr/lib/lg/selftests";
@@ -39,7 +42,8 @@ fn main() -> Result<()> {
     match std::env::args().nth(1).as_deref() {
         Some("poison") => poison(),
         Some("consume") => consume(),
-        _ => Err("poison or consume?".into()),
+        Some("told") => told(),
+        _ => Err("poison, consume or told?".into()),
     }
 }
 
@@ -113,6 +117,76 @@ fn consume() -> Result<()> {
     }
     if poisoned_kib()? != before + 4 {
         return Err(format!("{} KiB are bad, after {before}", poisoned_kib()?).into());
+    }
+    Ok(())
+}
+
+/// lg says what has become of its guest, whether that or lg itself has used what is bad.
+fn told() -> Result<()> {
+    let mut lg = Command::new("lg")
+        .args([
+            "run",
+            "-m",
+            "64M",
+            "--initrd",
+            "busybox.cpio",
+            "--",
+            "sh",
+            "-c",
+        ])
+        .arg("while :; do cat /bin/busybox >/tmp/copy; echo again; done")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // Its guest runs, and has memory, once it says something.
+    let mut output = BufReader::new(lg.stdout.take().ok_or("no output")?);
+    output.read_line(&mut String::new())?;
+    let reader = std::thread::spawn(move || io::copy(&mut output, &mut io::sink()));
+    let ram = ram_of(lg.id())?;
+    // From the end, where Linux begins, and not all at once: each page is a line of the Host's log.
+    for gpa in (0..RAM as u64 / 4096).rev().map(|page| page * 4096) {
+        if lg.try_wait()?.is_some() {
+            break;
+        }
+        poison_page(&ram, gpa)?;
+    }
+    let ended = lg.wait_with_output()?;
+    let text = String::from_utf8_lossy(&ended.stderr);
+    print!("{text}");
+    reader.join().map_err(|_| "the reader panicked")??;
+    if ended.status.code() != Some(125) || !text.contains("error[LG0056]") {
+        return Err(format!("lg ended with {}: {text}", ended.status).into());
+    }
+    Ok(())
+}
+
+/// The memfd behind the RAM of a running lg's guest.
+fn ram_of(lg: u32) -> Result<File> {
+    for entry in fs::read_dir(format!("/proc/{lg}/fd"))? {
+        let path = entry?.path();
+        if fs::read_link(&path)?
+            .to_string_lossy()
+            .contains("lguest-ram")
+        {
+            return Ok(File::options().read(true).write(true).open(path)?);
+        }
+    }
+    Err("lg has no memfd for its guest's RAM".into())
+}
+
+/// Lets the Host find an error in one page of a file in memory.
+fn poison_page(file: &File, offset: u64) -> Result<()> {
+    // SAFETY: a new mapping, which nobody reads, and which goes again.
+    unsafe {
+        let (prot, fd) = (libc::PROT_READ, file.as_raw_fd());
+        let null = std::ptr::null_mut();
+        let page = libc::mmap(null, 4096, prot, libc::MAP_SHARED, fd, offset as i64);
+        if page == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error().into());
+        }
+        // EBUSY: it is pinned, and stays where it is; bad it is all the same.
+        libc::madvise(page, 4096, libc::MADV_HWPOISON);
+        libc::munmap(page, 4096);
     }
     Ok(())
 }
