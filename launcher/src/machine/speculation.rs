@@ -126,7 +126,7 @@ const BUGS: [Bug; 19] = [
     (
         "spectre_v1",
         &[],
-        "the guest's registers are cleared at each exit; no bounds are fenced",
+        "the guest's registers are cleared at each exit, and indexes of its making are masked",
     ),
     (
         "spectre_v2",
