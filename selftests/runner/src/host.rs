@@ -38,9 +38,6 @@ pub(crate) const TESTS: &[Row] = &[
     ("memory-error-found", 60, |timeout| {
         program("memory_errors poison", timeout)
     }),
-    ("memory-error-told", 120, |timeout| {
-        program("memory_errors told", timeout)
-    }),
     ("sandbox", 30, sandbox),
     ("predictions-apart", 30, predictions_apart),
     ("unload-refused", 30, unload_refused),

@@ -138,22 +138,23 @@ fn told() -> Result<()> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    // Its guest runs, and has memory, once it says something.
     let mut output = BufReader::new(lg.stdout.take().ok_or("no output")?);
-    output.read_line(&mut String::new())?;
-    let reader = std::thread::spawn(move || io::copy(&mut output, &mut io::sink()));
+    // Its guest runs, and has memory, when it says something. Each time it has been through all that it does.
+    let mut goes_on = || -> Result<bool> { Ok(output.read_line(&mut String::new())? != 0) };
+    let mut going = goes_on()?;
     let ram = ram_of(lg.id())?;
-    // From the end, where Linux begins, and not all at once: each page is a line of the Host's log.
-    for gpa in (0..RAM as u64 / 4096).rev().map(|page| page * 4096) {
-        if lg.try_wait()?.is_some() {
-            break;
+    // From the end, where Linux begins, and some at a time: each page is a line of the Host's log.
+    let mut pages = (0..RAM as u64 / 4096).rev();
+    while going {
+        for page in pages.by_ref().take(32) {
+            poison_page(&ram, page * 4096)?;
         }
-        poison_page(&ram, gpa)?;
+        // What it was about to say comes first.
+        going = goes_on()? && goes_on()?;
     }
     let ended = lg.wait_with_output()?;
     let text = String::from_utf8_lossy(&ended.stderr);
     print!("{text}");
-    reader.join().map_err(|_| "the reader panicked")??;
     if ended.status.code() != Some(125) || !text.contains("error[LG0056]") {
         return Err(format!("lg ended with {}: {text}", ended.status).into());
     }
