@@ -29,7 +29,7 @@ pub(crate) const TESTS: &[Row] = &[
     ("slots-come-back", 120, slots_come_back),
     ("kill-9", 180, kill_9),
     ("stop-and-continue", 60, stop_and_continue),
-    ("terminate", 30, terminate),
+    ("terminate", 120, terminate),
     ("four-guests", 120, four_guests),
     ("tick-while-a-guest-spins", 60, tick_while_a_guest_spins),
     ("nmi-storm", 300, nmi::storm),
@@ -38,9 +38,9 @@ pub(crate) const TESTS: &[Row] = &[
     ("memory-error-found", 60, |timeout| {
         program("memory_errors poison", timeout)
     }),
-    ("sandbox", 30, sandbox),
-    ("predictions-apart", 30, predictions_apart),
-    ("unload-refused", 30, unload_refused),
+    ("sandbox", 120, sandbox),
+    ("predictions-apart", 120, predictions_apart),
+    ("unload-refused", 120, unload_refused),
     ("reload", 180, reload),
 ];
 
@@ -81,7 +81,7 @@ pub(crate) fn start_busy(crime: &str, timeout: Duration) -> Result<Running, Stri
 /// The guest that says hello, to see that everything still works.
 fn hello() -> Outcome {
     let argv = ["lg", "run", &format!("{HERE}/guests/hello"), "-m", "64M"];
-    command::run(&argv, Duration::from_secs(20))
+    command::run(&argv, Duration::from_secs(60))
         .map_err(text)?
         .expect(End::Exit(0))
 }
@@ -115,7 +115,7 @@ fn module_users() -> Result<u32, String> {
 
 pub(crate) fn expect_no_users() -> Outcome {
     // The last reference goes with the file, which the kernel may put a little after the process is gone.
-    let patience = Instant::now() + Duration::from_secs(5);
+    let patience = Instant::now() + Duration::from_secs(30);
     while module_users()? != 0 {
         if Instant::now() > patience {
             return Err(format!("{} users of the module are left", module_users()?));
@@ -137,7 +137,7 @@ fn kill_9(_: Duration) -> Outcome {
         let guest = &guests[random.below(guests.len() as u64) as usize];
         let launcher = command::start(&["lg", "run", guest, "-m", "64M"]).map_err(text)?;
         std::thread::sleep(Duration::from_micros(random.below(60_000)));
-        match end(launcher, libc::SIGKILL, Duration::from_secs(10))? {
+        match end(launcher, libc::SIGKILL, Duration::from_secs(30))? {
             End::Signal(libc::SIGKILL) | End::Exit(0) => {}
             other => return Err(format!("round {round}: {other:?}")),
         }
@@ -164,7 +164,7 @@ fn sandbox(timeout: Duration) -> Outcome {
         }
         threads += 1;
     }
-    end(launcher, libc::SIGKILL, Duration::from_secs(10))?;
+    end(launcher, libc::SIGKILL, Duration::from_secs(30))?;
     if threads < 4 {
         return Err(format!("only {threads} threads: it did not run yet"));
     }
@@ -197,7 +197,7 @@ fn predictions_apart(timeout: Duration) -> Outcome {
         }
         threads += 1;
     }
-    end(launcher, libc::SIGKILL, Duration::from_secs(10))?;
+    end(launcher, libc::SIGKILL, Duration::from_secs(30))?;
     if threads < 4 {
         return Err(format!("only {threads} threads: it did not run yet"));
     }
@@ -229,7 +229,7 @@ fn stop_and_continue(timeout: Duration) -> Outcome {
 fn terminate(timeout: Duration) -> Outcome {
     for signal in [libc::SIGINT, libc::SIGTERM] {
         let launcher = start_spinner(timeout)?;
-        let end = end(launcher, signal, Duration::from_secs(5))?;
+        let end = end(launcher, signal, Duration::from_secs(30))?;
         if ![End::Exit(128 + signal), End::Signal(signal)].contains(&end) {
             return Err(format!(
                 "signal {signal} made the launcher end with {end:?}"
@@ -300,7 +300,7 @@ fn tick_while_a_guest_spins(timeout: Duration) -> Outcome {
     pin_launcher(&launcher, 0)?;
     let affinity = pin(0, 0);
     let result = affinity.and_then(|()| watch_the_tick());
-    let ended = end(launcher, libc::SIGKILL, Duration::from_secs(5))?;
+    let ended = end(launcher, libc::SIGKILL, Duration::from_secs(30))?;
     unpin();
     result?;
     if ended == End::Signal(libc::SIGKILL) {
@@ -338,7 +338,7 @@ fn cpu_goes_and_comes(timeout: Duration) -> Outcome {
             fs::write(&switch, "1").map_err(text)?;
         }
     }
-    match end(launcher, libc::SIGKILL, Duration::from_secs(10))? {
+    match end(launcher, libc::SIGKILL, Duration::from_secs(30))? {
         End::Signal(libc::SIGKILL) => {}
         other => return Err(format!("the guest ended with {other:?}")),
     }
@@ -436,7 +436,7 @@ pub(crate) fn insert(path: &str) -> Outcome {
 fn unload_refused(timeout: Duration) -> Outcome {
     let launcher = start_spinner(timeout)?;
     let refused = unload();
-    end(launcher, libc::SIGKILL, Duration::from_secs(5))?;
+    end(launcher, libc::SIGKILL, Duration::from_secs(30))?;
     if refused != Err(libc::EWOULDBLOCK) {
         return Err(format!("unloading under a guest: {refused:?}"));
     }

@@ -29,7 +29,7 @@ fn beside(crime: &str, timeout: Duration, test: impl Fn(usize) -> Outcome) -> Ou
 
 fn end(launcher: Running) -> Outcome {
     launcher.signal(libc::SIGKILL);
-    let finished = launcher.finish(Duration::from_secs(10)).map_err(text)?;
+    let finished = launcher.finish(Duration::from_secs(30)).map_err(text)?;
     finished.expect(End::Signal(libc::SIGKILL))
 }
 

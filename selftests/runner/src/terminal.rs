@@ -23,10 +23,10 @@ type Row = (&'static str, u64, fn(Duration) -> Outcome);
 /// The rows of the table.
 pub(crate) const TESTS: &[Row] = &[
     ("shell", 90, shell),
-    ("leave", 30, leave),
-    ("signal", 30, signal),
-    ("time-out", 30, time_out),
-    ("death", 30, death),
+    ("leave", 60, leave),
+    ("signal", 60, signal),
+    ("time-out", 60, time_out),
+    ("death", 60, death),
     ("crash", 60, crash),
     ("output-to-a-file", 60, output_to_a_file),
     ("dev-tty", 60, dev_tty),
@@ -142,6 +142,18 @@ impl Session {
         Ok(())
     }
 
+    /// Looks once more, for what must come before the end.
+    fn look_before_the_end(&mut self) -> Outcome {
+        // In this order: what was written last is seen too.
+        let ended = self.child.try_wait().map_err(text)?;
+        let seen = self.screen.len();
+        self.look()?;
+        match ended {
+            Some(ended) if self.screen.len() == seen => Err(self.report(&ended.to_string())),
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until `what` appears, and forgets everything up to there.
     fn expect(&mut self, what: &str) -> Outcome {
         loop {
@@ -149,7 +161,7 @@ impl Session {
                 self.screen.drain(..at + what.len());
                 return Ok(());
             }
-            self.look()
+            self.look_before_the_end()
                 .map_err(|error| format!("no {what:?}: {error}"))?;
         }
     }
@@ -157,7 +169,8 @@ impl Session {
     /// Waits until lg has made the terminal raw.
     fn expect_raw(&mut self) -> Outcome {
         while modes(&self.terminal).map_err(text)? == self.before {
-            self.look()?;
+            self.look_before_the_end()
+                .map_err(|error| format!("the terminal is not raw: {error}"))?;
         }
         Ok(())
     }
@@ -257,7 +270,7 @@ fn signal(timeout: Duration) -> Outcome {
 }
 
 fn time_out(timeout: Duration) -> Outcome {
-    let mut session = spinner(&["--timeout", "2"], timeout)?;
+    let mut session = spinner(&["--timeout", "10"], timeout)?;
     session.expect("\r\nlg: the time is up\r\n")?;
     session.ends_with(124)
 }
@@ -464,13 +477,16 @@ fn hang_up(timeout: Duration) -> Outcome {
 
 /// On a terminal that is not the one that controls it, lg does as on its own.
 fn not_its_own(timeout: Duration) -> Outcome {
-    const SCRIPT: &str =
-        "setsid sh -c 'exec /usr/lib/lg/lg run -m 128M -- sh -c \"tty; read x; echo got \\$x\"'";
+    // The shell must be there until lg has ended. The end of a session's leader is SIGHUP for what is in
+    // the terminal's foreground, and that is where the second half of setsid(1) is until it has made a
+    // session of its own; and a shell with nothing left to do becomes the first half, which ends at once.
+    const SCRIPT: &str = "setsid sh -c 'exec /usr/lib/lg/lg run -m 128M -- \
+        sh -c \"tty; read x; echo got \\$x; exit 5\"'; exit $?";
     let mut session = host_script(SCRIPT, timeout)?;
     session.expect("/dev/pts/0\r\n")?;
     session.type_in("this\r")?;
     session.expect("got this\r\n")?;
-    session.child.wait().map_err(text).map(drop)
+    session.ends_with(5)
 }
 
 /// How many processes wait for the end of an lg.
