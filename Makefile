@@ -46,7 +46,7 @@ rootfs:
 	scripts/build-initramfs
 
 run: all
-	scripts/vm -- lg run
+	scripts/testhost -- lg run
 
 check: all
 	scripts/check

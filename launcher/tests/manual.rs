@@ -47,7 +47,7 @@ fn calls(line: &str) -> Vec<Vec<String>> {
     for command in commands {
         // Some run on the test machine.
         let command = match command {
-            [vm, rest @ ..] if vm == "scripts/vm" => {
+            [testhost, rest @ ..] if testhost == "scripts/testhost" => {
                 let end = rest.iter().position(|word| word == "--");
                 end.map_or(&[][..], |end| &rest[end + 1..])
             }
@@ -88,7 +88,8 @@ fn every_example_is_a_command_line() {
 #[test]
 fn calls_are_found() {
     assert_eq!(calls("make run  # lg run"), [[""; 0]; 0]);
-    let found = calls("echo 'a; b' | scripts/vm --mem 1G -- lg run -- cat >x && lg run; true");
+    let found =
+        calls("echo 'a; b' | scripts/testhost --mem 1G -- lg run -- cat >x && lg run; true");
     assert_eq!(found, [&["lg", "run", "--", "cat"][..], &["lg", "run"]]);
 }
 

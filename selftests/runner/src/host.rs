@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const HERE: &str = "/usr/lib/lg";
-/// The group that may use the device, as `scripts/vm.py` numbers it.
+/// The group that may use the device, as `scripts/testhost.d/initramfs.py` numbers it.
 const LGUEST: u32 = 100;
 
 /// Name, time limit in seconds, test.

@@ -228,7 +228,7 @@ fn physical(address: u64) -> Result<u64> {
     Ok(frame * 4096)
 }
 
-/// Says something to QEMU's monitor, which scripts/vm has behind a port.
+/// Says something to QEMU's monitor, which scripts/testhost has behind a port.
 fn monitor(command: &str) -> std::result::Result<(), String> {
     let port = fs::read_dir("/sys/class/virtio-ports")
         .map_err(|error| error.to_string())?

@@ -235,7 +235,7 @@ fn many_tables() {
 }
 
 /// Whatever the guest forgets at once, its Host, whose interrupts are off meanwhile, is done with it in far less time than
-/// it took to make. For a machine on which the ticks are instructions (`scripts/vm --icount`); elsewhere they are time,
+/// it took to make. For a machine on which the ticks are instructions (`scripts/testhost --icount`); elsewhere they are time,
 /// and whatever else happens meanwhile is in them.
 fn drop_a_thousand() {
     const TABLES: u64 = 1000;
