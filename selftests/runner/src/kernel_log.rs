@@ -31,13 +31,13 @@ const COMPLAINTS: [&str; 22] = [
     "corruption",
 ];
 
-/// How it tells a process of a memory error, which a test has made.
-const MEMORY_ERROR: &str = "hardware memory corruption";
+/// What it says when the tests of memory errors have made one: they alone are told of it, by a signal.
+const MADE_ERROR: &str = "Sending SIGBUS to memory_errors:";
 
 /// The first complaint in `text`, if any.
 pub(crate) fn complaint_in(text: &str) -> Option<&str> {
     text.lines().find(|line| {
-        COMPLAINTS.iter().any(|complaint| line.contains(complaint)) && !line.contains(MEMORY_ERROR)
+        COMPLAINTS.iter().any(|complaint| line.contains(complaint)) && !line.contains(MADE_ERROR)
     })
 }
 
@@ -77,5 +77,24 @@ impl KernelLog {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::complaint_in;
+
+    #[test]
+    fn an_error_that_no_test_made_is_a_complaint() {
+        let sent = |process: &str| {
+            format!("Memory failure: 0x1: Sending SIGBUS to {process} due to hardware memory corruption")
+        };
+        assert_eq!(complaint_in(&sent("memory_errors:12")), None);
+        let [lg, killed] = [
+            sent("lg:13"),
+            "MCE: Killing lg:13 due to hardware memory corruption fault at 7f0000000000".into(),
+        ];
+        assert_eq!(complaint_in(&lg), Some(&*lg));
+        assert_eq!(complaint_in(&killed), Some(&*killed));
     }
 }
