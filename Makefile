@@ -78,4 +78,4 @@ install:
 
 # The cache directory stays: see scripts/setup.
 clean:
-	rm -rf build target
+	rm -rf build target selftests/fuzz/target

@@ -2,8 +2,8 @@
 //! What is fuzzed: everything that takes bytes from a Guest or from a file.
 //!
 //! A target is a function of any bytes. It must not panic, and must come to an end. The programs of
-//! `fuzz/fuzz_targets` feed it with what libFuzzer thinks of; a test here feeds it with what is in
-//! `fuzz/corpus`, so that whatever was found once stays fixed.
+//! `selftests/fuzz/fuzz_targets` feed it with what libFuzzer thinks of; a test here feeds it with what is in
+//! `selftests/fuzz/corpus`, so that whatever was found once stays fixed.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -265,26 +265,40 @@ pub fn image(bytes: &[u8]) {
 mod tests {
     use super::*;
 
-    const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus");
+    const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../selftests/fuzz/corpus");
 
     #[test]
     fn every_corpus_runs_through_its_target() {
         for (name, target) in TARGETS {
-            let files = fs::read_dir(format!("{CORPUS}/{name}")).expect(name);
-            let mut count = 0;
-            for file in files {
-                target(&fs::read(file.unwrap().path()).unwrap());
-                count += 1;
-            }
-            assert!(count != 0, "{name} has no corpus");
+            let archive = fs::read(format!("{CORPUS}/{name}.tar")).expect(name);
+            let inputs = inputs(&archive);
+            assert!(!inputs.is_empty(), "{name} has no corpus");
+            inputs.into_iter().for_each(target);
         }
+    }
+
+    /// The files in an archive of tar's: each has a block in front of it, with its length in octal digits
+    /// at 124, and ends with its last block; a block of zeros ends them all.
+    fn inputs(archive: &[u8]) -> Vec<&[u8]> {
+        const BLOCK: usize = 512;
+        let mut inputs = Vec::new();
+        let mut rest = archive;
+        while rest[0] != 0 {
+            let digits = std::str::from_utf8(&rest[124..135]).expect("digits");
+            let length = usize::from_str_radix(digits, 8).expect("octal digits");
+            inputs.push(&rest[BLOCK..][..length]);
+            rest = &rest[BLOCK + length.next_multiple_of(BLOCK)..];
+        }
+        inputs
     }
 
     #[test]
     fn every_corpus_has_a_target() {
-        for directory in fs::read_dir(CORPUS).unwrap() {
-            let name = directory.unwrap().file_name();
-            let known = TARGETS.iter().any(|(target, _)| name == **target);
+        for archive in fs::read_dir(CORPUS).unwrap() {
+            let name = archive.unwrap().file_name();
+            let known = TARGETS
+                .iter()
+                .any(|(target, _)| *name == *format!("{target}.tar"));
             assert!(known, "{name:?}");
         }
     }
