@@ -2,30 +2,21 @@
 //! Directories of the Host in a guest: `lg run --share`.
 
 use crate::command::{self, End};
-use crate::tests::initrd;
-use crate::Outcome;
+use crate::script::initrd;
+use crate::test::{text, Outcome, Row};
 use std::ffi::CString;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{symlink, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-/// Name, time limit in seconds, test.
-type Row = (&'static str, u64, fn(Duration) -> Outcome);
-
 /// The rows of the table.
 pub(crate) const TESTS: &[Row] = &[
-    ("files", 180, files),
-    ("read-only", 90, read_only),
-    ("as-user", 90, as_user),
-    ("two-guests", 120, two_guests),
-    ("without-access-lists", 90, without_access_lists),
+    ("as-user", 180, as_user),
     ("locks", 180, locks),
-    ("append-only", 90, append_only),
-    ("100000-files", 400, many_files),
-    ("git-and-make", 240, git_and_make),
+    ("append-only", 180, append_only),
 ];
 
 /// A directory of a test's own, which goes with this.
@@ -49,10 +40,6 @@ impl Drop for Directory {
     }
 }
 
-fn text(error: io::Error) -> String {
-    error.to_string()
-}
-
 /// Runs a guest with these shares, and `script` in it, which must end with 0.
 fn guest(shares: &[&str], script: &str, timeout: Duration) -> Result<String, String> {
     let initrd = initrd().map_err(text)?;
@@ -69,52 +56,6 @@ fn expect(what: &str, is: impl AsRef<str>, should: &str) -> Outcome {
         is if is == should => Ok(()),
         is => Err(format!("{what}: {is:?} instead of {should:?}")),
     }
-}
-
-/// All that files can do, and that the Host sees it.
-fn files(timeout: Duration) -> Outcome {
-    let share = Directory::new("files").map_err(text)?;
-    fs::write(share.path("from-host"), "hello\n").map_err(text)?;
-    symlink("/", share.path("root")).map_err(text)?;
-    let script = "
-        cd /mnt/src
-        [ \"$(cat from-host)\" = hello ]
-        /selftests/linux-tests files
-        # A link is followed in the guest.
-        [ \"$(cat root/proc/sys/kernel/hostname)\" = lguest ]
-        echo hi >from-guest; mkdir directory; ln -s from-guest link; chown 1000:1000 from-guest";
-    guest(&[&format!("{}:src", share.0)], script, timeout)?;
-    let read = |name| fs::read_to_string(share.path(name)).map_err(text);
-    expect("a file", read("from-guest")?, "hi\n")?;
-    let mapped = read("mapped")?;
-    expect("a mapped file", &mapped[8192..8200], "mapped!\n")?;
-    let link = fs::read_link(share.path("link")).map_err(text)?;
-    expect("a link", link.to_string_lossy(), "from-guest")?;
-    let owner = fs::metadata(share.path("from-guest")).map_err(text)?.uid();
-    expect("root's guest's file's owner", owner.to_string(), "1000")
-}
-
-/// A share that is read-only stays as it is, however it is mounted, and another beside it does not.
-fn read_only(timeout: Duration) -> Outcome {
-    let (fixed, free) = (
-        Directory::new("fixed").map_err(text)?,
-        Directory::new("free").map_err(text)?,
-    );
-    fs::write(fixed.path("file"), "content\n").map_err(text)?;
-    let script = "
-        cd /mnt/fixed
-        mount -o remount,rw /mnt/fixed
-        fails() { if \"$@\" 2>/tmp/why; then echo \"$* is possible\"; exit 1; fi; grep -q 'Read-only' /tmp/why; }
-        fails touch new; fails rm file; fails mv file new; fails chmod 777 file; fails mkdir d
-        fails ln file new; fails ln -s x new; fails truncate -s 0 file; fails touch file
-        [ \"$(cat file)\" = content ]
-        cp file ../free/";
-    let shares = [format!("{}:fixed:ro", fixed.0), format!("{}:free", free.0)];
-    guest(&[&shares[0], &shares[1]], script, timeout)?;
-    let count = fs::read_dir(&fixed.0).map_err(text)?.count();
-    expect("names", count.to_string(), "1")?;
-    let copy = fs::read_to_string(free.path("file")).map_err(text)?;
-    expect("the copy", copy, "content\n")
 }
 
 /// What a user may not do, root in his guest may not: and what is made there is the user's.
@@ -155,33 +96,6 @@ fn as_user(timeout: Duration) -> Outcome {
     expect("the file of root's", content, "content\n")
 }
 
-/// Two guests at a time append to one file, and each sees what the other does.
-fn two_guests(timeout: Duration) -> Outcome {
-    let share = Directory::new("both").map_err(text)?;
-    let initrd = initrd().map_err(text)?;
-    let option = format!("{}:src", share.0);
-    let start = |mine: &str, other: &str| {
-        let script = format!(
-            "cd /mnt/src; touch {mine}; until [ -e {other} ]; do sleep 0.1; done
-            for i in $(seq 50); do echo {mine} $i >>log; done
-            echo done >{mine}; until [ \"$(cat {other})\" = done ]; do sleep 0.1; done; wc -l <log"
-        );
-        command::start(&[
-            "lg", "run", "-m", "128M", "--initrd", &initrd, "--share", &option, "--", "sh", "-euc",
-            &script,
-        ])
-    };
-    let guests = [start("one", "two"), start("two", "one")];
-    for guest in guests {
-        let finished = guest.map_err(text)?.finish(timeout).map_err(text)?;
-        finished.expect(End::Exit(0))?;
-        if !finished.output.contains("100") {
-            return Err(finished.report("did not see 100 lines but:"));
-        }
-    }
-    Ok(())
-}
-
 /// An access control list lets user 1000 read a file.
 fn let_user_read(path: &str) -> io::Result<()> {
     // Tag, permissions and id of each entry, behind the version: the owner, the user, the group, the
@@ -210,32 +124,6 @@ fn let_user_read(path: &str) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-/// A file system that knows no access control lists: the mode says who may.
-fn without_access_lists(timeout: Duration) -> Outcome {
-    let share = Directory::new("plain").map_err(text)?;
-    let run = |argv: &[&str]| {
-        let finished = command::run(argv, timeout).map_err(text)?;
-        finished.expect(End::Exit(0))
-    };
-    run(&["mount", "-t", "ramfs", "-o", "mode=755", "ramfs", &share.0])?;
-    let try_it = || {
-        for (name, mode) in [("group", 0o640), ("others", 0o604), ("secret", 0o660)] {
-            fs::write(share.path(name), "content\n").map_err(text)?;
-            fs::set_permissions(share.path(name), Permissions::from_mode(mode)).map_err(text)?;
-        }
-        std::os::unix::fs::chown(share.path("group"), None, Some(1000)).map_err(text)?;
-        let script = "cd /mnt/src; cat group others; if cat secret; then exit 1; fi";
-        let command = format!(
-            "su user -c 'lg run -m 256M --share {}:src -- sh -euc \"{script}\"'",
-            share.0
-        );
-        run(&["sh", "-c", &command])
-    };
-    let result = try_it();
-    run(&["umount", &share.0])?;
-    result
 }
 
 /// A lock that one of two guests or the Host has is nobody else's, and goes with the guest.
@@ -327,49 +215,4 @@ fn append_only(timeout: Duration) -> Outcome {
     result?;
     let content = fs::read_to_string(share.path("log")).map_err(text)?;
     expect("the log", content, "one\ntwo\n")
-}
-
-/// A directory with many more files than the Launcher may have descriptors.
-fn many_files(timeout: Duration) -> Outcome {
-    let share = Directory::new("many").map_err(text)?;
-    for n in 0..100_000 {
-        fs::File::create(share.path(&n.to_string())).map_err(text)?;
-    }
-    let script = "
-        cd /mnt/src
-        [ $(ls -a | wc -l) -eq 100002 ]
-        [ $(ls -ln | grep -c -- -rw) -eq 100000 ]
-        cat 0 50000 99999";
-    guest(&[&format!("{}:src:ro", share.0)], script, timeout).map(drop)
-}
-
-/// The Host's git and make, from a share, at work in another one.
-fn git_and_make(timeout: Duration) -> Outcome {
-    let tree = Directory::new("tree").map_err(text)?;
-    let script = "
-        for d in lib lib64; do [ -e /$d ] || ln -s /mnt/usr/$d /$d; done
-        PATH=$PATH:/mnt/usr/bin HOME=/tmp; cd /mnt/tree
-        git config --global user.name lg; git config --global user.email lg@localhost
-        git config --global maintenance.auto false
-        git init -q; seq 1000 >numbers
-        printf 'sum: numbers\\n\\tmd5sum numbers >sum\\n' >Makefile
-        make; git add .; git commit -qm first
-        [ -z \"$(git status --porcelain)\" ]
-        echo 1001 >>numbers; mv Makefile makefile
-        git status --porcelain
-        git diff | grep +1001
-        sleep 0.1; make; md5sum -c sum; make | grep 'up to date'
-        git add -A; git commit -qm second; git fsck --strict
-        git log --oneline | wc -l";
-    let shares = [format!("{}:tree", tree.0), "/usr:usr:ro".to_owned()];
-    let output = guest(&[&shares[0], &shares[1]], script, timeout)?;
-    for words in [" D Makefile", " M numbers", "?? makefile", "numbers: OK"] {
-        if !output.contains(words) {
-            return Err(format!("{words:?} is not in {output}"));
-        }
-    }
-    match Path::new(&tree.path(".git/HEAD")).exists() {
-        true => Ok(()),
-        false => Err("the Host has no repository".into()),
-    }
 }

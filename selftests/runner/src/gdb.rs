@@ -2,21 +2,17 @@
 //! `lg run --gdb`, with a small client of gdb's remote protocol.
 
 use crate::command::{self, End, Running};
-use crate::Outcome;
+use crate::test::{text, Outcome, Row, HERE};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const HERE: &str = "/usr/lib/lg";
 const SOCKET: &str = "/tmp/gdb";
 const CTRL_C: &[u8] = b"\x03";
 /// Time for one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Name, time limit in seconds, test.
-type Row = (&'static str, u64, fn(Duration) -> Outcome);
 
 /// The rows of the table.
 pub(crate) const TESTS: &[Row] = &[
@@ -29,10 +25,6 @@ pub(crate) const TESTS: &[Row] = &[
     ("no-port", 30, no_port),
     ("place-taken", 30, place_taken),
 ];
-
-fn text(error: impl ToString) -> String {
-    error.to_string()
-}
 
 trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}

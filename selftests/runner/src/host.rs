@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Does the Host stay well whatever Launchers and guests do to it?
 
+use crate::busy::{online, pin, pin_launcher, start_busy, start_spinner, unpin};
 use crate::command::{self, End, Running};
-use crate::{nmi, Outcome};
-use std::ffi::CStr;
+use crate::module::{expect_no_users, load, unload};
+use crate::test::{text, Outcome, Row, HERE};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{chown, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const HERE: &str = "/usr/lib/lg";
 /// The group that may use the device, as `scripts/testhost.d/initramfs.py` numbers it.
 const LGUEST: u32 = 100;
-
-/// Name, time limit in seconds, test.
-type Row = (&'static str, u64, fn(Duration) -> Outcome);
 
 /// The rows of the table.
 pub(crate) const TESTS: &[Row] = &[
@@ -32,8 +29,6 @@ pub(crate) const TESTS: &[Row] = &[
     ("terminate", 120, terminate),
     ("four-guests", 120, four_guests),
     ("tick-while-a-guest-spins", 60, tick_while_a_guest_spins),
-    ("nmi-storm", 300, nmi::storm),
-    ("nmi-at-once", 180, nmi::at_once),
     ("cpu-goes-and-comes", 120, cpu_goes_and_comes),
     ("memory-error-found", 60, |timeout| {
         program("memory_errors poison", timeout)
@@ -50,32 +45,6 @@ fn program(name: &str, timeout: Duration) -> Outcome {
     let argv: Vec<&str> = path.split(' ').collect();
     let finished = command::run(&argv, timeout).map_err(text)?;
     finished.expect(End::Exit(0))
-}
-
-pub(crate) fn text(error: impl ToString) -> String {
-    error.to_string()
-}
-
-/// A guest that spins with interrupts off, by now, until somebody ends it.
-fn start_spinner(timeout: Duration) -> Result<Running, String> {
-    start_busy("tell-and-spin-with-interrupts-off", timeout)
-}
-
-/// A guest that is committing a crime which never ends.
-pub(crate) fn start_busy(crime: &str, timeout: Duration) -> Result<Running, String> {
-    let path = format!("{HERE}/selftests/hostile/events");
-    let argv = [
-        "lg",
-        "run",
-        &path,
-        "-m",
-        "64M",
-        "--append",
-        &format!("crime={crime}"),
-    ];
-    let launcher = command::start(&argv).map_err(text)?;
-    launcher.prints(timeout, |output| output.contains("spinning"))?;
-    Ok(launcher)
 }
 
 /// The guest that says hello, to see that everything still works.
@@ -102,27 +71,6 @@ impl Random {
         self.0 ^= self.0 << 17;
         self.0 % limit
     }
-}
-
-/// The reference count of the module; an error if it is not loaded.
-fn module_users() -> Result<u32, String> {
-    fs::read_to_string("/sys/module/lg/refcnt")
-        .map_err(text)?
-        .trim()
-        .parse()
-        .map_err(text)
-}
-
-pub(crate) fn expect_no_users() -> Outcome {
-    // The last reference goes with the file, which the kernel may put a little after the process is gone.
-    let patience = Instant::now() + Duration::from_secs(30);
-    while module_users()? != 0 {
-        if Instant::now() > patience {
-            return Err(format!("{} users of the module are left", module_users()?));
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
 }
 
 /// Kills 200 Launchers wherever they happen to be: starting, loading, running, exiting.
@@ -265,35 +213,6 @@ fn ticks() -> Result<u64, String> {
     count.parse().map_err(text)
 }
 
-/// Pins one thread; 0 is the calling one.
-fn pin(pid: u32, cpu: usize) -> Outcome {
-    // SAFETY: an empty set, which is all zeros.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: a set of ours.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: reads the set.
-    match unsafe { libc::sched_setaffinity(pid as i32, size_of_val(&set), &set) } {
-        0 => Ok(()),
-        _ => Err(text(std::io::Error::last_os_error())),
-    }
-}
-
-/// Pins every thread of a Launcher.
-pub(crate) fn pin_launcher(launcher: &Running, cpu: usize) -> Outcome {
-    for thread in fs::read_dir(format!("/proc/{}/task", launcher.id())).map_err(text)? {
-        let thread = thread.map_err(text)?;
-        let pinned = pin(
-            thread.file_name().to_string_lossy().parse().map_err(text)?,
-            cpu,
-        );
-        // The one that reads standard input ends with that.
-        if thread.path().exists() {
-            pinned?;
-        }
-    }
-    Ok(())
-}
-
 /// A guest that never gives up the CPU shares it with us: the tick ticks, timers fire in time, we get half of the CPU.
 fn tick_while_a_guest_spins(timeout: Duration) -> Outcome {
     let launcher = start_spinner(timeout)?;
@@ -309,15 +228,6 @@ fn tick_while_a_guest_spins(timeout: Duration) -> Outcome {
         Err(format!(
             "the spinning guest's launcher ended with {ended:?}"
         ))
-    }
-}
-
-fn unpin() {
-    // SAFETY: a set of all CPUs, which is all ones.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        (0..libc::CPU_SETSIZE as usize).for_each(|cpu| libc::CPU_SET(cpu, &mut set));
-        libc::sched_setaffinity(0, size_of_val(&set), &set);
     }
 }
 
@@ -344,12 +254,6 @@ fn cpu_goes_and_comes(timeout: Duration) -> Outcome {
     }
     expect_no_users()?;
     hello()
-}
-
-/// How many CPUs there are.
-pub(crate) fn online() -> usize {
-    // SAFETY: has no preconditions.
-    unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) as usize }
 }
 
 fn watch_the_tick() -> Outcome {
@@ -397,39 +301,6 @@ fn cpu_time() -> Duration {
     // SAFETY: writes the structure.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-fn unload() -> Result<(), i32> {
-    remove(c"lg")
-}
-
-/// Unloads a module.
-pub(crate) fn remove(name: &CStr) -> Result<(), i32> {
-    // SAFETY: takes a string.
-    match unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()
-            .raw_os_error()
-            .unwrap_or_default()),
-    }
-}
-
-fn load() -> Outcome {
-    insert(&format!("{HERE}/lg.ko"))
-}
-
-/// Loads a module of the Host's kernel.
-pub(crate) fn insert(path: &str) -> Outcome {
-    use std::os::fd::AsRawFd;
-    let module = fs::File::open(path).map_err(text)?;
-    // SAFETY: takes a descriptor and a string.
-    match unsafe { libc::syscall(libc::SYS_finit_module, module.as_raw_fd(), c"".as_ptr(), 0) } {
-        0 => Ok(()),
-        _ => Err(format!(
-            "the module does not load: {}",
-            std::io::Error::last_os_error()
-        )),
-    }
 }
 
 /// The module does not go while a guest runs, nor while only the device is open.

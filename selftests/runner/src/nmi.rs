@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Do NMIs reach the Host wherever they hit a guest? (`selftests/module/lg_nmi.c` sends them.)
 
+use crate::busy::{online, pin_launcher, start_busy};
 use crate::command::{End, Running};
-use crate::host::{insert, online, pin_launcher, remove, start_busy, text};
-use crate::Outcome;
+use crate::module::{insert, remove};
+use crate::test::{text, Outcome, Row};
 use std::fs;
 use std::time::Duration;
+
+/// The rows of the table.
+pub(crate) const TESTS: &[Row] = &[("nmi-storm", 300, storm), ("nmi-at-once", 180, at_once)];
 
 const MODULE: &str = "/usr/lib/lg/selftests/lg_nmi.ko";
 const PARAMETERS: &str = "/sys/module/lg_nmi/parameters";
@@ -35,7 +39,7 @@ fn end(launcher: Running) -> Outcome {
 
 /// So many NMIs that they hit everything: the switcher, the Host's handler of the one before. The CPU
 /// takes another one afterwards, and goes on.
-pub(crate) fn storm(timeout: Duration) -> Outcome {
+fn storm(timeout: Duration) -> Outcome {
     BUSY.iter().try_for_each(|crime| {
         beside(crime, timeout, |cpu| {
             fs::write(format!("{PARAMETERS}/storm"), format!("{cpu} 100000")).map_err(text)
@@ -45,7 +49,7 @@ pub(crate) fn storm(timeout: Duration) -> Outcome {
 
 /// An NMI that hits the switcher does not wait until the guest, which does nothing but system calls, is
 /// interrupted: that would be most of them. A few come together with an interrupt by chance.
-pub(crate) fn at_once(timeout: Duration) -> Outcome {
+fn at_once(timeout: Duration) -> Outcome {
     const COUNT: u32 = 500;
     beside(BUSY[0], timeout, |cpu| {
         fs::write(format!("{PARAMETERS}/measure"), format!("{cpu} {COUNT}")).map_err(text)?;

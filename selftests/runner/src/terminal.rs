@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Does the Launcher treat the user's terminal well? A pseudo-terminal plays the user's.
 
-use crate::host::expect_no_users;
-use crate::root::script;
-use crate::Outcome;
+use crate::command::{self, End};
+use crate::module::expect_no_users;
+use crate::test::{text, Outcome, Row, HERE};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -11,14 +11,10 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-const HERE: &str = "/usr/lib/lg";
 const PROMPT: &str = "/usr/lib/lg # ";
 /// Ctrl-a, which begins what is for lg.
 const ESCAPE: &str = "\x01";
 const CTRL_C: &str = "\x03";
-
-/// Name, time limit in seconds, test.
-type Row = (&'static str, u64, fn(Duration) -> Outcome);
 
 /// The rows of the table.
 pub(crate) const TESTS: &[Row] = &[
@@ -50,10 +46,6 @@ struct Session {
     before: Modes,
     screen: String,
     deadline: Instant,
-}
-
-fn text(error: io::Error) -> String {
-    error.to_string()
 }
 
 fn check(result: i32) -> io::Result<()> {
@@ -351,8 +343,10 @@ fn dev_tty(timeout: Duration) -> Outcome {
     session.ends_with(0)?;
     file_has("/tmp/tty.out", "data\n")?;
     file_has("/tmp/tty.err", "error\n")?;
-    let none = "[ \"$(lg -- sh -c 'echo asked >/dev/tty || echo none' 2>/dev/null)\" = none ]";
-    script(none, timeout)
+    let argv = ["lg", "run", "-m", "128M", "--", "sh", "-c"];
+    let asks = ["{ echo asked >/dev/tty; } 2>/dev/null || exit 7"];
+    let finished = command::run(&[&argv[..], &asks].concat(), timeout).map_err(text)?;
+    finished.expect(End::Exit(7))
 }
 
 /// In the background, as after `&` and below timeout(1), lg runs on; the keys stay the shell's, and become the

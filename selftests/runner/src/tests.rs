@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The table of all tests.
 //!
-//! A new guest, crime or script is one more line here; what it tests is written in its own file.
+//! A new guest or crime is one more line here; what it tests is written in its own file. A new script is
+//! one more file in the directory of its group.
 
 use crate::command::{self, End};
-use crate::kernel_log::complaint_in;
-use crate::{disk, gdb, host, root, run, terminal, tmux, tools, vsock, Outcome, Test};
-use std::fs;
+use crate::test::{text, Outcome, Row, Test, HERE};
+use crate::{disk, fs, gdb, host, nmi, record, script, terminal, tmux, tools, vsock};
 use std::time::Duration;
-
-/// Where the programs are on the test machine.
-const HERE: &str = "/usr/lib/lg";
 
 /// Bare guests which test one mechanism each: they exit with 0, or panic and say what is wrong.
 const BARE: [&str; 19] = [
@@ -147,21 +144,40 @@ const HOSTILE: &[(&str, &str, Fate)] = &[
     ("instructions", "random-bytes", Survives),
 ];
 
+/// The groups of tests that are programs: where time, terminals or system calls are what is tested.
+const PROGRAMS: [(&str, &[Row]); 10] = [
+    ("fs", fs::TESTS),
+    ("gdb", gdb::TESTS),
+    ("host", nmi::TESTS),
+    ("host", host::TESTS),
+    ("terminal", terminal::TESTS),
+    ("terminal", tmux::TESTS),
+    ("run", record::TESTS),
+    ("tools", tools::TESTS),
+    ("vsock", vsock::TESTS),
+    ("disk", disk::TESTS),
+];
+/// The groups of tests that are scripts.
+const SCRIPTS: [&str; 7] = ["root", "run", "tools", "fs", "disk", "net", "linux"];
+
 /// Time for a bare guest, which takes a second or less where nothing is emulated.
 const GUEST: Duration = Duration::from_secs(60);
 /// How long a guest that never ends is watched.
 const WATCH: Duration = Duration::from_millis(1500);
 
 /// All tests, in the order in which they run.
-pub(crate) fn all() -> Vec<Test> {
+///
+/// # Errors
+///
+/// When a script is not understood.
+pub(crate) fn all() -> Result<Vec<Test>, String> {
     let mut tests = Vec::new();
     for (name, output) in [
         ("hello", "Hello from guest kernel mode"),
         ("ticks", "tick 5"),
         ("user", "exits with 42"),
     ] {
-        add(
-            &mut tests,
+        tests.push(Test::new(
             format!("bare/example:{name}"),
             GUEST,
             move |timeout| {
@@ -173,10 +189,10 @@ pub(crate) fn all() -> Vec<Test> {
                     output,
                 )
             },
-        );
+        ));
     }
     for name in BARE {
-        add(&mut tests, format!("bare/{name}"), GUEST, move |timeout| {
+        tests.push(Test::new(format!("bare/{name}"), GUEST, move |timeout| {
             guest(
                 &format!("{HERE}/selftests/guests/{name}"),
                 "",
@@ -184,11 +200,10 @@ pub(crate) fn all() -> Vec<Test> {
                 &Survives,
                 "",
             )
-        });
+        }));
     }
     for (program, crime, fate) in HOSTILE {
-        add(
-            &mut tests,
+        tests.push(Test::new(
             format!("hostile/{program}:{crime}"),
             GUEST,
             move |timeout| {
@@ -208,71 +223,27 @@ pub(crate) fn all() -> Vec<Test> {
                     "Hello from guest kernel mode",
                 )
             },
-        );
+        ));
     }
-    for (group, rows) in [
-        ("fs", crate::fs::TESTS),
-        ("gdb", gdb::TESTS),
-        ("host", host::TESTS),
-        ("terminal", terminal::TESTS),
-        ("terminal", tmux::TESTS),
-        ("root", root::TESTS),
-        ("run", run::TESTS),
-        ("tools", tools::TESTS),
-        ("vsock", vsock::TESTS),
-        ("disk", disk::TESTS),
-    ] {
-        for (name, timeout, test) in rows {
-            add(
-                &mut tests,
+    for (group, rows) in PROGRAMS {
+        tests.extend(rows.iter().map(|&(name, timeout, test)| {
+            Test::new(
                 format!("{group}/{name}"),
-                Duration::from_secs(*timeout),
+                Duration::from_secs(timeout),
                 test,
-            );
-        }
+            )
+        }));
     }
-    for script in scripts("net") {
-        let name = script.trim_end_matches(".sh").to_owned();
-        let path = format!("{HERE}/selftests/net/{script}");
-        add(
-            &mut tests,
-            format!("net/{name}"),
-            Duration::from_secs(120),
-            move |timeout| {
-                let finished = command::run(&["sh", &path], timeout).map_err(|e| e.to_string())?;
-                finished.expect(End::Exit(0))
-            },
-        );
+    for group in SCRIPTS {
+        tests.extend(script::tests(group)?);
     }
-    for script in scripts("linux") {
-        let name = script.trim_end_matches(".sh").to_owned();
-        add(
-            &mut tests,
-            format!("linux/{name}"),
-            Duration::from_secs(180),
-            move |timeout| linux(&script, timeout),
-        );
-    }
-    tests
-}
-
-fn add(
-    tests: &mut Vec<Test>,
-    name: String,
-    timeout: Duration,
-    run: impl Fn(Duration) -> Outcome + 'static,
-) {
-    tests.push(Test {
-        name,
-        timeout,
-        run: Box::new(run),
-    });
+    Ok(tests)
 }
 
 /// Runs a bare guest; `output` must be in what it prints.
 fn guest(path: &str, command_line: &str, timeout: Duration, fate: &Fate, output: &str) -> Outcome {
     let argv = ["lg", "run", path, "-m", "128M", "--append", command_line];
-    let finished = command::run(&argv, timeout).map_err(|error| error.to_string())?;
+    let finished = command::run(&argv, timeout).map_err(text)?;
     let (end, text) = match fate {
         Survives => (End::Exit(0), output.to_owned()),
         Dies(reason) => (End::Exit(255), format!("the guest was killed: {reason}")),
@@ -289,61 +260,4 @@ fn guest(path: &str, command_line: &str, timeout: Duration, fate: &Fate, output:
     } else {
         Err(finished.report(&format!("did not print {text:?} but:")))
     }
-}
-
-/// The status of `lg run` when the guest's kernel has panicked.
-const PANICKED: i32 = 255;
-
-/// The scripts of selftests/linux, each of which the guest's shell runs, or of selftests/net, for the Host's.
-fn scripts(directory: &str) -> Vec<String> {
-    let mut scripts: Vec<String> = fs::read_dir(format!("{HERE}/selftests/{directory}"))
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.ends_with(".sh") && name != "lib.sh")
-        .collect();
-    scripts.sort();
-    scripts
-}
-
-/// Runs a script as the guest's command. Its first lines may say `# expect: STATUS` and `# prints: TEXT`, when it is not
-/// 0 and anything.
-fn linux(script: &str, timeout: Duration) -> Outcome {
-    let text = |error: std::io::Error| error.to_string();
-    let source = fs::read_to_string(format!("{HERE}/selftests/linux/{script}")).map_err(text)?;
-    let header = |key| source.lines().find_map(|line| line.strip_prefix(key));
-    let status = header("# expect: ")
-        .unwrap_or("0")
-        .parse()
-        .map_err(|_| "a bad `# expect:`")?;
-    let memory = header("# memory: ").unwrap_or("256M");
-    let initrd = initrd().map_err(text)?;
-    let path = format!("/selftests/{script}");
-    let argv = [
-        "lg", "run", "-v", "-m", memory, "--initrd", &initrd, "--", "sh", &path,
-    ];
-    let finished = command::run(&argv, timeout).map_err(text)?;
-    finished.expect(End::Exit(status))?;
-    if let Some(complaint) = complaint_in(&finished.output).filter(|_| status != PANICKED) {
-        return Err(finished.report(&format!("the guest's log: {complaint}")));
-    }
-    match header("# prints: ") {
-        Some(text) if !finished.output.contains(text) => {
-            Err(finished.report(&format!("did not print {text:?} but:")))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The archive with busybox, and behind it the programs and scripts of the tests. (Linux unpacks archives that follow
-/// one another, each at a multiple of four bytes.)
-pub(crate) fn initrd() -> std::io::Result<String> {
-    const PATH: &str = "/tmp/selftests.cpio";
-    if !fs::exists(PATH)? {
-        let mut archive = fs::read(format!("{HERE}/busybox.cpio"))?;
-        archive.resize(archive.len().next_multiple_of(4), 0);
-        archive.extend(fs::read(format!("{HERE}/selftests/linux.cpio"))?);
-        fs::write(PATH, archive)?;
-    }
-    Ok(PATH.to_owned())
 }

@@ -3,15 +3,12 @@
 //!
 //! Nothing here depends on time: each step waits until the screen shows what it must.
 
-use crate::host::expect_no_users;
-use crate::Outcome;
+use crate::module::expect_no_users;
+use crate::test::{text, Outcome, Row};
 use std::fs;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-
-/// Name, time limit in seconds, test.
-type Row = (&'static str, u64, fn(Duration) -> Outcome);
 
 /// The rows of the table.
 pub(crate) const TESTS: &[Row] = &[("tmux-session", 120, session), ("tmux-crash", 120, crash)];
@@ -27,10 +24,6 @@ struct Window {
     deadline: Instant,
     /// What `stty -g` said to the shell's command at first.
     modes: String,
-}
-
-fn text(error: impl ToString) -> String {
-    error.to_string()
 }
 
 fn tmux(args: &[&str]) -> Result<String, String> {

@@ -9,11 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::command::{self, End};
-use crate::tests::initrd;
-use crate::Outcome;
-
-/// Name, time limit in seconds, test.
-type Row = (&'static str, u64, fn(Duration) -> Outcome);
+use crate::script::initrd;
+use crate::test::{text, Outcome, Row};
 
 /// The rows of the table.
 pub(crate) const TESTS: &[Row] = &[("both-ways", 120, both_ways), ("refusals", 30, refusals)];
@@ -22,10 +19,6 @@ const PATH: &str = "/tmp/vsock";
 const LENGTH: usize = 3 << 20;
 /// As many at a time.
 const CONNECTIONS: usize = 100;
-
-fn text(error: io::Error) -> String {
-    error.to_string()
-}
 
 /// Connects to the guest's `port`; `None` when it refuses.
 fn connect(port: u32) -> io::Result<Option<UnixStream>> {

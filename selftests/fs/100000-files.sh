@@ -1,0 +1,17 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# timeout: 400
+# A directory with many more files than the Launcher may have descriptors.
+# shellcheck disable=SC2016 # for the guest's shell
+. "${0%/*}/../lib.sh"
+
+share=/tmp/many
+rm -rf $share
+mkdir $share
+(cd $share && seq 0 99999 | xargs touch)
+lg --initrd "$LG_INITRD" --share $share:src:ro -- sh -euc '
+	cd /mnt/src
+	[ $(ls -a | wc -l) -eq 100002 ]
+	[ $(ls -ln | grep -c -- -rw) -eq 100000 ]
+	cat 0 50000 99999'
+rm -r $share

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Tests that run lg and look: GROUP/NAME is the script `selftests/GROUP/NAME.sh`.
+//!
+//! The Host's shell runs it, or in group `linux` a guest's. Lines at its head say how it must end:
+//! `# expect: STATUS` if not with 0, `# prints: TEXT` that must be in its output, `# timeout: SECONDS` if
+//! that takes long, and `# memory: SIZE` of the guest.
+
+use crate::command::{self, End, Finished};
+use crate::kernel_log::complaint_in;
+use crate::test::{text, Outcome, Test, HERE};
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+/// The group whose scripts are a guest's.
+const GUEST: &str = "linux";
+/// The status of `lg run` when the guest's kernel has panicked.
+const PANICKED: i32 = 255;
+/// Time for a script that asks for no more, in seconds.
+const TIMEOUT: u64 = 180;
+
+/// What the head of a script says.
+#[derive(Debug, PartialEq, Eq)]
+struct Head {
+    status: i32,
+    prints: Vec<String>,
+    timeout: Duration,
+    memory: String,
+}
+
+impl Head {
+    /// Reads the comment that a script begins with.
+    fn of(source: &str) -> Result<Self, String> {
+        let mut head = Self {
+            status: 0,
+            prints: Vec::new(),
+            timeout: Duration::from_secs(TIMEOUT),
+            memory: "256M".to_owned(),
+        };
+        for line in source.lines().take_while(|line| line.starts_with('#')) {
+            let Some((key, value)) = line.trim_start_matches("# ").split_once(": ") else {
+                continue;
+            };
+            match key {
+                "expect" => head.status = value.parse().map_err(|_| line)?,
+                "prints" => head.prints.push(value.to_owned()),
+                "timeout" => head.timeout = Duration::from_secs(value.parse().map_err(|_| line)?),
+                "memory" => head.memory = value.to_owned(),
+                _ => {}
+            }
+        }
+        Ok(head)
+    }
+}
+
+/// The scripts of a group, by name.
+///
+/// # Errors
+///
+/// When one cannot be read, or its head is not understood.
+pub(crate) fn tests(group: &str) -> Result<Vec<Test>, String> {
+    let directory = format!("{HERE}/selftests/{group}");
+    let mut tests = Vec::new();
+    for entry in fs::read_dir(&directory).map_err(|error| format!("{directory}: {error}"))? {
+        let file = entry.map_err(text)?.file_name();
+        let Some(name) = file.to_str().and_then(|name| name.strip_suffix(".sh")) else {
+            continue;
+        };
+        // What the scripts of a group share is none.
+        if name == "lib" {
+            continue;
+        }
+        let path = format!("{directory}/{name}.sh");
+        let head = Head::of(&fs::read_to_string(&path).map_err(text)?)?;
+        let (timeout, guest) = (head.timeout, (group == GUEST).then(|| format!("{name}.sh")));
+        let name = format!("{group}/{name}");
+        tests.push(Test::new(name, timeout, move |timeout| match &guest {
+            None => on_host(&path, &head, timeout),
+            Some(file) => in_guest(file, &head, timeout),
+        }));
+    }
+    tests.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(tests)
+}
+
+/// Runs a script of the Host's, which finds the tests' initrd by `$LG_INITRD`.
+fn on_host(path: &str, head: &Head, timeout: Duration) -> Outcome {
+    let initrd = format!("LG_INITRD={}", initrd().map_err(text)?);
+    let finished = command::run(&["env", &initrd, "sh", path], timeout).map_err(text)?;
+    ends_well(&finished, head)
+}
+
+/// Runs a script as the guest's command, and the guest's log must be clean.
+fn in_guest(file: &str, head: &Head, timeout: Duration) -> Outcome {
+    let initrd = initrd().map_err(text)?;
+    let path = format!("/selftests/{file}");
+    let memory = &head.memory;
+    let argv = [
+        "lg", "run", "-v", "-m", memory, "--initrd", &initrd, "--", "sh", &path,
+    ];
+    let finished = command::run(&argv, timeout).map_err(text)?;
+    ends_well(&finished, head)?;
+    match complaint_in(&finished.output).filter(|_| head.status != PANICKED) {
+        Some(complaint) => Err(finished.report(&format!("the guest's log: {complaint}"))),
+        None => Ok(()),
+    }
+}
+
+fn ends_well(finished: &Finished, head: &Head) -> Outcome {
+    finished.expect(End::Exit(head.status))?;
+    let missing = |text: &&String| !finished.output.contains(text.as_str());
+    match head.prints.iter().find(missing) {
+        Some(text) => Err(finished.report(&format!("did not print {text:?} but:"))),
+        None => Ok(()),
+    }
+}
+
+/// The archive with busybox, and behind it the programs and scripts of the tests. (Linux unpacks archives
+/// that follow one another, each at a multiple of four bytes.)
+pub(crate) fn initrd() -> io::Result<String> {
+    const PATH: &str = "/tmp/selftests.cpio";
+    if !fs::exists(PATH)? {
+        let mut archive = fs::read(format!("{HERE}/busybox.cpio"))?;
+        archive.resize(archive.len().next_multiple_of(4), 0);
+        archive.extend(fs::read(format!("{HERE}/selftests/linux.cpio"))?);
+        fs::write(PATH, archive)?;
+    }
+    Ok(PATH.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_the_comment_at_the_top() {
+        let head = Head::of(
+            "#!/bin/sh\n# expect: 7\n# prints: a: b\n# prints: c\n# timeout: 9\nx\n# expect: 8\n",
+        );
+        let expected = Head {
+            status: 7,
+            prints: vec!["a: b".into(), "c".into()],
+            timeout: Duration::from_secs(9),
+            memory: "256M".into(),
+        };
+        assert_eq!(head, Ok(expected));
+        assert!(Head::of("# expect: none\n").is_err());
+    }
+}

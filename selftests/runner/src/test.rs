@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a test is, and where things are on the test machine.
+
+use std::time::Duration;
+
+/// Where the programs are on the test machine.
+pub(crate) const HERE: &str = "/usr/lib/lg";
+
+/// What a failed test has to say: lines for the reader.
+pub(crate) type Outcome = Result<(), String>;
+
+/// Name, time limit in seconds, test: a row of a group's table.
+pub(crate) type Row = (&'static str, u64, fn(Duration) -> Outcome);
+
+/// One test.
+pub(crate) struct Test {
+    /// GROUP/NAME or GROUP/NAME:DETAIL.
+    pub(crate) name: String,
+    /// After which it has failed.
+    pub(crate) timeout: Duration,
+    /// Runs it, at most for this time.
+    pub(crate) run: Box<dyn Fn(Duration) -> Outcome>,
+}
+
+impl Test {
+    pub(crate) fn new(
+        name: String,
+        timeout: Duration,
+        run: impl Fn(Duration) -> Outcome + 'static,
+    ) -> Self {
+        Self {
+            name,
+            timeout,
+            run: Box::new(run),
+        }
+    }
+}
+
+/// An error as an outcome has it.
+pub(crate) fn text(error: impl ToString) -> String {
+    error.to_string()
+}
