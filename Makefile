@@ -6,7 +6,8 @@
 
 help:
 	@echo 'make run        build what is missing and boot Linux as a guest of lg, down to a shell'
-	@echo 'make check      all tests'
+	@echo "make run ARGS='-- uname -a'  the same, and lg run is told more"
+	@echo 'make check      all tests; make check T=flush: those with that in their name'
 	@echo 'make check-all  all tests, on every kind of test machine'
 	@echo 'make bench      the same kernel directly and as a guest, and its devices, side by side'
 	@echo 'make modules KDIR=/lib/modules/$$(uname -r)/build'
@@ -46,10 +47,10 @@ rootfs:
 	scripts/build-initramfs
 
 run: all
-	scripts/testhost -- lg run
+	scripts/testhost -- lg run $(ARGS)
 
 check: all
-	scripts/check
+	scripts/check $(if $(T),--only '$(T)')
 
 check-all: all
 	scripts/check --all
