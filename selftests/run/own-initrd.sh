@@ -23,7 +23,7 @@ lg --initrd /tmp/own.cpio
 own 'exec /bin/busybox reboot -f'
 fails -- false
 own 'exec /bin/busybox sleep 1000'
-fails_with 124 lg --timeout 10 --initrd /tmp/own.cpio -- true 2>/tmp/said
+fails_with 124 lg --timeout 20 --initrd /tmp/own.cpio -- true 2>/tmp/said
 grep 'the command was not started' /tmp/said
 lg --append quiet -- true
 lg --append loglevel=0 -- true
