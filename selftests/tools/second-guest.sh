@@ -1,5 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
+# timeout: 300
 # prints: Hello
 # Where the memory is enough for one guest, a second is refused, and a small one is not.
 . "${0%/*}/../lib.sh"
