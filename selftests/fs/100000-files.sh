@@ -9,7 +9,7 @@ share=/tmp/many
 rm -rf $share
 mkdir $share
 (cd $share && seq 0 99999 | xargs touch)
-lg --initrd "$LG_INITRD" --share $share:src:ro -- sh -euc '
+/usr/lib/lg/lg run -m 256M --initrd "$LG_INITRD" --share $share:src:ro -- sh -euc '
 	cd /mnt/src
 	[ $(ls -a | wc -l) -eq 100002 ]
 	[ $(ls -ln | grep -c -- -rw) -eq 100000 ]

@@ -9,7 +9,7 @@ rm -rf $share
 mkdir $share
 echo hello >$share/from-host
 ln -s / $share/root
-lg --initrd "$LG_INITRD" --share $share:src -- sh -euc '
+/usr/lib/lg/lg run -m 256M --initrd "$LG_INITRD" --share $share:src -- sh -euc '
 	cd /mnt/src
 	[ "$(cat from-host)" = hello ]
 	/selftests/linux-tests files

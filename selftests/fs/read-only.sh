@@ -7,7 +7,7 @@
 rm -rf /tmp/fixed /tmp/free
 mkdir /tmp/fixed /tmp/free
 echo content >/tmp/fixed/file
-lg --initrd "$LG_INITRD" --share /tmp/fixed:fixed:ro --share /tmp/free:free -- sh -euc '
+/usr/lib/lg/lg run -m 256M --initrd "$LG_INITRD" --share /tmp/fixed:fixed:ro --share /tmp/free:free -- sh -euc '
 	cd /mnt/fixed
 	mount -o remount,rw /mnt/fixed
 	fails() {
