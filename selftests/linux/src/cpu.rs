@@ -174,6 +174,8 @@ fn call_by_int_0x80(number: i32, argument: u32) -> i32 {
 fn int_0x80() {
     const GETPID: i32 = 20;
     const WRITE: i32 = 4;
+    const TIME: i32 = 13;
+    const FUTEX: i32 = 240;
     // SAFETY: takes nothing.
     let pid = unsafe { libc::getpid() };
     for _ in 0..5000 {
@@ -181,6 +183,9 @@ fn int_0x80() {
     }
     assert_eq!(call_by_int_0x80(WRITE, 12345), -libc::EBADF);
     assert_eq!(call_by_int_0x80(9999, 0), -libc::ENOSYS);
+    // A 32-bit C library has times of 32 bits, and aborts where futexes know none.
+    assert!(call_by_int_0x80(TIME, 0) > 0);
+    assert_ne!(call_by_int_0x80(FUTEX, 0), -libc::ENOSYS);
 }
 
 // Two programs that get their number by `int 0x80` and once more by a fast system call, with the registers that the vDSO
