@@ -9,6 +9,7 @@ use std::io::Error;
 use std::path::Path;
 
 const GUEST: &str = "/usr/lib/lg/selftests/guests/flush";
+const HOSTILE: &str = "/usr/lib/lg/selftests/hostile/instructions";
 /// Entry 0 of the LDT, for CPL3.
 const LDT: u16 = 7;
 /// The first TLS entry of the GDT, as Linux does not spell it: with RPL 0 instead of 3.
@@ -43,7 +44,18 @@ fn main() -> Result<()> {
     }
     vm.device.set_debug(0, 0, [0; 2])?;
     assert_eq!(vm.run()?, End::PowerOff(0));
+    // One address space has room for one VM.
+    drop(vm);
+    guests_have_no_ldt(&calls)?;
     println!("all came back");
+    Ok(())
+}
+
+/// A guest that tries selectors meets no descriptor of its Launcher's LDT, which could be a gate's.
+fn guests_have_no_ldt(calls: &Calls) -> Result<()> {
+    calls.set_ldt(true)?;
+    let vm = Vm::load(Path::new(HOSTILE), 64 << 20, "crime=selectors")?;
+    assert_eq!(vm.run()?, End::PowerOff(0));
     Ok(())
 }
 
