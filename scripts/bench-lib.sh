@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Sourced by the scripts that measure, behind lib.sh: what their guests boot from.
+# Sourced by the scripts that measure, behind lib.sh: what their Guests boot from.
 
 dir=build/bench
 mkdir -p "$dir/root/usr/bin" "$dir/command/lg"
@@ -13,7 +13,7 @@ pack() {
 }
 
 # make_archives SCRIPT - build the program that measures, and make $dir/bench.cpio, which has it and busybox;
-# and $dir/direct.cpio, which runs SCRIPT besides. For its guest, lg run adds that by itself.
+# and $dir/direct.cpio, which runs SCRIPT besides. For its Guest, lg run adds that by itself.
 make_archives() {
 	scripts/in-root cargo build --quiet --release --locked -p lguest-bench
 	install -C -t "$dir/root/usr/bin" target/x86_64-unknown-linux-gnu/release/lguest-bench

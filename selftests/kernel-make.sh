@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# kernel-make.sh - on a test machine with --toolchain: the kernel's own build makes modules in a guest, where
+# kernel-make.sh - on a test machine with --toolchain: the kernel's own build makes modules in a Guest, where
 # compiler, source, configured tree and output are on shared directories, and on the Host. Both must be the same.
 
 set -eux

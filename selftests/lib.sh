@@ -13,7 +13,7 @@ fails_with() {
 	[ "$status" -eq "$expected" ]
 }
 
-# lg ARGUMENT... - run a guest, which is small.
+# lg ARGUMENT... - run a Guest, which is small.
 lg() {
 	/usr/lib/lg/lg run -m 128M "$@"
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What is fuzzed: everything that takes bytes from a Guest or from a file.
+//! The targets of the fuzzers: everything that takes bytes from a Guest or from a file.
 //!
 //! A target is a function of any bytes. It must not panic, and must come to an end. The programs of
 //! `selftests/fuzz/fuzz_targets` feed it with what libFuzzer thinks of; a test here feeds it with what is in
@@ -96,7 +96,7 @@ pub fn private_root(bytes: &[u8]) {
     drive_files(files, &directory, bytes);
 }
 
-/// What a share or a root may have open.
+/// The limits on what a share or a root may have open.
 const SHARED: Limits = Limits {
     inodes: 16,
     handles: 16,

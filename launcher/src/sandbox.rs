@@ -47,9 +47,9 @@ const LANDLOCK: ABI = ABI::V10;
 
 /// The version that confines UNIX sockets which have a path.
 const CONFINES_SOCKETS: u32 = 9;
-/// That which confines signals, and UNIX sockets which have none.
+/// The version that confines signals, and UNIX sockets which have no path.
 const CONFINES_SIGNALS: u32 = 6;
-/// That which confines TCP.
+/// The version that confines TCP.
 const CONFINES_TCP: u32 = 4;
 
 /// A directory that stays reachable.
@@ -61,7 +61,7 @@ pub struct Grant {
     pub write: bool,
 }
 
-/// What this process needs from now on, beside what it has open.
+/// The needs of this process from now on, beside what it has open.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Needs<'a> {
     /// The directories that it serves.
@@ -70,7 +70,7 @@ pub struct Needs<'a> {
     pub watcher: Option<Pid>,
     /// The directory below which it connects to UNIX sockets, and they to it.
     pub sockets: Option<&'a Path>,
-    /// What is to be done when a forbidden call ends this process. A signal handler calls it.
+    /// The function that a signal handler calls when a forbidden call ends this process.
     pub last: Option<fn()>,
 }
 
@@ -83,7 +83,7 @@ impl Needs<'_> {
     }
 }
 
-/// How much the kernel could do.
+/// The strength of the sandbox that the kernel could make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sandbox {
     /// The version of the kernel's Landlock; 0 if it has none.
@@ -91,7 +91,8 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// What an intruder could still reach, for want of a newer kernel. `None` if that is nothing.
+    /// The things that an intruder could still reach, for want of a newer kernel. `None` if there
+    /// is nothing.
     pub fn gaps(&self) -> Option<String> {
         let version = self.landlock;
         let gaps = match version {
@@ -144,7 +145,7 @@ pub fn landlock_version() -> u32 {
     version.try_into().unwrap_or(0)
 }
 
-/// What may be done in a directory that is served: no more than the file server does there.
+/// The rights in a directory that is served: no more than the file server uses there.
 fn access(write: bool) -> BitFlags<AccessFs> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let never = AccessFs::Execute
@@ -189,7 +190,7 @@ fn confine_files(needs: &Needs<'_>) -> io::Result<()> {
     confine().map(drop).map_err(io::Error::other)
 }
 
-/// What memory, threads and time take, in this process and in the C library.
+/// The calls that memory, threads and time take, in this process and in the C library.
 const RUNTIME: &[c_long] = &[
     libc::SYS_brk,
     libc::SYS_mmap,
@@ -293,7 +294,7 @@ const WRITING: &[c_long] = &[
     libc::SYS_setfsgid,
 ];
 
-/// What the process that changes attributes does: Landlock would let it do so anywhere.
+/// The calls of the process that changes attributes: Landlock would let it do so anywhere.
 const ATTRIBUTES: &[c_long] = &[
     libc::SYS_readlinkat,
     libc::SYS_readlink,
@@ -322,7 +323,7 @@ const MESSAGES: &[c_long] = &[
 const CONNECTIONS: &[c_long] = &[libc::SYS_accept4, libc::SYS_connect];
 
 /// What is asked of a terminal, of a socket, of a disk, of a tap interface and of the module while a
-/// guest runs. None of it puts keys into the user's terminal (TIOCSTI), makes an interface or names
+/// Guest runs. None of it puts keys into the user's terminal (TIOCSTI), makes an interface or names
 /// somebody who gets signals (FIOSETOWN).
 const IOCTLS: &[u64] = &[
     libc::TCGETS,
@@ -344,7 +345,7 @@ const IOCTLS: &[u64] = &[
 /// `_IO(0x12, 119)`, of `linux:include/uapi/linux/fs.h`.
 const BLKDISCARD: u64 = 0x1277;
 
-/// What is asked of a descriptor. None of it names somebody who gets signals (F_SETOWN, F_SETSIG).
+/// The commands to a descriptor. None of them names somebody who gets signals (F_SETOWN, F_SETSIG).
 const FCNTLS: &[i32] = &[
     libc::F_GETFD,
     libc::F_SETFD,
@@ -357,7 +358,7 @@ const FCNTLS: &[i32] = &[
     libc::F_SETPIPE_SZ,
 ];
 
-/// What is asked of a thread: a name for itself, and for its memory.
+/// The requests of a thread: a name for itself, and for its memory.
 const PRCTLS: &[i32] = &[libc::PR_SET_NAME, libc::PR_SET_VMA];
 
 type Filter = Result<BpfProgram, seccompiler::Error>;
@@ -466,7 +467,8 @@ fn of_arguments(needs: &Needs<'_>) -> Rules {
 /// A system call was made that is not on the list: a hole that somebody uses, or a list that is too
 /// short. Either way it is the end, and the user must hear which it was.
 extern "C" fn on_forbidden_call(_: i32, info: *mut siginfo_t, _: *mut c_void) {
-    /// Where `si_syscall` is in a siginfo_t, in units of its type (`linux:include/uapi/asm-generic/siginfo.h`).
+    /// The index of `si_syscall` in a siginfo_t, in units of its type
+    /// (`linux:include/uapi/asm-generic/siginfo.h`).
     const SI_SYSCALL: usize = 6;
     // SAFETY: the kernel fills in all of a siginfo_t, and for a SIGSYS of seccomp's an int is there.
     let call = unsafe { info.cast::<i32>().add(SI_SYSCALL).read() };

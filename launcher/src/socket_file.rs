@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 
-/// Why there can be no socket.
+/// The reasons why there can be no socket.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum SocketError {
@@ -27,7 +27,7 @@ pub enum SocketError {
 }
 
 impl SocketError {
-    /// What the user can do.
+    /// The fix.
     pub fn fix(&self) -> String {
         match self {
             Self::InUse(_) => "name another path: every guest has its own".into(),

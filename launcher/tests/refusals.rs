@@ -133,7 +133,7 @@ fn elf(class: u8, machine: u16, notes: &[u8]) -> Vec<u8> {
     file
 }
 
-/// The note of a guest that speaks `version` of the ABI and needs `features`.
+/// The note of a Guest that speaks `version` of the ABI and needs `features`.
 fn note(version: u32, features: u32) -> Vec<u8> {
     let mut note: Vec<u8> = [7u32, 16, 1]
         .into_iter()

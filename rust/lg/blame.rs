@@ -2,7 +2,7 @@
 
 //! Who is to blame when something cannot be done: the types that `?` carries through the module.
 //!
-//! [`Stop`] ends a step of the guest: it has to be done elsewhere, or the guest dies of it, or the Host
+//! [`Stop`] ends a step of the Guest: it has to be done elsewhere, or the Guest dies of it, or the Host
 //! failed. [`Errno`] is what a hypercall answers, and [`Protection`] the #GP of an instruction: neither
 //! ends anything, and neither is an error of the Host's, so neither can be mixed up with one.
 
@@ -22,12 +22,12 @@ use core::fmt::{
 };
 use kernel::prelude::*;
 
-/// Why a step of the guest could not be done.
+/// The reasons why a step of the Guest could not be done.
 pub(crate) enum Stop {
     /// It has to wait for something, which must not be done in a run section. Nothing has been done yet:
     /// it is to be done again outside, where waiting is allowed.
     Later,
-    /// The guest dies of this.
+    /// The Guest dies of this.
     Death(Death),
     /// The Host could not do its part; the Launcher gets the errno.
     Host(Error),
@@ -45,7 +45,7 @@ impl From<Error> for Stop {
     }
 }
 
-/// What was refused to the guest, who is told by `E` and goes on; or the step stops.
+/// The Guest was refused something, is told by `E`, and goes on; or the step stops.
 pub(crate) enum Refused<E> {
     Guest(E),
     Stop(Stop),
@@ -63,7 +63,7 @@ impl<E> From<Death> for Refused<E> {
     }
 }
 
-/// The errno that a hypercall returns to the guest.
+/// The errno that a hypercall returns to the Guest.
 #[derive(Clone, Copy)]
 pub(crate) enum Errno {
     /// An argument makes no sense.
@@ -104,12 +104,12 @@ impl From<Protection> for Refused<Protection> {
     }
 }
 
-/// What the guest did. It will never run again.
+/// The deed for which a Guest dies. It will never run again.
 #[derive(Clone, Copy)]
 pub(crate) enum Death {
     /// An event came before hypercall SET_ENTRIES.
     NoEntries(Event, u64),
-    /// An event came before the guest had taken the one before.
+    /// An event came before the Guest had taken the one before.
     DoubleFault(Event, u64, u64),
     /// CR3 was loaded with something that is not RAM.
     BadRoot(Gpa),
@@ -121,7 +121,7 @@ pub(crate) enum Death {
     Impossible(Event, u64),
     /// HALT or HLT with interrupts off: nothing can ever wake it.
     HaltForever(u64),
-    /// The Host has lost memory that the guest used.
+    /// The Host has lost memory that the Guest used.
     MemoryError,
     /// lg's own fault: an exception at CPL0 in the switcher.
     SwitcherFault {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a debugger behind the Launcher asks for: steps and breakpoints.
+//! This module does what a debugger behind the Launcher asks for: steps and breakpoints.
 
 use crate::{
     abi::*,
@@ -17,12 +17,12 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// What LGUEST_SET_DEBUG asked for, except stepping, which the switcher keeps.
+/// The wishes of LGUEST_SET_DEBUG, except stepping, which the switcher keeps.
 #[derive(Default)]
 pub(crate) struct Debug {
     /// #BP is the Launcher's.
     breakpoints: bool,
-    /// The guest is to have a #BP now.
+    /// The Guest is to have a #BP now.
     inject_breakpoint: bool,
     /// The Launcher has seen an exit in the middle of a step, and not yet its end.
     step_ended: bool,
@@ -55,7 +55,7 @@ impl Debug {
         Ok(self.end_step(cpu, run, next))
     }
 
-    /// While the guest is stepped, whatever ends an instruction goes to the Launcher.
+    /// While the Guest is stepped, whatever ends an instruction goes to the Launcher.
     pub(crate) fn end_step(&mut self, cpu: &Cpu, run: &mut lguest_run, next: Next) -> Next {
         if !cpu.switcher.stepping() {
             return next;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an exit leads to.
+//! The consequence of an exit.
 
 use crate::{
     abi::*,
@@ -41,7 +41,7 @@ use crate::{
     },
 };
 
-/// How long a guest has to wait that locks the whole bus, on a Host that minds: as a process has to for
+/// How long a Guest has to wait that locks the whole bus, on a Host that minds: as a process has to for
 /// a split lock (arch/x86/kernel/cpu/bus_lock.c).
 const BUS_LOCK_PAUSE_MS: u32 = 10;
 
@@ -55,7 +55,7 @@ pub(crate) fn handle(
 ) -> Result<Next, Stop> {
     let next = match *exit {
         Exit::Hypercall => hypercall::handle(cpu, run, wait)?,
-        // The switcher does them alone unless the guest is stepped.
+        // The switcher does them alone unless the Guest is stepped.
         Exit::Syscall => {
             lguest::event::system_call(cpu);
             Next::Resume
@@ -92,7 +92,7 @@ pub(crate) fn handle(
     Ok(debug.end_step(cpu, run, next))
 }
 
-/// After an error of the Host's, which the Launcher may mend: makes the guest do the hypercall
+/// After an error of the Host's, which the Launcher may mend: makes the Guest do the hypercall
 /// again. A page fault comes again by itself.
 pub(crate) fn rewind(cpu: &mut Cpu, exit: &Exit) {
     if *exit == Exit::Hypercall {
@@ -100,7 +100,7 @@ pub(crate) fn rewind(cpu: &mut Cpu, exit: &Exit) {
     }
 }
 
-/// #PF: the shadow's, the guest's, or a device's.
+/// #PF: the shadow's, the Guest's, or a device's.
 fn page_fault(
     cpu: &mut Cpu,
     run: &mut lguest_run,
@@ -141,7 +141,7 @@ fn page_fault(
     Ok(Next::Again)
 }
 
-/// An exception of the guest's, unless it is what the Launcher debugs with or the Host minds.
+/// An exception of the Guest's, unless it is what the Launcher debugs with or the Host minds.
 fn exception(
     cpu: &mut Cpu,
     debug: &mut Debug,
@@ -181,7 +181,7 @@ fn pause(wait: Wait) -> Result<(), Stop> {
     Ok(())
 }
 
-/// #GP: perhaps a privileged instruction of the guest's kernel that no hypercall replaced, or a
+/// #GP: perhaps a privileged instruction of the Guest's kernel that no hypercall replaced, or a
 /// SYSENTER of its programs.
 fn protection(cpu: &mut Cpu, event: Event, wait: Wait) -> Result<Next, Stop> {
     let regs = *cpu.switcher.regs();
@@ -211,7 +211,7 @@ fn protection(cpu: &mut Cpu, event: Event, wait: Wait) -> Result<Next, Stop> {
     inject_exception(cpu, event)
 }
 
-/// The gate of `int 0x80` is closed, for a device of the Host's may have the vector. The guest gets
+/// The gate of `int 0x80` is closed, for a device of the Host's may have the vector. The Guest gets
 /// its system call all the same.
 fn int80(cpu: &mut Cpu, refused: Event, wait: Wait) -> Result<Next, Stop> {
     if wait == Wait::Forbidden {
@@ -221,7 +221,7 @@ fn int80(cpu: &mut Cpu, refused: Event, wait: Wait) -> Result<Next, Stop> {
     let mut insn = [0; emulate::MAX_LENGTH];
     let len = cpu.fetch(Gva::new(rip), &mut insn);
     let Some(len) = emulate::int80_length(&insn[..len]) else {
-        // The guest has changed it meanwhile.
+        // The Guest has changed it meanwhile.
         return inject_exception(cpu, refused);
     };
     cpu.switcher.regs().rip = rip.wrapping_add(len.into());

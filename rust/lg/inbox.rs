@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What one vCPU receives: virtual interrupts, from its timer and from anybody else.
+//! The inbox of one vCPU: virtual interrupts, from its timer and from anybody else.
 //!
 //! Whoever raises a vector marks it pending here and kicks the vCPU's thread. That finds it before it
-//! enters the guest again, and delivers it (`guest::lguest::event`). There is no lock: all of it is atomic,
+//! enters the Guest again, and delivers it (`guest::lguest::event`). There is no lock: all of it is atomic,
 //! and works in hard interrupt context.
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// What the timer adds to when it fires.
+/// The object that the timer adds to when it fires.
 struct Arrivals {
     pending: Pending,
     runner: Runner,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! lg.ko: runs paravirtualized 64-bit Linux guests without VT-x or SVM.
+//! lg.ko: runs paravirtualized 64-bit Linux Guests without VT-x or SVM.
 //!
-//! The guest, kernel and all, runs at CPL3 on page tables of ours (the shadow). The switcher, three
+//! The Guest, kernel and all, runs at CPL3 on page tables of ours (the shadow). The switcher, three
 //! pages of assembly mapped in both worlds, takes the CPU from one to the other.
 //!
 //! Where things are. Each line knows what is on lines below it, and nothing above; a test holds that
@@ -30,7 +30,7 @@
 //! To follow one
 //! * system call: `lg_switcher_syscall` in `sys/switcher.S`; it never comes further.
 //! * page fault: `trap` in `sys/switcher.S`, `Switcher::enter`, `exits::page_fault`, `Shared::fault`, `Mmu::fault`.
-//! * interrupt of the Host's: `trap`, `Switcher::enter`, `Switcher::replay`; of the guest's:
+//! * interrupt of the Host's: `trap`, `Switcher::enter`, `Switcher::replay`; of the Guest's:
 //!   `Inbox::raise`, `event::deliver_interrupts`, `event::inject`.
 //! * virtqueue kick: `hypercall::handle`, `Notify::signal`, `EventFd::signal`.
 
@@ -109,7 +109,7 @@ module! {
 
 #[pin_data]
 struct Lg {
-    // The device goes first: no guest runs once it is gone.
+    // The device goes first: no Guest runs once it is gone.
     #[pin]
     device: MiscDeviceRegistration<vm::Vm>,
     // No VM is left when these go.

@@ -5,7 +5,7 @@
 //! What the shadow is, and what it does, is in `lg-core/shadow`. It has no memory of its own and cannot
 //! wait; here it gets what it needs, and its faults are led to where they belong.
 //!
-//! A fault is *resolved* first: its address is special, or the guest's tables are walked. Then the shadow is
+//! A fault is *resolved* first: its address is special, or the Guest's tables are walked. Then the shadow is
 //! *filled*. All of that happens in the run section, with interrupts off, and allocates nothing. What is
 //! missing has a name ([`Need`]): it is fetched outside, and the walk is not done again, since the vCPU keeps
 //! its result.
@@ -60,23 +60,23 @@ const SHARED_SLOT: usize = Gva::new(LGUEST_SHARED_VA as u64).index(4);
 /// Tables that are emptied in one go: some hundred thousand instructions at most.
 const STEP: usize = 256;
 
-/// What came of a page fault.
+/// The outcome of a page fault.
 pub(crate) enum Fault {
     /// Try again: the shadow has it now.
     Filled,
     /// Try again after dropping the page from the TLB: the shadow had it already.
     Spurious,
-    /// It is the guest's fault: #PF with this error code.
+    /// It is the Guest's fault: #PF with this error code.
     Inject(u32),
-    /// Not canonical for a guest of four levels: #GP.
+    /// Not canonical for a Guest of four levels: #GP.
     GeneralProtection,
     /// The address leads to something that is not RAM.
     Mmio(Gpa),
 }
 
-/// What is missing, and may have to be waited for.
+/// The thing that is missing, and may have to be waited for.
 pub(crate) enum Need {
-    /// This page of the guest's RAM, pinned.
+    /// This page of the Guest's RAM, pinned.
     Page(Gpa),
     /// Tables in the shadow's stock.
     Stock,
@@ -84,7 +84,7 @@ pub(crate) enum Need {
     Room,
 }
 
-/// Why a fault could not be dealt with.
+/// The reasons why a fault could not be dealt with.
 pub(crate) enum Unresolved {
     Need(Need),
     Death(Death),
@@ -96,7 +96,7 @@ impl From<Need> for Unresolved {
     }
 }
 
-/// All that is cached for one VM. It points into the VM's RAM, which has to be there as long.
+/// The whole cache of one VM. It points into the VM's RAM, which has to be there as long.
 pub(crate) struct Mmu {
     shadow: Shadow<Table>,
     slot: Arc<Lease>,
@@ -146,7 +146,7 @@ impl Mmu {
         Ok(())
     }
 
-    /// Forgets what the guest flushes on the vCPU at `at`.
+    /// Forgets what the Guest flushes on the vCPU at `at`.
     pub(crate) fn flush(&mut self, at: &Root, what: Flush) {
         let dropped = self.shadow.flush(at, what);
         self.forget(dropped);
@@ -233,7 +233,7 @@ impl Mmu {
                 return Ok(Fault::Filled);
             }
             Ok(Filled::Spurious) => return Ok(Fault::Spurious),
-            // The guest will fault again.
+            // The Guest will fault again.
             Err(Refused::Stale) => return Ok(Fault::Filled),
             Err(Refused::Stock) => Need::Stock,
             Err(Refused::Room) => Need::Room,
@@ -274,7 +274,7 @@ impl Mmu {
             Err(WalkError::TableOutside(table)) => {
                 return Err(Unresolved::Death(Death::TableOutside(table, gva)));
             }
-            // The guest will fault again.
+            // The Guest will fault again.
             Err(WalkError::Contended) => Fault::Filled,
         }))
     }
@@ -316,7 +316,7 @@ impl Drop for Mmu {
     }
 }
 
-/// Reads guest memory at `gva`, under `root`, as the mode would fetch it; returns how many bytes could be
+/// Reads Guest memory at `gva`, under `root`, as the mode would fetch it; returns how many bytes could be
 /// read. May sleep.
 pub(crate) fn fetch(ram: &GuestRam, root: Gpa, gva: Gva, user: bool, buf: &mut [u8]) -> usize {
     let access = Access {

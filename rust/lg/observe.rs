@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a vCPU has done, counted: here and nowhere else.
+//! The deeds of a vCPU are counted here and nowhere else.
 
 use crate::{
     abi::{
@@ -30,13 +30,13 @@ impl Counts {
         self.0.msr_writes += writes;
     }
 
-    /// The guest is entered; it will leave again.
+    /// The Guest is entered; it will leave again.
     pub(crate) fn entry(&mut self) {
         self.0.entries += 1;
         self.0.cr3_loads += 2;
     }
 
-    /// The guest left. `rax` is its register, the number of a hypercall.
+    /// The Guest left. `rax` is its register, the number of a hypercall.
     pub(crate) fn exit(&mut self, exit: &Exit, rax: u64) {
         match exit {
             Exit::Hypercall => {
@@ -63,12 +63,12 @@ impl Counts {
         }
     }
 
-    /// An exception other than a page fault is given to the guest.
+    /// An exception other than a page fault is given to the Guest.
     pub(crate) fn exception(&mut self) {
         self.0.exceptions += 1;
     }
 
-    /// An interrupt is given to the guest.
+    /// An interrupt is given to the Guest.
     pub(crate) fn interrupt(&mut self) {
         self.0.irqs += 1;
     }
@@ -78,12 +78,12 @@ impl Counts {
         self.0.emulated += 1;
     }
 
-    /// The guest halts.
+    /// The Guest halts.
     pub(crate) fn halt(&mut self) {
         self.0.halts += 1;
     }
 
-    /// The guest's CR3 was loaded.
+    /// The Guest's CR3 was loaded.
     pub(crate) fn root(&mut self) {
         self.0.cr3_loads += 1;
     }

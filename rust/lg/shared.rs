@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the vCPUs of a VM share: its RAM, the shadow, and where its virtqueues' kicks go.
+//! The vCPUs of a VM share this: its RAM, the shadow, and where its virtqueues' kicks go.
 //!
 //! There is such an object from the first vCPU on. VM and vCPUs hold it, and neither needs the other for
 //! what is in it.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The run loop of a vCPU: enter the guest, see why it came out, have that done.
+//! The run loop of a vCPU: enter the Guest, see why it came out, have that done.
 
 use crate::{
     abi::*,
@@ -52,7 +52,7 @@ use kernel::{
     sync::Arc, //
 };
 
-/// What a vCPU needs of the Host before it can be made.
+/// The things of the Host's that a vCPU needs before it can be made.
 pub(crate) struct Parts {
     switcher: Switcher,
     fpu: GuestFpu,
@@ -125,7 +125,7 @@ impl Vcpu {
         }
     }
 
-    /// LGUEST_RUN: runs the guest until there is something for the Launcher.
+    /// LGUEST_RUN: runs the Guest until there is something for the Launcher.
     pub(crate) fn run(&mut self, run: &mut lguest_run) -> Result {
         if self.over {
             return Err(ENXIO);
@@ -156,7 +156,7 @@ impl Vcpu {
                     }
                     task::reschedule_if_asked();
                     let next = self.run_section(run, &mut exit);
-                    // All that the guest has dropped, before it can drop more: it is not faster than we are.
+                    // All that the Guest has dropped, before it can drop more: it is not faster than we are.
                     while self.cpu.shared.tidy() {
                         task::reschedule_if_asked();
                     }
@@ -186,7 +186,7 @@ impl Vcpu {
         }
     }
 
-    /// Lets the guest run, with IRQs off as seen from the Host, until the Host has something else
+    /// Lets the Guest run, with IRQs off as seen from the Host, until the Host has something else
     /// to do or an exit cannot be handled here: [`Stop::Later`] says that the last one, `exit`, is still to be
     /// handled, with waiting allowed.
     fn run_section(&mut self, run: &mut lguest_run, exit: &mut Exit) -> Result<Next, Stop> {
@@ -242,7 +242,8 @@ impl Vcpu {
         self.cpu.counts.with(&self.cpu.switcher.alone())
     }
 
-    /// What the Launcher may change after an MMIO exit: no more than the guest could by itself.
+    /// Takes the registers that the Launcher may change after an MMIO exit: no more than the Guest
+    /// could by itself.
     fn load_regs(&mut self, from: &lguest_regs) -> Result {
         if !Gva::new(from.rip).is_canonical() {
             return Err(EINVAL);

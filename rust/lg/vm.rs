@@ -39,7 +39,9 @@ enum Memory {
     Shared(Arc<Shared>),
 }
 
-/// With less, one instruction might need more tables than there may be, and never get anywhere.
+/// With less, one instruction might need more tables than there may be, and never get anywhere. The
+/// worst is a gather of 16 elements, each across two pages, which itself lies across two: 34 pages
+/// with three tables each, and the roots.
 const MIN_SHADOW_PAGES: u32 = 256;
 
 #[pin_data]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Puts `guest.ld` where the linker of a guest finds it; `guest.toml` tells the linker to use it.
+//! Puts `guest.ld` where the linker of a Guest finds it; `guest.toml` tells the linker to use it.
 
 fn main() {
     println!("cargo::rerun-if-changed=guest.ld");

@@ -10,7 +10,7 @@ import stat
 
 from common import BUILD, CACHE, callers, output_of
 
-# What of build/ goes into the test machine: the module, the launcher, its default guest, the tests.
+# What of build/ goes into the test machine: the module, the Launcher, its default Guest, the tests.
 PAYLOAD = ["lg.ko", "lg", "vmlinux", "initramfs.cpio", "busybox.cpio", "guests", "selftests"]
 # Programs of other people that the tests use: what a Guest's network and disks are made and tried
 # with, and a terminal with a shell.
@@ -23,7 +23,7 @@ LIBRARIES = ["libgcc_s.so.1"]
 # Modules of the Host kernel's that are not built in, for who loads them.
 MODULES = ["drivers/net/tun", "drivers/block/loop"]
 
-# What guests run from a share of the Host's.
+# What Guests run from a share of the Host's.
 SHARED_PROGRAMS = ["/usr/bin/git", "/usr/bin/make"]
 
 

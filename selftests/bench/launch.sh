@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# launch - on the Host: how long `lg run -- true` takes, and how much memory lg has beyond its guest's RAM.
+# launch - on the Host: how long `lg run -- true` takes, and how much memory lg has beyond its Guest's RAM.
 #
-# Under -icount a nanosecond of the clock is an instruction, lg's, the Host kernel's and the guest's together. RAM is a
+# Under -icount a nanosecond of the clock is an instruction, lg's, the Host kernel's and the Guest's together. RAM is a
 # memfd, so what is not shmem is lg's own: code, heap, stacks. What lg.ko has is counted apart, in pages of shadow.
 
 RUNS=5

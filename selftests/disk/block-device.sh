@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # A block device of the Host: flushes get there, and nobody takes it while it is mounted.
-# shellcheck disable=SC2016 # for the guest's shell
+# shellcheck disable=SC2016 # for the Guest's shell
 . "${0%/*}/lib.sh"
 
 image=/tmp/device.img device=/dev/loop7

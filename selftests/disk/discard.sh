@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# What a guest discards, the Host has again; what it zeroes, is zero.
-# shellcheck disable=SC2016 # for the guest's shell
+# What a Guest discards, the Host has again; what it zeroes, is zero.
+# shellcheck disable=SC2016 # for the Guest's shell
 . "${0%/*}/lib.sh"
 
 image=/tmp/discard.img

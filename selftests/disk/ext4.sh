@@ -3,7 +3,7 @@
 # prints: first.img
 # prints: write back
 # Files on ext4, read back from the disk; a second disk as it is; clean after power-off.
-# shellcheck disable=SC2016 # for the guest's shell
+# shellcheck disable=SC2016 # for the Guest's shell
 . "${0%/*}/lib.sh"
 
 first=/tmp/first.img second=/tmp/second.img

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=sh
 #
-# Sourced by the scripts here: images of 32 MiB, with or without a file system, and guests with disks.
+# Sourced by the scripts here: images of 32 MiB, with or without a file system, and Guests with disks.
 . "${0%/*}/../lib.sh"
 
 # noise FILE - an image of bytes by chance.
@@ -37,7 +37,7 @@ on_host() {
 	umount -d /tmp/mnt
 }
 
-# guest SCRIPT OPTION... - run a guest with that script and these options, the kernel's log along.
+# guest SCRIPT OPTION... - run a Guest with that script and these options, the kernel's log along.
 guest() {
 	script=$1
 	shift

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # All that files can do in a share, and that the Host sees it.
-# shellcheck disable=SC2016 # for the guest's shell
+# shellcheck disable=SC2016 # for the Guest's shell
 . "${0%/*}/../lib.sh"
 
 share=/tmp/files
@@ -13,12 +13,12 @@ ln -s / $share/root
 	cd /mnt/src
 	[ "$(cat from-host)" = hello ]
 	/selftests/linux-tests files
-	# A link is followed in the guest.
+	# A link is followed in the Guest.
 	[ "$(cat root/proc/sys/kernel/hostname)" = lguest ]
 	echo hi >from-guest; mkdir directory; ln -s from-guest link; chown 1000:1000 from-guest'
 [ "$(cat $share/from-guest)" = hi ]
 [ "$(dd if=$share/mapped bs=1 skip=8192 count=8)" = mapped! ]
 [ "$(readlink $share/link)" = from-guest ]
-# The guest is root's.
+# The Guest is root's.
 [ "$(stat -c %u $share/from-guest)" = 1000 ]
 rm -r $share

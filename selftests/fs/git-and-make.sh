@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # timeout: 240
 # The Host's git and make, from a share, at work in another one.
-# shellcheck disable=SC2016 # for the guest's shell
+# shellcheck disable=SC2016 # for the Guest's shell
 . "${0%/*}/../lib.sh"
 
 tree=/tmp/tree

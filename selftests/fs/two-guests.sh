@@ -1,11 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# Two guests at a time append to one file, and each sees what the other does.
+# Two Guests at a time append to one file, and each sees what the other does.
 . "${0%/*}/../lib.sh"
 
 rm -rf /tmp/both
 mkdir /tmp/both
-# start MINE OTHER - a guest that appends when the other one is there, and looks when that has done so.
+# start MINE OTHER - a Guest that appends when the other one is there, and looks when that has done so.
 start() {
 	exec /usr/lib/lg/lg run -m 128M --initrd "$LG_INITRD" --share /tmp/both:src -- sh -euc "
 		cd /mnt/src; touch $1; until [ -e $2 ]; do sleep 0.1; done

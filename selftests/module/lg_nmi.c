@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * lg_nmi - sends NMIs to a CPU on which a guest runs.
+ * lg_nmi - sends NMIs to a CPU on which a Guest runs.
  *
  * echo 'CPU COUNT' >/sys/module/lg_nmi/parameters/storm
  *	sends them as fast as it can, then sees whether the CPU still takes one (ETIMEDOUT).
  * echo 'CPU COUNT' >/sys/module/lg_nmi/parameters/measure
  *	sends the next when one has arrived, at no particular moment; parameters/late then says how many
  *	came when the CPU had taken an interrupt that no handler knew of yet.  An NMI that waits for the
- *	guest to be interrupted is one of these; else it takes a coincidence.
+ *	Guest to be interrupted is one of these; else it takes a coincidence.
  */
 
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
@@ -23,7 +23,7 @@
 #include <asm/apic.h>
 #include <asm/nmi.h>
 
-/* Between one that has arrived and the next: longer than it takes the guest to run again. */
+/* Between one that has arrived and the next: longer than it takes the Guest to run again. */
 #define PAUSE_US	100
 #define PATIENCE_S	30
 
@@ -96,7 +96,7 @@ static int storm_set(const char *text, const struct kernel_param *param)
 	error = parse(text, &count);
 	for (i = 0; !error && i < count; i++) {
 		apic->send_IPI(target, NMI_VECTOR);
-		/* One that is latched swallows those behind it: leave the guest a moment in between. */
+		/* One that is latched swallows those behind it: leave the Guest a moment in between. */
 		if (!(i % 16))
 			udelay(get_random_u32_below(PAUSE_US));
 		if (fatal_signal_pending(current))

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# TCP at full speed by passt: from the guest, to the guest, and both at once. UDP by a forwarded port.
+# TCP at full speed by passt: from the Guest, to the Guest, and both at once. UDP by a forwarded port.
 . "${0%/*}/lib.sh"
 
 serve_iperf3 127.0.0.1 5301 5302 5303

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=sh
 #
-# Sourced by the scripts here, which run on the Host: servers, a file to transfer, guests that have curl and iperf3.
+# Sourced by the scripts here, which run on the Host: servers, a file to transfer, Guests that have curl and iperf3.
 
 set -eu
 work=/tmp/net

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# What is lacking for --net user is said before the guest boots.
+# What is lacking for --net user is said before the Guest boots.
 . "${0%/*}/lib.sh"
 
 refused() {

@@ -1,11 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# When passt dies, lg says so once, the guest sees the link go down, and goes on.
+# When passt dies, lg says so once, the Guest sees the link go down, and goes on.
 . "${0%/*}/lib.sh"
 
 serve
-# shellcheck disable=SC2016 # for the guest's shell
+# shellcheck disable=SC2016 # for the Guest's shell
 script='
 	echo ready
 	until [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do sleep 0.1; done

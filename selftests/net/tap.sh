@@ -30,7 +30,7 @@ ip link set lg0 up
 serve
 background httpd -f -p 10.9.0.1:8000 -h "$work/www"
 serve_iperf3 10.9.0.1 5201 5202
-# shellcheck disable=SC2016 # for the guest's shell
+# shellcheck disable=SC2016 # for the Guest's shell
 script='
 	set -e
 	ip address add 10.9.0.2/24 dev eth0

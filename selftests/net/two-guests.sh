@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Two guests at once, each with a network of its own; one reaches the other by a forwarded port.
+# Two Guests at once, each with a network of its own; one reaches the other by a forwarded port.
 . "${0%/*}/lib.sh"
 
 serve

@@ -1,11 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# By passt, the guest reaches a server at the Host's loopback interface, and is reached by a forwarded port.
+# By passt, the Guest reaches a server at the Host's loopback interface, and is reached by a forwarded port.
 . "${0%/*}/lib.sh"
 
 serve
-# shellcheck disable=SC2016 # for the guest's shell
+# shellcheck disable=SC2016 # for the Guest's shell
 script='
 	cat /sys/class/net/eth0/address
 	grep nameserver /etc/resolv.conf

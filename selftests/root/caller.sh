@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# The same script says the same on the Host and in the guest: who, where, and with what rights.
+# The same script says the same on the Host and in the Guest: who, where, and with what rights.
 . "${0%/*}/../lib.sh"
 
 rm -rf /tmp/caller

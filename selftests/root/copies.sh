@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# What the guest changes stays its own: names, links, sizes, holes; and nothing is left of it.
-# shellcheck disable=SC2016 # for the guest's shell
+# What the Guest changes stays its own: names, links, sizes, holes; and nothing is left of it.
+# shellcheck disable=SC2016 # for the Guest's shell
 . "${0%/*}/../lib.sh"
 
 d=/root/copies

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# A disk of the caller's is his in the guest, too, and nobody else's.
+# A disk of the caller's is his in the Guest, too, and nobody else's.
 . "${0%/*}/../lib.sh"
 
 cat >/tmp/disk.script <<'END'

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# Mounts and directories that programs expect, the guest's name, and what an ordinary user may mount: in a
+# Mounts and directories that programs expect, the Guest's name, and what an ordinary user may mount: in a
 # user namespace, what Linux allows there.
 . "${0%/*}/../lib.sh"
 

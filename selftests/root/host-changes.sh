@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# What the Host changes while the guest looks on: the guest sees it, wherever it has changed nothing itself.
-# Both take turns: a guest says `next`, and waits until `turn` counts on.
-# shellcheck disable=SC2016 # for the guest's shell
+# What the Host changes while the Guest looks on: the Guest sees it, wherever it has changed nothing itself.
+# Both take turns: a Guest says `next`, and waits until `turn` counts on.
+# shellcheck disable=SC2016 # for the Guest's shell
 . "${0%/*}/../lib.sh"
 
 d=/root/changes

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # Writes anywhere in the default root succeed, and are gone afterwards.
-# shellcheck disable=SC2016 # for the guest's shell
+# shellcheck disable=SC2016 # for the Guest's shell
 . "${0%/*}/../lib.sh"
 
 tree() { find /usr /etc | sort | md5sum; md5sum /etc/passwd; }

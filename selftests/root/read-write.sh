@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# What the guest writes with --rw is on the Host; it makes no directories of its own there.
+# What the Guest writes with --rw is on the Host; it makes no directories of its own there.
 . "${0%/*}/../lib.sh"
 
 rm -rf /tmp/rw

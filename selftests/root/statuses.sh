@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # The status of lg is that of the command, as a shell tells it.
-# shellcheck disable=SC2016 # for the guest's shell
+# shellcheck disable=SC2016 # for the Guest's shell
 . "${0%/*}/../lib.sh"
 
 fails_with 7 lg -- sh -c 'exit 7'

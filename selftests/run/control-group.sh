@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# A guest that its control group, or one around that, has no memory for is refused. lg would be killed, and
+# A Guest that its control group, or one around that, has no memory for is refused. lg would be killed, and
 # could not say why. One that fits is not.
 . "${0%/*}/../lib.sh"
 

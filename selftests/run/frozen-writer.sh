@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # An output that nobody reads stops who writes there. Other output comes, the log too, and the end.
-# shellcheck disable=SC2016 # for the guest's shell
+# shellcheck disable=SC2016 # for the Guest's shell
 . "${0%/*}/../lib.sh"
 
 mkfifo /tmp/frozen

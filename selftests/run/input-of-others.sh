@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # timeout: 300
 # What a command does not read of its standard input is for who comes next.
-# shellcheck disable=SC2016 # for the guest's shell
+# shellcheck disable=SC2016 # for the Guest's shell
 . "${0%/*}/../lib.sh"
 
 seq 3 >/tmp/list

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # timeout: 300
 # An init that is not lg's runs no command, so its good end is none. What it does without a command is its own
-# affair, and so is what a command does with the guest.
+# affair, and so is what a command does with the Guest.
 . "${0%/*}/../lib.sh"
 
 rm -rf /tmp/own

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# On a machine that runs guests, the doctor has no complaint that matters.
+# On a machine that runs Guests, the doctor has no complaint that matters.
 . "${0%/*}/../lib.sh"
 
 lg_says=$(/usr/lib/lg/lg doctor)

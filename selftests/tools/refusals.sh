@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# What is refused before there is a guest, by the real lg on a real Host. (What needs no Host is tested in
+# What is refused before there is a Guest, by the real lg on a real Host. (What needs no Host is tested in
 # launcher/tests/refusals.rs.)
 . "${0%/*}/../lib.sh"
 

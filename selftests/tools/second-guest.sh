@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # timeout: 300
 # prints: Hello
-# Where the memory is enough for one guest, a second is refused, and a small one is not.
+# Where the memory is enough for one Guest, a second is refused, and a small one is not.
 . "${0%/*}/../lib.sh"
 
 mebibytes=$(awk '/^MemAvailable:/ { print int($2 / 1024 * 6 / 10) }' /proc/meminfo)

@@ -12,7 +12,7 @@
  * number, once given, is never given again.
  *
  * Words: "guest kernel mode" and "guest user mode" are virtual; the CPU runs both at CPL3.  A GVA
- * is a guest virtual address, a GPA a guest physical one, an HVA an address in the Launcher.
+ * is a Guest virtual address, a GPA a Guest physical one, an HVA an address in the Launcher.
  */
 #ifndef _UAPI_LINUX_LGUEST_H
 #define _UAPI_LINUX_LGUEST_H
@@ -41,7 +41,7 @@ struct lguest_note {
 };
 
 /*
- * State at the entry point: guest kernel mode, virtual interrupts off, CR3 at tables which the
+ * State at the entry point: Guest kernel mode, virtual interrupts off, CR3 at tables which the
  * Launcher prepared: every PT_LOAD segment at its p_vaddr, all of RAM at GVA == GPA and at
  * LGUEST_PAGE_OFFSET + GPA, 4-level, supervisor.  They, the boot_params and the command line lie
  * below 1 MiB.  RSI holds the GPA of the boot_params (whose hdr.hardware_subarch is
@@ -51,7 +51,7 @@ struct lguest_note {
 #define LGUEST_SUBARCH		1	/* X86_SUBARCH_LGUEST of asm/bootparam.h */
 
 /*
- * A hypercall is SYSCALL in guest kernel mode: number in RAX, arguments in RDI, RSI, RDX, R10, R8;
+ * A hypercall is SYSCALL in Guest kernel mode: number in RAX, arguments in RDI, RSI, RDX, R10, R8;
  * result in RAX (0, or a negative errno); RCX and R11 are lost, every other register is kept.  A
  * number or an argument that makes no sense either returns -EINVAL/-ENOSYS or kills the Guest with
  * a reason, as each says.
@@ -60,8 +60,9 @@ struct lguest_note {
 /*
  * Return from an event or a system call; the plain case costs no exit.  Resumes what lguest_shared
  * holds: RIP, CS, RFLAGS, RSP, RAX, RCX, R11, and for user mode user_gs_base; the other registers
- * go through as they are.  CS is one of LGUEST_CS_*, and says which mode.  RFLAGS.IF becomes the virtual interrupt flag in the same step; guest user mode always
- * runs with it set.  Does not return; a bad frame raises #GP at the SYSCALL.
+ * go through as they are.  CS is one of LGUEST_CS_*, and says which mode.  RFLAGS.IF becomes the
+ * virtual interrupt flag in the same step; Guest user mode always runs with it set.  Does not
+ * return; a bad frame raises #GP at the SYSCALL.
  */
 #define LHCALL_ERET		0
 /*
@@ -129,10 +130,10 @@ struct lguest_note {
 #define LGUEST_VECTOR_TIMER	0xec
 
 /*
- * The shared page of vCPU N, at LGUEST_SHARED_VA + N * 4096 in guest kernel mode of every root.
+ * The shared page of vCPU N, at LGUEST_SHARED_VA + N * 4096 in Guest kernel mode of every root.
  * Both sides treat what the other wrote as hostile: read once, checked, then used.
  *
- * Events (exceptions, interrupts, int 0x80) arrive at one of the registered entry points, in guest
+ * Events (exceptions, interrupts, int 0x80) arrive at one of the registered entry points, in Guest
  * kernel mode with virtual interrupts off.  All registers are as they were, but: RAX holds the GVA
  * of this page (the interrupted RAX is in .rax), RSP is .kernel_rsp when user mode was interrupted,
  * else the interrupted RSP rounded down to 16, GS base is the kernel's, and RFLAGS is 2 | IF.  The
@@ -160,7 +161,7 @@ struct lguest_note {
 #define LGUEST_ERROR_SYSENTER	0x10000	/* SYSENTER, also of 64-bit code */
 #define LGUEST_ERROR_SYSCALL32	0x20000	/* SYSCALL of 32-bit code */
 /* In .host_features: */
-#define LGUEST_HOST_CLEARS_BUFFERS 1	/* empties the CPU's buffers before guest user mode runs */
+#define LGUEST_HOST_CLEARS_BUFFERS 1	/* empties the CPU's buffers before Guest user mode runs */
 
 struct lguest_shared {
 	__u64 irq_enabled;	/* Guest, switcher: virtual RFLAGS.IF; only bit 9 counts */
@@ -244,7 +245,7 @@ struct lguest_regs {
 	__u64 rip, rflags, rsp;
 	__u64 fs_base, gs_base;
 	__u64 cr2, cr3;
-	__u64 user_mode;	/* 0: guest kernel mode */
+	__u64 user_mode;	/* 0: Guest kernel mode */
 };
 
 /* Why LGUEST_RUN came back with 0. */

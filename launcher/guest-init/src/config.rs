@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the Launcher says, in files of words that are ended by NUL; see `launcher/src/plan/told.rs`.
+//! The Launcher's words, in files, each ended by NUL; see `launcher/src/plan/told.rs`.
 //! A file that is absent says nothing.
 
 use std::collections::BTreeMap;
@@ -49,7 +49,7 @@ pub(crate) enum Access {
     Private,
 }
 
-/// Who somebody is, and the file mode bits that he leaves out.
+/// A user's identity, and the file mode bits that he leaves out.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) uid: u32,
@@ -94,7 +94,7 @@ impl Config {
     }
 }
 
-/// What is in a file; nothing if there is none.
+/// The content of a file; nothing if there is none.
 fn content(path: &Path) -> io::Result<Vec<u8>> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -182,7 +182,7 @@ mod tests {
         Config::parse(|name| Ok(files.get(name).cloned().unwrap_or_default())).ok()
     }
 
-    /// What no caller of `lg run` can say otherwise: any bytes but NUL.
+    /// A caller of `lg run` can say any bytes here but NUL.
     fn word() -> impl Strategy<Value = OsString> {
         vec(1..=u8::MAX, 0..20).prop_map(OsString::from_vec)
     }

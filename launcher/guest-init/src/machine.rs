@@ -21,7 +21,7 @@ nix::ioctl_write_int_bad!(
 );
 
 nix::ioctl_read_bad!(
-    /// How many bytes wait in a pipe.
+    /// The number of bytes that wait in a pipe.
     fionread,
     libc::FIONREAD,
     libc::c_int
@@ -34,7 +34,7 @@ nix::ioctl_write_ptr_bad!(
     libc::winsize
 );
 
-/// How many bytes wait in `pipe`.
+/// The number of bytes that wait in `pipe`.
 pub(crate) fn unread(pipe: &File) -> nix::Result<u64> {
     let mut count = 0;
     // SAFETY: FIONREAD writes an int.
@@ -106,7 +106,7 @@ pub(crate) fn end(status: i32) -> ! {
     panic!("cannot restart: {}", io::Error::last_os_error());
 }
 
-/// Are we lg's guest? The timer tells.
+/// Are we lg's Guest? The timer tells.
 fn on_lguest() -> bool {
     fs::read_to_string("/sys/devices/system/clockevents/clockevent0/current_device")
         .is_ok_and(|name| name.trim() == "lguest")

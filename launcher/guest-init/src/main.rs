@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! PID 1 of lg's default guest: mounts what every program expects, runs one command, ends the guest
+//! PID 1 of lg's default Guest: mounts what every program expects, runs one command, ends the Guest
 //! with its status.
 //!
 //! The Launcher says what to run, as whom and where by files in /lg, see [`config`]. In an archive
@@ -41,7 +41,7 @@ const HOST_NAME: &str = "lguest";
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What could not be done, and why.
+/// The deed that failed, and the reason.
 struct Failure(String);
 
 /// Names what failed with an error.
@@ -150,7 +150,7 @@ fn run_command(config: &Config, log: Option<&File>) -> Result<i32, Failure> {
         Ok(child) => wait_for(Pid::from_raw(child.id() as i32))?,
         Err(error) => {
             say(&mut messages, format_args!("cannot run {program}: {error}"));
-            // What a shell says.
+            // A shell says the same.
             if error.kind() == io::ErrorKind::NotFound {
                 127
             } else {
@@ -197,7 +197,7 @@ fn go_to(config: &Config, log: Option<&File>) {
     }
 }
 
-/// What to run: the command, or a shell.
+/// The program to run: the command, or a shell.
 fn command(config: &Config) -> Command {
     if let Some((program, arguments)) = config.command.split_first() {
         let mut child = Command::new(program);

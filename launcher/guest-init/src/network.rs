@@ -13,7 +13,8 @@ use nix::mount::{mount, MsFlags};
 
 use crate::{Doing, Failure};
 
-/// Where Linux says what `ip=` has told it of name servers, in the form of [`RESOLV_CONF`].
+/// The file in which Linux says what `ip=` has told it of name servers, in the form of
+/// [`RESOLV_CONF`].
 const TOLD: &str = "/proc/net/pnp";
 /// A copy of that: a file there cannot be mounted elsewhere.
 const COPY: &str = "/run/lg-resolv.conf";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The file systems of the guest: a directory of the Host's as the root, what every program expects
+//! The file systems of the Guest: a directory of the Host's as the root, what every program expects
 //! in it, and more directories of the Host's.
 
 use std::fs::{self, File, OpenOptions};
@@ -19,7 +19,7 @@ use crate::{Doing, Failure};
 // In the archive, before there is another root.
 const ROOT: &str = "/root.new";
 
-/// What every program expects: kind, place, options.
+/// The mounts that every program expects: kind, place, options.
 const OWN: [(&str, &str, Option<&str>); 7] = [
     ("proc", "/proc", None),
     ("sysfs", "/sys", None),
@@ -30,7 +30,7 @@ const OWN: [(&str, &str, Option<&str>); 7] = [
     ("tmpfs", "/run", Some("mode=755")),
 ];
 
-/// What a system would mount besides. A kernel of the user's may be without them.
+/// The mounts that a system has besides. A kernel of the user's may be without them.
 const MORE: [(&str, &str, Option<&str>); 4] = [
     ("cgroup2", "/sys/fs/cgroup", None),
     ("mqueue", "/dev/mqueue", None),
@@ -38,7 +38,7 @@ const MORE: [(&str, &str, Option<&str>); 4] = [
     ("tracefs", "/sys/kernel/tracing", Some("mode=700")),
 ];
 
-/// What udev would link in /dev.
+/// The links that udev would make in /dev.
 const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd", "/dev/fd"),
     ("/proc/self/fd/0", "/dev/stdin"),

@@ -48,7 +48,7 @@ pub(crate) struct Streams {
     pub(crate) stderr: File,
 }
 
-/// What is to be carried between the command's ends and their ports.
+/// The streams that are carried between the command's ends and their ports.
 #[derive(Default)]
 pub(crate) struct Pipes {
     control: Option<File>,
@@ -267,14 +267,14 @@ fn spawn(body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Failure
 struct Inlet(Mutex<Written>);
 
 struct Written {
-    /// How many bytes went in.
+    /// The number of bytes that went in.
     count: u64,
     /// An end of the pipe; at first, the one to write to.
     pipe: Option<File>,
 }
 
 impl Written {
-    /// How much of it is read.
+    /// The number of bytes of it that are read.
     fn read(&self) -> u64 {
         let left = self.pipe.as_ref().map_or(Ok(0), unread).unwrap_or(0);
         self.count.saturating_sub(left)
@@ -324,7 +324,7 @@ impl Inlet {
         Ok(())
     }
 
-    /// How much is read, now that there will be nothing more.
+    /// The number of bytes that are read, now that there will be nothing more.
     fn last(&self) -> u64 {
         let written = self.written();
         let read = written.read();
@@ -389,7 +389,7 @@ impl Pipe {
         files.map(|file| file.any() != Some(false))
     }
 
-    /// How much there can be at most.
+    /// The most bytes that there can be.
     fn holds(&self) -> usize {
         let size = fcntl(&self.from, FcntlArg::F_GETPIPE_SZ);
         size.map_or(TERMINAL_HOLDS, |size| size as usize)

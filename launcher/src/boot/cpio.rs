@@ -4,7 +4,7 @@
 //! Linux unpacks an initrd of several archives one over the other. Format: "newc", as in
 //! Documentation/driver-api/early-userspace/buffer-format.rst.
 
-/// Where an archive may begin within an initrd, and how its parts are padded.
+/// The alignment of an archive within an initrd, and of its parts.
 pub const ALIGN: usize = 4;
 
 const DIRECTORY: u32 = 0o040_755;

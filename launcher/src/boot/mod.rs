@@ -45,7 +45,7 @@ pub struct Entry {
     pub rsi: u64,
 }
 
-/// Why a Guest does not fit into RAM.
+/// The reasons why a Guest does not fit into RAM.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum LoadError {
@@ -96,7 +96,7 @@ impl Explain for LoadError {
     }
 }
 
-/// Where a Guest goes in RAM: checked, and nothing written yet.
+/// The places of a Guest in RAM: checked, and nothing is written yet.
 pub struct Layout {
     /// GPA of the initrd.
     initrd: u64,
@@ -149,7 +149,7 @@ fn kernel_end(image: &Image) -> u64 {
     ends.max().unwrap_or(BOOT_DATA_END).next_multiple_of(PAGE)
 }
 
-/// How many bytes of initrd there is a place for beside `image`, in whatever RAM.
+/// The largest initrd, in bytes, for which there is a place beside `image`, in whatever RAM.
 pub fn initrd_limit(image: &Image) -> u64 {
     INITRD_END.saturating_sub(kernel_end(image))
 }

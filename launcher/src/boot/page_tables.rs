@@ -21,7 +21,7 @@ const TABLE: u64 = PRESENT | WRITABLE | ACCESSED;
 const LEAF: u64 = TABLE | DIRTY;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// Why a mapping was not made.
+/// The reasons why a mapping was not made.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MapError {
     /// Something else is mapped there.
@@ -45,7 +45,7 @@ impl PageTables {
         }
     }
 
-    /// What CR3 is to be: the GPA of the root.
+    /// The value for CR3: the GPA of the root.
     pub fn root(&self) -> u64 {
         self.room.start
     }

@@ -26,7 +26,7 @@ const LIKE: f64 = 0.7;
 /// Options that make no sense in a file.
 const NOT_IN_FILES: [&str; 2] = ["config", "help"];
 
-/// Why a file says no options.
+/// The reasons why a file says no options.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum Problem {
@@ -144,12 +144,12 @@ fn parse(
 /// A problem, and at which byte.
 type Found = (usize, Problem);
 
-/// What a file says.
+/// The content of a file of options.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct FileOptions {
     /// The options.
     arguments: Vec<OsString>,
-    /// What has no option's name on the command line.
+    /// The keys that have no option's name on the command line.
     kernel: Option<PathBuf>,
     command: Vec<OsString>,
 }

@@ -65,7 +65,8 @@ pub enum Command {
         /// The directory
         directory: PathBuf,
     },
-    /// What `lg run` starts for itself, see [`attributes`](crate::devices::fs::attributes).
+    /// A process that `lg run` starts for itself, see
+    /// [`attributes`](crate::devices::fs::attributes).
     #[command(name = attributes::SUBCOMMAND, hide = true)]
     Attributes,
 }
@@ -205,7 +206,7 @@ pub struct Run {
     #[arg(value_hint = ValueHint::AnyPath, help_heading = DIAGNOSIS)]
     pub gdb: Option<PathBuf>,
 
-    /// Print the Host's event counters at the end
+    /// Print the host's event counters at the end
     #[arg(long, help_heading = DIAGNOSIS)]
     pub stats: bool,
 
@@ -268,7 +269,7 @@ fn parse_variable(text: OsString) -> Result<OsString, String> {
 
 /// RAM is mapped in large pages.
 const RAM_UNIT: u64 = 2 << 20;
-/// The Launcher's boot data and the smallest kernel want this much.
+/// The launcher's boot data and the smallest kernel want this much.
 const RAM_MIN: u64 = 4 << 20;
 
 fn parse_size(text: &str) -> Result<u64, String> {

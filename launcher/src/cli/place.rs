@@ -14,13 +14,13 @@ use crate::socket_file::SocketError;
 
 /// Parses the value of `--gdb`, the path of a UNIX socket, which is made.
 ///
-/// No TCP port, which a path could be taken for: whoever connects has all of the Guest, and so what
-/// the Guest has of the user. A port of localhost is there for every user, for other guests that have
+/// No TCP port, which a path could be taken for: whoever connects has all of the guest, and so what
+/// the guest has of the user. A port of localhost is there for every user, for other guests that have
 /// `--net user`, and for what a web browser is told to send.
 ///
 /// # Errors
 ///
-/// What is wrong, for the user.
+/// The error, for the user.
 pub fn parse(text: OsString) -> Result<PathBuf, String> {
     let bytes = text.as_bytes();
     let port = match bytes.iter().rposition(|&byte| byte == b':') {
@@ -38,7 +38,7 @@ pub fn parse(text: OsString) -> Result<PathBuf, String> {
     Ok(text.into())
 }
 
-/// Why gdb cannot come.
+/// The reasons why gdb cannot come.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum GdbError {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `lg config`: does a kernel tree's configuration have what a guest needs, and if not, puts it there.
+//! `lg config`: does a kernel tree's configuration have what a Guest needs, and if not, puts it there.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,9 +10,9 @@ use crate::report::codes::Code;
 use crate::report::system::{cannot_read, cannot_write};
 use crate::report::{Error, Explain};
 
-/// What the default guest is configured with.
+/// The configuration of the default Guest.
 const WANTED: &str = include_str!("../../../guest-kernel-patch/lguest.config");
-/// Where the guest's patches put their code.
+/// The directory in which the Guest's patches put their code.
 const PATCHED: &str = "arch/x86/lguest";
 
 /// Options by name; those that are not set have the value `n`.
@@ -37,18 +37,18 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// What was found, and done.
+/// The findings, and what was done.
 #[derive(Debug)]
 pub struct Outcome {
     /// The configuration.
     pub path: PathBuf,
-    /// What was not as it should be.
+    /// The options that were not as they should be.
     pub differences: Vec<Difference>,
-    /// Does the tree have the guest's patches?
+    /// Does the tree have the Guest's patches?
     pub patched: bool,
 }
 
-/// Why there is nothing to configure.
+/// The reasons why there is nothing to configure.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum TreeError {
@@ -74,7 +74,7 @@ impl Explain for TreeError {
     }
 }
 
-/// Compares the configuration of `tree` with what a guest needs; unless `only_check`, makes it so and
+/// Compares the configuration of `tree` with what a Guest needs; unless `only_check`, makes it so and
 /// keeps the old one as `.config.old`. `output` is where the tree is built, if not in itself
 /// (`$KBUILD_OUTPUT`).
 ///
@@ -125,7 +125,7 @@ fn compare(text: &str) -> Vec<Difference> {
     options(WANTED)
         .into_iter()
         .filter_map(|(name, wanted)| {
-            // What a configuration does not name is not set.
+            // An option that a configuration does not name is not set.
             let found = found.get(name).copied().unwrap_or("n");
             (found != wanted).then(|| Difference {
                 name,

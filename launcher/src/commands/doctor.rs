@@ -21,28 +21,28 @@ use crate::plan::guest;
 use crate::report::Explain;
 use crate::sandbox;
 
-/// How good it is.
+/// The verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// As it should be.
     Ok,
-    /// Something will be missing, but guests run.
+    /// Something will be missing, but Guests run.
     Warn,
-    /// No guest runs.
+    /// No Guest runs.
     Fail,
 }
 
 /// One line.
 #[derive(Debug, Serialize)]
 pub struct Check {
-    /// What was looked at.
+    /// The thing that was looked at.
     pub name: &'static str,
-    /// How it is.
+    /// Its state.
     pub verdict: Verdict,
-    /// What was seen.
+    /// The observation.
     pub seen: String,
-    /// What to do, if not all is well.
+    /// The fix, if not all is well.
     pub fix: Option<String>,
 }
 
@@ -61,13 +61,13 @@ impl fmt::Display for Check {
     }
 }
 
-/// What there is to know about this machine.
+/// All findings about this machine.
 pub struct Facts {
     /// The CPU's flags, as /proc/cpuinfo names them.
     cpu: Vec<String>,
     /// `uname -r`
     release: String,
-    /// A hypervisor that the kernel is a paravirtual guest of, from /sys/hypervisor.
+    /// A hypervisor that the kernel is a paravirtual Guest of, from /sys/hypervisor.
     hypervisor: Option<String>,
     /// The kernel's configuration, if it can be read.
     config: Option<String>,
@@ -75,7 +75,7 @@ pub struct Facts {
     lockdown: Option<String>,
     /// Is the module loaded?
     module: bool,
-    /// What came of opening the device: the number of paging levels, or the error.
+    /// The result of opening the device: the number of paging levels, or the error.
     device: Result<u32, vm::ModuleError>,
     /// Mode, owner and group of the device's node.
     node: Option<(u32, u32, u32)>,
@@ -87,7 +87,7 @@ pub struct Facts {
     io_uring: bool,
     landlock: bool,
     passt: Option<PathBuf>,
-    /// What the kernel and the module do about the CPU's bugs.
+    /// The findings on what the kernel and the module do about the CPU's bugs.
     speculation: Option<Told>,
 }
 
@@ -129,7 +129,7 @@ impl Facts {
     }
 }
 
-/// What of the CPU's flags lg.ko refuses to do without, and what each is for.
+/// The flags of the CPU without which lg.ko refuses to load, and what each is for.
 const CPU_NEEDS: [(&str, &str); 6] = [
     ("lm", "64-bit mode"),
     ("nx", "pages that are not executable"),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The subcommands that run no guest.
+//! The subcommands that run no Guest.
 
 pub mod completions;
 pub mod config;

@@ -29,7 +29,7 @@ use crate::session::terminal;
 use crate::session::Session;
 use crate::signal;
 
-/// Runs a guest as `options` say, which clap has made of `arguments`, and tells the user how it
+/// Runs a Guest as `options` say, which clap has made of `arguments`, and tells the user how it
 /// ended. Returns the exit status.
 pub fn run(options: Box<Run>, arguments: &[OsString]) -> u8 {
     let record = Record::default();
@@ -108,7 +108,7 @@ fn show_plan(options: &Run, record: &Record) -> End {
     }
 }
 
-/// Runs a guest, and shows what its kernel has said if that may tell why it failed.
+/// Runs a Guest, and shows what its kernel has said if that may tell why it failed.
 fn run_guest(options: &Run, record: &Record, deadline: Deadline, watch: Watch) -> End {
     let log = KernelLog::default();
     let end = to_the_end(options, &log, record, deadline, watch).unwrap_or_else(End::Failed);
@@ -140,7 +140,7 @@ fn to_the_end(
     watch: Watch,
 ) -> Result<End, Error> {
     record.memory(options.memory);
-    // A write beyond `ulimit -f` is an error, of the guest's or of ours, and not the end of lg.
+    // A write beyond `ulimit -f` is an error, of the Guest's or of ours, and not the end of lg.
     signal::only_interrupt(Signal::SIGXFSZ).map_err(setup("signals"))?;
     bad_memory::watch().map_err(setup("signals"))?;
     let plan = Plan::make(options)?;

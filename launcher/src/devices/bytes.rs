@@ -31,7 +31,7 @@ struct InputState {
 }
 
 impl Input {
-    /// How many bytes wait at most.
+    /// The most bytes that wait.
     pub const CAPACITY: usize = 1 << 16;
 
     /// Adds as many of `bytes` as there is room for, and tells how many.
@@ -47,7 +47,7 @@ impl Input {
         self.state.lock().unwrap().ended = true;
     }
 
-    /// Somebody in the Guest is there to take it.
+    /// A program in the Guest is there to take it.
     pub(super) fn want(&self) {
         self.state.lock().unwrap().wanted = true;
         self.taken.notify_all();
@@ -136,7 +136,7 @@ impl Default for Outlet {
 }
 
 impl Outlet {
-    /// How many bytes wait, when the Guest's have to wait too.
+    /// The number of waiting bytes from which on the Guest's have to wait too.
     const LIMIT: usize = 1 << 16;
     /// The same for what is still to come when the command has ended: more than all the pipes and
     /// queues on the way hold.
@@ -187,7 +187,7 @@ impl Outlet {
         self.changed.notify_all();
     }
 
-    /// How many bytes are not written yet.
+    /// The number of bytes that are not written yet.
     pub fn pending(&self) -> usize {
         self.state().pending()
     }

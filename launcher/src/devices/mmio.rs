@@ -40,7 +40,7 @@ pub struct Mmio {
     state: Mutex<State>,
 }
 
-/// What is used by one thread at a time.
+/// The part that one thread uses at a time.
 struct State {
     device: Box<dyn Device>,
     memory: Memory,
@@ -108,7 +108,7 @@ impl Mmio {
         &self.interrupt
     }
 
-    /// Where the device hears from our side.
+    /// The event by which the device hears from our side.
     pub fn source(&self) -> Option<Source> {
         self.state().device.source()
     }

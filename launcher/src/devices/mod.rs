@@ -49,7 +49,7 @@ pub enum Fault {
     Disk(#[source] std::io::Error),
 }
 
-/// What came of serving a queue.
+/// The outcome of serving a queue.
 #[derive(Default)]
 pub struct Served {
     /// Buffers were used.
@@ -78,7 +78,7 @@ fn until_quiet(
     }
 }
 
-/// Where a device hears from our side that there is something to do.
+/// The event by which a device hears from our side that there is something to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Source {
     /// Becomes readable. Only the change is noticed, so the device reads until nothing is left, or
@@ -88,7 +88,7 @@ pub struct Source {
     pub queue: usize,
 }
 
-/// What a virtio device does, whatever the transport.
+/// The behaviour of a virtio device, whatever the transport.
 ///
 /// Each device is served by a thread of its own, so [`Device::serve`] may wait for a disk or a peer.
 /// Calls never overlap: the transport holds a lock over each.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Where a device is, by its number: its window, its line, and how Linux hears of both.
+//! The place of a device, by its number: its window, its line, and how Linux hears of both.
 
 #![forbid(unsafe_code)]
 

@@ -124,7 +124,7 @@ mod tests {
         file
     }
 
-    /// What the kernel's build makes of `elf` in each format.
+    /// The files that the kernel's build makes of `elf`, one in each format.
     fn payloads(elf: &[u8]) -> Vec<(Format, Vec<u8>)> {
         let mut payloads = unpack::tests::packed(elf);
         for (format, payload) in &mut payloads {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The Guest's kernel: from the bytes of a file to segments that can be loaded.
 //!
-//! Takes an ELF executable (`vmlinux`, a bare guest), the same compressed, or a bzImage, whose
+//! Takes an ELF executable (`vmlinux`, a bare Guest), the same compressed, or a bzImage, whose
 //! payload is a compressed ELF executable. The note `Lguest` of the contract must be there: it says
 //! that the kernel can run at CPL3, and where it starts. Files are not trusted: whatever they hold,
 //! the result is an [`Image`] or an [`ImageError`].
@@ -34,7 +34,7 @@ pub struct Image {
     pub path: PathBuf,
     /// GVA of the first instruction.
     pub entry: u64,
-    /// Is it Linux, or a bare guest?
+    /// Is it Linux, or a bare Guest?
     pub linux: bool,
     /// What to load. Every segment has a canonical range of GVAs and lies within the largest RAM
     /// there can be.
@@ -45,9 +45,9 @@ pub struct Image {
 /// A `PT_LOAD` segment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Segment {
-    /// Where the Guest expects it to be mapped.
+    /// The address at which the Guest expects it to be mapped.
     pub gva: u64,
-    /// Where it goes in RAM.
+    /// Its place in RAM.
     pub gpa: u64,
     /// Its size in memory, in bytes, not 0. What the file does not fill is 0.
     pub size: u64,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Why lg cannot run a file.
+//! The reasons why lg cannot run a file.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::image::unpack::UnpackError;
 use crate::report::codes::Code;
 use crate::report::Explain;
 
-/// Why a file is not a kernel that lg can run.
+/// The reasons why a file is not a kernel that lg can run.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum ImageError {
@@ -81,7 +81,7 @@ impl ImageError {
 pub struct Refused {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The error in it.
     pub source: ImageError,
 }
 

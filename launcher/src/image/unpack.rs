@@ -6,7 +6,7 @@ use std::io::{self, Read};
 /// No kernel unpacks to more than this many bytes.
 pub(crate) const LIMIT: usize = 1 << 30;
 
-/// How something is compressed.
+/// The formats of compression.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Format {
     Gzip,
@@ -19,7 +19,7 @@ pub(crate) enum Format {
     Lzo,
 }
 
-/// Why something was not unpacked.
+/// The reasons why something was not unpacked.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum UnpackError {
@@ -117,7 +117,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// What `program`, one of the programs that a kernel's build runs, makes of `plain`.
+    /// The bytes that `program`, one of the programs that a kernel's build runs, makes of `plain`.
     fn run(program: &str, plain: &[u8]) -> Vec<u8> {
         let mut words = program.split(' ');
         let mut child = Command::new(words.next().unwrap())

@@ -64,7 +64,7 @@ impl Devices {
         Ok(())
     }
 
-    /// How many there are.
+    /// Their number.
     pub fn count(&self) -> usize {
         self.0.len()
     }

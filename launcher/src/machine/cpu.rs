@@ -95,7 +95,7 @@ impl RunningVcpu {
 pub struct Executor {
     /// The vCPU.
     pub vcpu: Vcpu,
-    /// Where its loads and stores go which are not to RAM.
+    /// The devices that get its loads and stores which are not to RAM.
     pub devices: Devices,
     /// RAM.
     pub memory: Memory,
@@ -103,9 +103,9 @@ pub struct Executor {
     pub printed: Output,
 }
 
-/// What came of one turn of the Guest's.
+/// The outcome of one turn of the Guest's.
 pub enum Step {
-    /// What it came out for is done, and it can go on.
+    /// Its request is done, and it can go on.
     Done,
     /// A debug exit, which only a debugger asks for.
     Debug {
@@ -194,7 +194,7 @@ fn message(gpa: u64, memory: &Memory) -> String {
     printable(text.trim_ascii_end())
 }
 
-/// What an instruction reached for: a place in a device's window, or nothing at all.
+/// The place that an instruction reached for: in a device's window, or nothing at all.
 struct Bus<'a>(Option<(&'a Mmio, u64)>);
 
 impl<'a> Bus<'a> {

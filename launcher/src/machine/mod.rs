@@ -48,7 +48,7 @@ use crate::report::Error;
 use crate::sandbox::{self, Grant, Needs};
 use crate::socket_file::SocketFile;
 
-/// What the user's side gives to a machine.
+/// The user's side, as a machine uses it.
 pub struct Front {
     /// The console.
     pub console: Box<dyn Device>,
@@ -77,7 +77,8 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// What only shows now: there is no module, a program does not start, memory is refused.
+    /// The errors that only show now: there is no module, a program does not start, memory is
+    /// refused.
     pub fn build(plan: Plan, front: Front) -> Result<Self, Error> {
         let mut file = None;
         let make = |device: plan::Device| make(device.make, plan.verbose, &mut file);

@@ -30,7 +30,7 @@ pub const DEVICE: &str = "/dev/lguest";
 /// IF, and the bit that is always set.
 const RFLAGS_AT_ENTRY: u64 = 0x202;
 
-/// Why there is no VM, or no such one.
+/// The reasons why there is no VM, or no such one.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum ModuleError {
@@ -194,7 +194,7 @@ fn check(result: i32, call: &'static str) -> Result<(), ModuleError> {
     Ok(())
 }
 
-/// Why a vCPU has stopped.
+/// The reasons for which a vCPU stops.
 #[derive(Debug)]
 #[allow(missing_docs)] // as in the header
 pub enum Exit {
@@ -337,7 +337,7 @@ impl Vcpu {
         })
     }
 
-    /// What LGUEST_EXIT_DEBUG is wanted for: `LGUEST_DEBUG_*`.
+    /// The events for which LGUEST_EXIT_DEBUG is wanted: `LGUEST_DEBUG_*`.
     pub fn set_debug(&mut self, flags: u32) -> Result<(), ModuleError> {
         let debug = lguest_debug {
             flags,

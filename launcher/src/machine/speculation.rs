@@ -18,8 +18,8 @@ const VULNERABILITIES: &str = "/sys/devices/system/cpu/vulnerabilities";
 const MITIGATIONS: &str = "/sys/module/lg/parameters/mitigations";
 
 /// Asks the kernel to let no other process's branches predict those of this thread and of the
-/// threads that it starts, nor the other way round: a guest is a process to it, and KVM has the
-/// same between guests without asking.
+/// threads that it starts, nor the other way round: a Guest is a process to it, and KVM has the
+/// same between Guests without asking.
 ///
 /// # Errors
 ///
@@ -33,7 +33,7 @@ pub fn keep_predictions_apart() -> io::Result<()> {
     Ok(())
 }
 
-/// What the kernel and the module say.
+/// The words of the kernel and of the module.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
     /// Bug, and what the Host's kernel says of it.
@@ -75,7 +75,7 @@ impl Told {
     }
 }
 
-/// What each word means.
+/// The meaning of each word.
 const WORDS: [(&str, &str); 7] = [
     ("buffers", "VERW on each way to user mode"),
     ("rsb", "return predictions overwritten"),
@@ -111,7 +111,7 @@ const BUGS: [Bug; 19] = [
     (
         "meltdown",
         &[],
-        "nothing of the Host's is mapped but the switcher",
+        "nothing of the host's is mapped but the switcher",
     ),
     ("mmio_stale_data", &["buffers"], ""),
     ("old_microcode", &[], ""),
@@ -139,14 +139,14 @@ const BUGS: [Bug; 19] = [
     ("vmscape", &["vmscape", "ibpb"], ""),
 ];
 
-/// What is to be said of a bug that this CPU has.
+/// The line about a bug that this CPU has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The file's name.
     pub bug: &'static str,
-    /// What the Host's kernel says, and what lg does.
+    /// The Host kernel's words, and what lg does.
     pub seen: String,
-    /// What to do, where less is done than could be.
+    /// The fix, where less is done than could be.
     pub fix: Option<&'static str>,
 }
 
@@ -181,7 +181,7 @@ pub fn rows(told: &Told) -> (Vec<Row>, usize) {
             Some("newer microcode, or none of the kernel's parameters that relax this; lg does no more than the kernel")
         } else if bug == "spectre_v2" && host.contains("Enhanced") && !told.says("ibpb") {
             // Documentation/admin-guide/hw-vuln/rsb.rst: to overwrite may not suffice, what closes
-            // it for programs is SMEP, for KVM's guests the VM exit. Neither is there for ours.
+            // it for programs is SMEP, for KVM's Guests the VM exit. Neither is there for ours.
             Some("beside strangers' guests: modprobe lg mitigations=ibpb, for on Intel's CPUs of this kind to overwrite may not suffice")
         } else {
             None

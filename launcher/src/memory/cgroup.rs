@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! How much memory the control groups of this process leave for a Guest.
+//! This module finds how much memory the control groups of this process leave for a Guest.
 //!
 //! Who needs more than a group's limit is killed, and nobody hears of lg why; a container's limit is
 //! such a group's. So it is asked beforehand, in all groups from ours to the root of what is mounted.
@@ -9,14 +9,15 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// What is left in a group.
+/// The memory that is left in a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Room {
     /// Its directory.
     pub group: PathBuf,
     /// Its limit, in bytes.
     pub limit: u64,
-    /// What is free of that, in bytes, or can be made free: pages of files, and what can be swapped.
+    /// The part of that, in bytes, that is free or can be made free: pages of files, and what can
+    /// be swapped.
     pub available: u64,
 }
 
@@ -24,9 +25,9 @@ pub struct Room {
 struct Files {
     limit: &'static str,
     used: &'static str,
-    /// What of `memory.stat` can be made free.
+    /// The part of `memory.stat` that can be made free.
     reclaimable: &'static [&'static str],
-    /// What of it can be swapped, and the files for how much of that.
+    /// The part of it that can be swapped, and the files that say how much of that.
     swap: Option<(&'static str, &'static str, &'static str)>,
 }
 
@@ -75,7 +76,8 @@ fn least_room_by(cgroup: &str, mountinfo: &str, swap: u64) -> Option<Room> {
     groups.min_by_key(|room| room.available)
 }
 
-/// Where the hierarchy is mounted, and there the directory of the group that is called `path`.
+/// The place where the hierarchy is mounted, and there the directory of the group that is called
+/// `path`.
 fn directory(mountinfo: &str, kind: &str, path: &str) -> Option<(PathBuf, PathBuf)> {
     mountinfo.lines().find_map(|line| {
         let (mount, file_system) = line.split_once(" - ")?;
@@ -97,7 +99,7 @@ fn directory(mountinfo: &str, kind: &str, path: &str) -> Option<(PathBuf, PathBu
     })
 }
 
-/// What is left in this group; `None` if it has no limit.
+/// The memory that is left in this group; `None` if it has no limit.
 fn room(group: &Path, files: &Files, swap: u64) -> Option<Room> {
     let read = |name: &str| fs::read_to_string(group.join(name)).ok();
     let number = |name: &str| read(name)?.trim().parse::<u64>().ok();

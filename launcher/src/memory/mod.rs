@@ -68,13 +68,13 @@ pub fn beside(size: u64) -> u64 {
     (16 << 20) + size / 32
 }
 
-/// Why a Guest cannot have so much RAM.
+/// The reasons why a Guest cannot have so much RAM.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum MemoryError {
     #[error("cannot make {} MiB of memory for the guest", size >> 20)]
     Refused { size: u64, source: io::Error },
-    #[error("{} MiB for the guest are more than this Host has", size >> 20)]
+    #[error("{} MiB for the guest are more than this host has", size >> 20)]
     Host { size: u64, available: u64 },
     #[error("{} MiB for the guest are more than its control group allows", size >> 20)]
     Group { size: u64, beside: u64, room: Room },
@@ -149,17 +149,17 @@ pub fn make(size: u64) -> Result<Memory, Error> {
     create(size).map_err(|source| MemoryError::Refused { size, source }.into())
 }
 
-/// What is left of the Host's memory, in bytes.
+/// The rest of the Host's memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Available {
-    /// How much RAM a Guest can have: what the kernel thinks is free or easily made free, and `swap`.
-    /// (A Guest's own pages are pinned.)
+    /// The most RAM that a Guest can have: what the kernel thinks is free or easily made free, and
+    /// `swap`. (A Guest's own pages are pinned.)
     pub all: u64,
-    /// What the kernel can free by swapping others out.
+    /// The memory that the kernel can free by swapping others out.
     pub swap: u64,
 }
 
-/// How much there is.
+/// Its amount.
 pub fn available() -> io::Result<Available> {
     available_by(&fs::read_to_string("/proc/meminfo")?)
         .ok_or_else(|| io::Error::other("/proc/meminfo has no MemAvailable"))

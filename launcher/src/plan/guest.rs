@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What is to run: the kernel, its initrd and its command line, found, read and checked.
+//! The Guest that is to run: the kernel, its initrd and its command line, found, read and checked.
 
 use std::env;
 use std::ffi::CString;
@@ -21,12 +21,12 @@ use crate::report::system::cannot_read;
 use crate::report::{Error, Explain};
 use crate::session::streams::Streams;
 
-/// Where an installed lg finds its guest.
+/// The path where an installed lg finds its Guest.
 const INSTALLED_KERNEL: &str = "/usr/lib/lg/vmlinux";
-/// Where an installed lg finds its guest's initial root.
+/// The path where an installed lg finds its Guest's initial root.
 pub const INSTALLED_INITRD: &str = "/usr/lib/lg/initramfs.cpio";
 
-/// Why there is nothing that can be run, or not so.
+/// The reasons why there is nothing that can be run, or not so.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum GuestError {
@@ -91,7 +91,7 @@ impl Explain for GuestError {
 pub struct Guest {
     /// The kernel.
     pub image: Image,
-    /// Where the initrd was.
+    /// The initrd's path.
     pub initrd_path: Option<PathBuf>,
     /// The initrd; empty if there is none.
     pub initrd: Vec<u8>,
@@ -101,7 +101,7 @@ pub struct Guest {
     command_line: Vec<String>,
     /// The directories that it shares with the Host.
     pub shares: Vec<Share>,
-    /// What the command's standard streams are.
+    /// The kinds of the command's standard streams.
     pub streams: Streams,
 }
 

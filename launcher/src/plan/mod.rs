@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What `lg run` runs, found and checked: what `--dry-run` prints, and what the machine is built from.
+//! The plan of `lg run`, found and checked: `--dry-run` prints it, and the machine is built from
+//! it.
 //!
 //! Whatever would be refused is refused here, but for what only shows when it is done: /dev/lguest is
 //! not opened, no socket is made, passt is not started, no interface is attached to. Nothing is
@@ -44,7 +45,7 @@ use crate::socket_file;
 pub struct Plan {
     /// The kernel's file, an absolute path.
     kernel: PathBuf,
-    /// Linux, and no bare guest.
+    /// Linux, and no bare Guest.
     pub linux: bool,
     /// GVA of the first instruction. In hexadecimal, as [`Device::window`]: a number of JSON is not
     /// exact beyond 2^53 with many readers.
@@ -53,7 +54,7 @@ pub struct Plan {
     pub memory: u64,
     /// Its file.
     initrd: Option<PathBuf>,
-    /// What the kernel gets, in bytes: the file, and behind it what its init is told.
+    /// The size of what the kernel gets, in bytes: the file, and behind it what its init is told.
     initrd_size: usize,
     command_line: String,
     /// The devices, in the order of their numbers.
@@ -62,19 +63,19 @@ pub struct Plan {
     command: Option<Command>,
     /// Seconds.
     timeout: Option<f64>,
-    /// What is loaded.
+    /// The roots that are loaded.
     #[serde(skip)]
     pub load: Load,
     /// The user's side.
     #[serde(skip)]
     pub streams: Arc<Streams>,
-    /// What of the Host's directories stays reachable.
+    /// The directories of the Host's that stay reachable.
     #[serde(skip)]
     pub grants: Vec<Grant>,
     /// Below this directory are the sockets of `--vsock`.
     #[serde(skip)]
     pub sockets: Option<PathBuf>,
-    /// Where gdb is to come.
+    /// The place where gdb is to come.
     #[serde(skip)]
     pub gdb: Option<PathBuf>,
     /// Tell what is of use to who wonders.
@@ -82,7 +83,7 @@ pub struct Plan {
     pub verbose: bool,
 }
 
-/// What goes into RAM, and where.
+/// The parts that go into RAM, and where.
 pub struct Load {
     /// The kernel.
     pub image: Image,
@@ -90,7 +91,7 @@ pub struct Load {
     pub initrd: Vec<u8>,
     /// Its command line.
     pub command_line: CString,
-    /// Where they go.
+    /// Their destination.
     pub layout: Layout,
 }
 
@@ -103,12 +104,12 @@ pub struct Device {
     window: String,
     /// Linux's number of its interrupt.
     interrupt: u32,
-    /// How it is made.
+    /// The way to make it.
     #[serde(skip)]
     pub make: Make,
 }
 
-/// How a device is made.
+/// The way to make a device.
 pub enum Make {
     /// By the user's side: the console.
     Console,
@@ -126,7 +127,7 @@ pub enum Make {
     Random,
 }
 
-/// What Linux runs.
+/// The command that Linux runs.
 #[derive(Debug, Serialize)]
 struct Command {
     /// Empty: a shell.
@@ -137,7 +138,7 @@ struct Command {
     root: Option<PathBuf>,
     /// Writes to the root go there.
     rw: bool,
-    /// Where it runs, and as whom, in that root.
+    /// The directory in which it runs, and the user, in that root.
     directory: Option<PathBuf>,
     user: u32,
     group: u32,

@@ -18,17 +18,17 @@ pub const TAG: &str = "lg.root";
 pub struct Root {
     /// An absolute path without links.
     pub directory: PathBuf,
-    /// What the Guest writes is written there. Otherwise it stays in the Guest's memory.
+    /// The Guest's writes go there. Otherwise they stay in lg's memory.
     pub write: bool,
 }
 
-/// Why a directory is not the Guest's root.
+/// The reasons why a directory is not the Guest's root.
 #[derive(Debug, thiserror::Error)]
 #[error("{} cannot be the guest's root", path.display())]
 pub struct RootError {
     /// The directory.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The error in it.
     pub source: io::Error,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the Guest's init is told, in an archive behind the initrd.
+//! The words for the Guest's init, in an archive behind the initrd.
 //!
 //! It finds these files in /lg, of words which are ended by NUL (`launcher/guest-init/src/config.rs`
 //! reads them):
@@ -30,7 +30,7 @@ use crate::report::system::setup;
 use crate::report::Error;
 use crate::session::streams::Streams;
 
-/// What of our environment a guest's terminal needs, and what the caller finds his way by in a root
+/// What of our environment a Guest's terminal needs, and what the caller finds his way by in a root
 /// that he knows.
 const TERMINAL: [&str; 1] = ["TERM"];
 const CALLER: [&str; 5] = ["HOME", "USER", "LOGNAME", "SHELL", "PATH"];

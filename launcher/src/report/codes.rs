@@ -8,14 +8,14 @@
 use std::fmt::{self, Write};
 use std::str::FromStr;
 
-/// What is to be known of an error.
+/// The explanation of an error.
 #[derive(Debug)]
 pub struct Explanation {
     /// The error in a few words.
     pub title: &'static str,
-    /// Why it happens.
+    /// The cause.
     pub cause: &'static str,
-    /// How to find out more.
+    /// The way to find out more.
     pub check: &'static str,
     /// What to do.
     pub fix: &'static str,
@@ -41,7 +41,7 @@ macro_rules! codes {
             /// All of them, in order.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// What there is to know.
+            /// The explanation.
             pub fn explanation(self) -> Explanation {
                 match self {
                     $(Self::$name => Explanation {
@@ -59,7 +59,7 @@ macro_rules! codes {
 codes! {
     1 NoKernel: "there is no kernel to run",
         "No kernel was named, and none is where one is looked for: ./vmlinux, ./arch/x86/boot/bzImage, the same \
-         below $KBUILD_OUTPUT, and the installed default. The Host's own kernel is never taken: it lacks the \
+         below $KBUILD_OUTPUT, and the installed default. The host's own kernel is never taken: it lacks the \
          guest's support for lg.",
         "The error lists every path that was tried.",
         "Name a kernel, lg run KERNEL, or start lg in the tree of a kernel that is built.";
@@ -98,7 +98,7 @@ codes! {
         "Build it with gzip, xz, zstd or lz4, or name the vmlinux of the same kernel tree.";
     10 NoNote: "the kernel has no lguest support",
         "A kernel that runs as lg's guest says so by the ELF note \"Lguest\". This one has none, so it would crash at \
-         its first privileged instruction: distribution kernels, the Host's own among them, lack the patch.",
+         its first privileged instruction: distribution kernels, the host's own among them, lack the patch.",
         "readelf -n vmlinux | grep Lguest",
         "Apply the series of guest-kernel-patch/ to the tree, `lg config` it, build it again.";
     11 GuestAbi: "the kernel speaks another version of the guest ABI",
@@ -131,7 +131,7 @@ codes! {
         "ls -l INITRD",
         "Make it smaller, or put the files into a directory and --share it.";
     18 Memory: "the memory for the guest cannot be made",
-        "The Host refuses a memfd of this size: not enough memory, or a limit of yours.",
+        "The host refuses a memfd of this size: not enough memory, or a limit of yours.",
         "free -m; ulimit -a; cat /sys/fs/cgroup/memory.max",
         "Give less with -m, or free some memory.";
     19 NoDevice: "there is no /dev/lguest",
@@ -147,7 +147,7 @@ codes! {
         "lsmod | grep lg; dmesg | tail",
         "Load the module again: sudo rmmod lg, sudo modprobe lg.";
     22 ModuleAbi: "the lg module does not fit this lg",
-        "Module and Launcher were built from different versions of their contract.",
+        "Module and launcher were built from different versions of their contract.",
         "lg doctor",
         "Build and install both from the same source, then load the module again.";
     23 Module: "the lg module refuses a call",
@@ -228,7 +228,7 @@ codes! {
         "qemu-img info FILE",
         "Make a raw one of it: qemu-img convert -O raw FILE disk.raw.";
     41 DiskInUse: "a disk is in use",
-        "Who writes to a disk is alone with it: no other guest has it, not even to read it, and the Host has not \
+        "Who writes to a disk is alone with it: no other guest has it, not even to read it, and the host has not \
          mounted it.",
         "lslocks; findmnt -S FILE",
         "Unmount it, or end the other guest; several guests can have the same disk with ,ro or ,overlay.";
@@ -261,7 +261,7 @@ codes! {
         "Each device has an interrupt of its own, and a guest has 64; the console and random numbers take some.",
         "Count --disk and --share.",
         "Leave out some: one directory can hold what several shares do.";
-    49 HostMemory: "the Host has too little free memory for the guest",
+    49 HostMemory: "the host has too little free memory for the guest",
         "What a guest has touched of its RAM is pinned and never swapped, so all guests and programs together must \
          fit: there is room for the first, and not for another.",
         "free -m; ps -C lg -o pid,rss,args",
@@ -293,15 +293,15 @@ codes! {
          command.",
         "lg run -v KERNEL says what it is.",
         "Leave the option out.";
-    56 BadMemory: "the Host's memory has failed under the guest",
-        "A page of the Host's memory that the guest had has lost what was in it. The guest cannot go on; the Host \
+    56 BadMemory: "the host's memory has failed under the guest",
+        "A page of the host's memory that the guest had has lost what was in it. The guest cannot go on; the host \
          uses that page no more.",
         "sudo dmesg says more of it: \"Machine check\" or \"Memory failure\". grep HardwareCorrupted /proc/meminfo",
-        "Run the guest again. If this comes again, test the Host's memory, and replace it.";
+        "Run the guest again. If this comes again, test the host's memory, and replace it.";
 }
 
 impl Code {
-    /// What to do, as the end of a line.
+    /// The fix, as the end of a line.
     pub fn fix(self) -> impl fmt::Display {
         EndOfLine(self.explanation().fix)
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! How a run can end, the exit status of each way, and what the user is told.
+//! This module has the ways in which a run can end, the exit status of each, and what the user is
+//! told.
 
 use std::io;
 
@@ -17,7 +18,7 @@ pub const LAUNCHER_ERROR: u8 = 125;
 /// Exit status when the Guest's kernel panicked or was killed.
 const GUEST_DIED: u8 = 255;
 
-/// How a run has ended.
+/// The end of a run.
 #[derive(Debug)]
 pub enum End {
     /// The Guest has powered off with this status.
@@ -28,7 +29,7 @@ pub enum End {
     Panic(String),
     /// The Guest did what it may not.
     Death {
-        /// What it did.
+        /// Its deed.
         reason: String,
         /// Its registers then.
         regs: Box<lguest_regs>,
@@ -46,7 +47,7 @@ pub enum End {
 }
 
 impl End {
-    /// The end when the guest's output can't be written.
+    /// The end when the Guest's output can't be written.
     pub fn of_output(error: io::Error) -> Self {
         match error.kind() {
             // Nobody reads it any more: ends without a word, as other programs do.
@@ -83,7 +84,7 @@ impl End {
         }
     }
 
-    /// How it ended, in one word for programs, which stays the same for ever.
+    /// The end in one word for programs, which stays the same for ever.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::PoweredOff(_) => "exited",
@@ -98,7 +99,7 @@ impl End {
         }
     }
 
-    /// What there is to say beyond the reason.
+    /// The message beyond the reason.
     pub fn message(&self) -> Option<String> {
         match self {
             Self::PoweredOff(_) | Self::Restart | Self::Left | Self::TimedOut | Self::NotRun => {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What lg says to its user, on standard error.
+//! The messages of lg to its user, on standard error.
 
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
 
-/// Where messages go, once nobody may wait for who reads them.
+/// The outlet for messages, once nobody may wait for who reads them.
 static ROAD: OnceLock<Road> = OnceLock::new();
 
 struct Road {
@@ -37,7 +37,8 @@ pub fn print(text: &str) {
     }
 }
 
-/// Waits until all messages are out, or nobody takes them.
+/// Waits until all messages are out, or nobody takes them: a reader that has taken none for a
+/// second is not going to.
 pub fn finish() {
     if let Some(road) = ROAD.get() {
         (road.finish)();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What users and programs are told: of errors, of the end of a run, of what was counted in it.
+//! The reports to users and programs: of errors, of the end of a run, of what was counted in it.
 //!
 //! Each module has an error type of its own, which says what went wrong, why, and what to do:
 //! [`Explain`]. Nothing here knows any of them. [`Error`] is what they become on their way up. What is
@@ -22,7 +22,7 @@ pub trait Explain: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// The code by which `lg explain` knows it.
     fn code(&self) -> Code;
 
-    /// Why it went wrong.
+    /// The cause.
     fn why(&self) -> String;
 
     /// What the user can do: what always helps, unless more is known.

@@ -38,14 +38,14 @@ struct Inner {
     content: Content,
 }
 
-/// What is in it. All keys are there always; what is not known is null.
+/// Its content. All keys are there always; what is not known is null.
 #[derive(Debug, Default, Serialize)]
 struct Content {
     /// The exit status of lg.
     status: u8,
-    /// How it ended, in one word: [`End::reason`].
+    /// The end in one word: [`End::reason`].
     reason: &'static str,
-    /// What there is to say of that.
+    /// The message about that.
     message: Option<String>,
     /// The code of an error of lg's, why it happened and what to do.
     code: Option<String>,
@@ -95,7 +95,7 @@ impl Record {
         Ok(())
     }
 
-    /// When lg began.
+    /// The time when lg began.
     pub fn began(&self) -> Instant {
         self.began
     }
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
     use crate::report::codes::Code;
 
-    /// What is written of a run with this end.
+    /// The record of a run with this end.
     fn written(end: &End, fill: impl FnOnce(&Record)) -> Value {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("record");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the Host's system can refuse to any part of lg.
+//! The things that the Host's system can refuse to any part of lg.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::report::codes::Code;
 use crate::report::{Error, Explain};
 
-/// What the system has refused.
+/// The thing that the system has refused.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum Refusal {

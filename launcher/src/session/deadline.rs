@@ -21,10 +21,10 @@ use crate::report::end::End;
 use crate::report::record::Record;
 use crate::session::terminal;
 
-/// How long the last words may take, once the time is up.
+/// The time that the last words may take, once the time is up.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// When the time is up; never, unless `--timeout` says so.
+/// The moment when the time is up; never, unless `--timeout` says so.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline(Option<Instant>);
 
@@ -85,7 +85,7 @@ impl Deadline {
     }
 }
 
-/// Somebody watches the time, as long as this lives.
+/// A thread watches the time as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Watch(Option<(Sender<()>, JoinHandle<()>)>);
 

@@ -4,7 +4,7 @@
 /// Ctrl-a.
 const ESCAPE: u8 = 0x01;
 
-/// What the user wants of lg.
+/// The user's wish.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wish {
     /// Ctrl-a x: end the Guest.
@@ -15,7 +15,7 @@ pub enum Wish {
     Suspend,
 }
 
-/// What [`Wish::Help`] prints.
+/// The text that [`Wish::Help`] prints.
 pub const HELP: &str = "Ctrl-a x  end the guest\nCtrl-a z  stop lg, for the shell's fg or bg\nCtrl-a h  this help\nCtrl-a Ctrl-a  send Ctrl-a";
 
 /// Remembers whether the last key was Ctrl-a.

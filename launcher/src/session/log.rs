@@ -13,9 +13,9 @@ use crate::report::messages::printable;
 use crate::session::names::COMMAND_STARTS;
 use crate::session::terminal::lines_for;
 
-/// How much is kept, in bytes: the last of it.
+/// The number of bytes that are kept: the last ones.
 const KEPT: usize = 256 << 10;
-/// How many lines are shown when something fails.
+/// The number of lines that are shown when something fails.
 const SHOWN: usize = 100;
 
 /// The log.
@@ -70,7 +70,8 @@ impl KernelLog {
         tail.iter().flat_map(|line| ["    ", line, "\n"]).collect()
     }
 
-    /// When our own init has started the command. Unknown, if it is another or the log is silenced.
+    /// The time when our own init started the command. It is unknown if the init is another, or the
+    /// log is silenced.
     pub fn command_started(&self) -> Option<Instant> {
         self.kept().command_started
     }

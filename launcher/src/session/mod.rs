@@ -39,7 +39,8 @@ use crate::session::stdin::Stdin;
 use crate::session::streams::{patient, Keyboard, Outputs, Streams};
 use crate::session::terminal::Terminal;
 
-/// How long who reads the output of a run that was cut off may take for some more of it.
+/// The time that a reader of a run's output has, once the run is cut off, to take some more of it:
+/// long for a program, short for a person who waits.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The user's side of a machine that does not run yet.
@@ -48,9 +49,9 @@ pub(crate) struct Session {
     terminal: Option<Terminal>,
     stdin: Arc<Stdin>,
     outputs: Outputs,
-    /// What is typed, or comes by standard input.
+    /// The bytes that are typed, or come by standard input.
     input: Arc<Input>,
-    /// What guest-init is told.
+    /// The words for guest-init.
     control: Arc<Input>,
     /// That of our terminal, if there is one.
     size: Option<Arc<WindowSize>>,
@@ -114,7 +115,7 @@ impl Session {
         (!ports.is_empty()).then(|| Ports::new(ports))
     }
 
-    /// Takes what a Guest prints by hypercall: the log of a kernel, all that a bare guest says.
+    /// Takes what a Guest prints by hypercall: the log of a kernel, all that a bare Guest says.
     pub(crate) fn printed(&self, linux: bool, log: &KernelLog, verbose: bool) -> Output {
         let outputs = &self.outputs;
         let messages = || (outputs.stderr.clone(), outputs.stderr_is_terminal);

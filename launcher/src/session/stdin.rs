@@ -27,7 +27,7 @@ pub(super) fn state_of(stream: impl AsFd) -> PollFlags {
     files[0].revents().unwrap_or(PollFlags::empty())
 }
 
-/// How standard input is read.
+/// The way in which standard input is read.
 pub(super) enum Source {
     /// As it comes: what is read is gone.
     Stream,
@@ -57,7 +57,7 @@ pub(super) struct Used {
 }
 
 impl Stdin {
-    /// What a pipe at our standard input holds at least, in bytes, if that is to be had.
+    /// The number of bytes that a pipe at our standard input holds at least, if that is to be had.
     const PIPE_MIN: i32 = 1 << 16;
 
     /// Looks at what it is.

@@ -29,7 +29,7 @@ use crate::session::names::{
 use crate::session::stdin::{interrupted, state_of, wait_for, Stdin};
 use crate::session::terminal::{self, lines_for, shown, Claim, Place};
 
-/// What our terminal and our standard streams are in the Guest.
+/// This module connects our terminal and our standard streams with those of the Guest.
 #[derive(Debug)]
 pub struct Streams {
     /// Our terminal.
@@ -42,13 +42,13 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Looks at our standard streams. `linux`: it is no bare guest; `own_init`: of which lg knows
+    /// Looks at our standard streams. `linux`: it is no bare Guest; `own_init`: of which lg knows
     /// nothing.
     pub fn of(linux: bool, own_init: bool) -> Self {
         let place = Place::find();
         let console = !linux || own_init;
         let mut names = Vec::new();
-        // A bare guest has no init to open ports, and prints by hypercall.
+        // A bare Guest has no init to open ports, and prints by hypercall.
         if linux {
             let is_place = |stream: BorrowedFd| match &place {
                 Some(place) => place.is(stream),
@@ -75,7 +75,7 @@ impl Streams {
         }
     }
 
-    /// What the Guest's init is told.
+    /// The words for the Guest's init.
     pub fn told(&self) -> Vec<&'static str> {
         let console = self.console.then_some(CONSOLE);
         self.names.iter().copied().chain(console).collect()
@@ -111,9 +111,9 @@ fn are_one_file(one: impl AsFd, other: impl AsFd) -> bool {
     one == other
 }
 
-/// All that lg writes, and where.
+/// The outlets to which lg writes.
 pub struct Outputs {
-    /// What the Guest's terminal shows, if there is one to show it.
+    /// The outlet for what the Guest's terminal shows, if there is one.
     pub terminal: Option<Arc<Outlet>>,
     /// Standard output.
     pub stdout: Arc<Outlet>,
@@ -125,7 +125,7 @@ pub struct Outputs {
     pub writers: Vec<Writer>,
 }
 
-/// Somebody to empty an outlet.
+/// A thread that empties an outlet.
 pub struct Writer {
     outlet: Arc<Outlet>,
     file: OwnedFd,
@@ -268,7 +268,7 @@ fn write_all(stream: &impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
 
 /// Passes our input on to the Guest.
 pub struct Keyboard {
-    /// Where the Guest gets it from.
+    /// The source from which the Guest gets it.
     pub input: Arc<Input>,
     /// Says that there is more.
     pub kick: Arc<EventFd>,
@@ -532,7 +532,7 @@ mod tests {
         assert_eq!(read(), 0);
         take(&70u64.to_le_bytes()[5..]);
         assert_eq!(read(), 70);
-        // A guest that lies has read all, or no less than before.
+        // A Guest that lies has read all, or no less than before.
         take(&[500u64.to_le_bytes(), 3u64.to_le_bytes()].concat());
         assert_eq!(read(), 100);
         assert!(!outlet.has_room());

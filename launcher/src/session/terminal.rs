@@ -26,7 +26,7 @@ use crate::session::watcher::{is_like, Watcher};
 /// The number of a terminal's device, also behind /dev/tty (`linux:include/uapi/asm-generic/ioctls.h`).
 const TIOCGDEV: c_uint = 0x8004_5432;
 
-/// What was done to the terminal's modes, when the Guest has its keys.
+/// The change of the terminal's modes, made while the Guest has its keys.
 static TAKEN: Mutex<Option<Taken>> = Mutex::new(None);
 /// The terminal does not make lines of what is written to it.
 static BARE_LINES: AtomicBool = AtomicBool::new(false);
@@ -104,13 +104,13 @@ fn is_writable(stream: impl AsFd) -> bool {
 /// The terminal at standard input, which has its modes back when this ends.
 #[derive(Debug)]
 pub struct Terminal {
-    /// How to take it.
+    /// The way to take it.
     pub claim: Claim,
     /// For the ends at which nothing of ours runs.
     watcher: Watcher,
 }
 
-/// Who may take the terminal, and how.
+/// The right to take the terminal, and the way.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim {
     alone: bool,

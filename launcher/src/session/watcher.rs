@@ -5,7 +5,7 @@
 //! The kernel tells it when lg's main thread ends, which is before all of lg has ended and the user's
 //! shell hears of it: a shell that looks at the terminal's modes then, finds them as they were. The
 //! process is made before there is a VM, and closes what it has inherited, so that nothing of a
-//! guest outlives lg by it. In a session of its own, it gets no signals of the terminal's, and none
+//! Guest outlives lg by it. In a session of its own, it gets no signals of the terminal's, and none
 //! that are for lg's process group.
 
 #![allow(unsafe_code)]
@@ -24,7 +24,7 @@ use nix::unistd::{dup2_stdin, fork, getpid, getppid, setsid, write, ForkResult, 
 /// lg has ended, or has no more need of a watcher.
 const END: Signal = Signal::SIGUSR1;
 
-/// What it is called, once it can be relied on.
+/// The name of the watcher, once it can be relied on.
 const NAME: &CStr = c"tty-restore";
 
 /// A watcher, as long as this lives. It belongs to the thread that starts it.
@@ -67,7 +67,7 @@ impl Drop for Watcher {
     }
 }
 
-/// What the watcher does.
+/// The watcher's work.
 fn watch(terminal: impl AsFd, lg: Pid, saved: &Termios, raw: &Termios) -> nix::Result<()> {
     SigSet::all().thread_block()?;
     setsid()?;

@@ -30,10 +30,10 @@ use source::{Module, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Which module names which others; the root is the empty name.
+/// The modules that each module names; the root is the empty name.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
-/// What is wrong with the crate whose root file is `root`, a line for each; none if nothing is.
+/// The errors of the crate whose root file is `root`, a line for each; none if all is well.
 ///
 /// # Panics
 ///

@@ -27,7 +27,7 @@ impl Map {
         Some(Self(lines))
     }
 
-    /// All that it names.
+    /// All modules that it names.
     pub(crate) fn names(&self) -> Vec<String> {
         self.0.iter().flatten().cloned().collect()
     }

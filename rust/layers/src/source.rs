@@ -196,7 +196,7 @@ fn without_tests(tokens: Vec<String>) -> Vec<String> {
     kept
 }
 
-/// How many tokens the item has that they begin with: up to its block's end, or to a semicolon.
+/// The number of tokens of the item that they begin with: up to its block's end, or to a semicolon.
 fn item(tokens: &[String]) -> usize {
     let mut depth = 0;
     for (i, token) in tokens.iter().enumerate() {
@@ -255,7 +255,7 @@ fn tokens(text: &str) -> Vec<String> {
     tokens
 }
 
-/// How long the comment is that `text` begins with. Comments nest.
+/// The length of the comment that `text` begins with. Comments nest.
 fn block_comment(text: &[char]) -> usize {
     let (mut depth, mut i) = (0, 0);
     while i < text.len() {
@@ -269,7 +269,7 @@ fn block_comment(text: &[char]) -> usize {
     text.len()
 }
 
-/// How long the string is that `text` begins with.
+/// The length of the string that `text` begins with.
 fn string(text: &[char]) -> usize {
     let mut i = 1;
     while i < text.len() {

@@ -57,13 +57,13 @@ macro_rules! address {
 }
 
 address! {
-    /// A guest virtual address: what the Guest's instructions use. Any number is possible; see
+    /// A Guest virtual address: what the Guest's instructions use. Any number is possible; see
     /// [`Gva::is_canonical`].
     Gva
 }
 
 address! {
-    /// A guest physical address: what the Guest's page tables hold. It is RAM only if one of the
+    /// A Guest physical address: what the Guest's page tables hold. It is RAM only if one of the
     /// VM's memory regions covers it.
     Gpa
 }
@@ -83,7 +83,7 @@ impl Gva {
         self.canonicalize().0 == self.0
     }
 
-    /// Whether this is a canonical address of the upper half, which is the guest kernel's.
+    /// Says whether this is a canonical address of the upper half, which is the Guest kernel's.
     pub const fn is_upper(self) -> bool {
         self.is_canonical() && self.0 >> (GVA_BITS - 1) != 0
     }

@@ -56,7 +56,7 @@ impl Gpr {
     }
 }
 
-/// Where an IN or OUT finds its port number.
+/// The place where an IN or OUT finds its port number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Port {
     /// In the instruction.
@@ -98,7 +98,7 @@ pub struct Memory {
     pub scale: u8,
     /// The displacement, in bytes.
     pub displacement: i32,
-    /// Whether the sum, without the segment's base, is cut to 32 bits.
+    /// True if the sum, without the segment's base, is cut to 32 bits.
     pub address32: bool,
 }
 
@@ -173,28 +173,28 @@ pub enum Privileged {
     MovFromCr {
         /// 0, 2, 3, 4 or 8.
         cr: u8,
-        /// Where it goes.
+        /// Its destination.
         gpr: Gpr,
     },
     /// MOV to a control register.
     MovToCr {
         /// 0, 2, 3, 4 or 8.
         cr: u8,
-        /// Where it comes from.
+        /// Its source.
         gpr: Gpr,
     },
     /// MOV from a debug register.
     MovFromDr {
         /// 0 to 7.
         dr: u8,
-        /// Where it goes.
+        /// Its destination.
         gpr: Gpr,
     },
     /// MOV to a debug register.
     MovToDr {
         /// 0 to 7.
         dr: u8,
-        /// Where it comes from.
+        /// Its source.
         gpr: Gpr,
     },
     /// INVLPG
@@ -357,7 +357,7 @@ impl Code<'_> {
     }
 }
 
-/// What came before the opcode.
+/// The prefixes before the opcode.
 #[derive(Default)]
 struct Prefixes {
     operand16: bool,

@@ -10,18 +10,18 @@ use super::flags;
 
 // The numbers are `LGUEST_CS_*` and `LGUEST_SS_*` of the contract; the module compares them.
 
-/// The CS that stands for guest kernel mode in a frame.
+/// The CS that stands for Guest kernel mode in a frame.
 pub const CS_KERNEL: u64 = 0x10;
 /// The CS of 64-bit user mode.
 pub const CS_USER64: u64 = 0x33;
 /// The CS of 32-bit user mode.
 pub const CS_USER32: u64 = 0x23;
-/// The SS that stands for guest kernel mode in a frame.
+/// The SS that stands for Guest kernel mode in a frame.
 pub const SS_KERNEL: u64 = 0x18;
 /// The SS of user mode.
 pub const SS_USER: u64 = 0x2b;
 
-/// What the Guest runs in after an ERET.
+/// The mode that the Guest runs in after an ERET.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
     /// Guest kernel mode, always 64-bit.
@@ -43,7 +43,8 @@ pub struct Resume {
     pub virtual_if: bool,
 }
 
-/// Why a frame is refused. The Guest gets #GP(0) at its SYSCALL instruction for each.
+/// The reasons for which a frame is refused. The Guest gets #GP(0) at its SYSCALL instruction for
+/// each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
     /// CS is none of the three.

@@ -57,7 +57,7 @@ pub const INT80: u8 = 0x80;
 /// Code"): the vector, and that it is one.
 pub const INT80_REFUSED: u32 = ((INT80 as u32) << 3) | 2;
 
-/// Whether the processor pushes an error code for this exception.
+/// Says whether the processor pushes an error code for this exception.
 pub const fn has_error_code(vector: u8) -> bool {
     matches!(vector, DF | TS | NP | SS | GP | PF | AC | CP | VC | SX)
 }

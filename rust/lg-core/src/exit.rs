@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Why the Guest left: decoded once from what the switcher wrote down, and whose it is.
+//! The reason why the Guest left, decoded once from what the switcher wrote down, and whose it is.
 
 use super::addr::Gva;
 use super::event::{self, Event, FIRST_INTERRUPT, INT80};
@@ -16,7 +16,7 @@ pub const INTERRUPTED: u64 = 0x102;
 /// Or'ed with the vector of an exception at CPL0 in the switcher itself.
 pub const SWITCHER_FAULT: u64 = 0x200;
 
-/// What the switcher wrote down when the Guest left.
+/// The switcher's notes of when the Guest left.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Raw {
     /// An exception's or an interrupt's, or one of this file's constants.
@@ -25,7 +25,7 @@ pub struct Raw {
     pub error: u64,
     /// CR2, which means something for a page fault.
     pub cr2: u64,
-    /// Where the switcher was, if the fault is its own.
+    /// The address in the switcher, if the fault is its own.
     pub fault_rip: u64,
     /// The mode that the Guest left.
     pub user_mode: bool,
@@ -33,12 +33,12 @@ pub struct Raw {
     pub int80_is_a_device: bool,
 }
 
-/// Why the Guest left, and with that who has to do something about it.
+/// The reason why the Guest left, and with that who has to do something about it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
-    /// SYSCALL in guest kernel mode.
+    /// SYSCALL in Guest kernel mode.
     Hypercall,
-    /// SYSCALL in guest user mode. The switcher does it alone unless the Guest is stepped.
+    /// SYSCALL in Guest user mode. The switcher does it alone unless the Guest is stepped.
     Syscall,
     /// SYSCALL of 32-bit code, in whichever mode.
     Syscall32 {
@@ -58,7 +58,7 @@ pub enum Exit {
     PageFault {
         /// Where.
         gva: Gva,
-        /// What the Guest tried.
+        /// The Guest's attempt.
         access: Access,
     },
     /// #GP because the gate of `int 0x80` is closed to programs, not because the Guest did wrong.
@@ -67,7 +67,8 @@ pub enum Exit {
     Protection(Event),
     /// The Guest's own exception, or its `int 0x80`.
     Exception(Event),
-    /// What cannot happen at CPL 3 under the switcher's IDT and GDT. It only ends the Guest.
+    /// A vector that cannot happen at CPL 3 under the switcher's IDT and GDT. It only ends the
+    /// Guest.
     Impossible(Event),
     /// An exception in the switcher: a bug of lg's.
     SwitcherFault {
@@ -75,7 +76,7 @@ pub enum Exit {
         vector: u8,
         /// Its error code.
         error: u64,
-        /// Where in the switcher.
+        /// The address in the switcher.
         rip: u64,
         /// CR2.
         cr2: u64,

@@ -38,12 +38,12 @@ const KERNEL: u64 = STATUS | TF | DF | RF | ID;
 /// clear it, and Linux keeps it for the program.
 const USER: u64 = KERNEL | AC | NT;
 
-/// The flags to enter guest user mode with, from what the Guest asked for.
+/// The flags to enter Guest user mode with, from what the Guest asked for.
 pub const fn sanitize_user(wanted: u64) -> u64 {
     wanted & USER | FIXED | IF
 }
 
-/// The flags to enter guest kernel mode with, from what the Guest asked for.
+/// The flags to enter Guest kernel mode with, from what the Guest asked for.
 pub const fn sanitize_kernel(wanted: u64) -> u64 {
     wanted & KERNEL | FIXED | IF
 }

@@ -41,7 +41,7 @@ impl Pending {
         None
     }
 
-    /// Whether nothing is pending.
+    /// Says whether nothing is pending.
     pub fn is_empty(&self) -> bool {
         self.words
             .iter()

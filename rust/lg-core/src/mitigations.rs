@@ -9,18 +9,18 @@
 pub struct Set(u16);
 
 impl Set {
-    /// VERW on the way to user mode, the Host's to the guest and the guest's own: the CPU's buffers
+    /// VERW on the way to user mode, the Host's to the Guest and the Guest's own: the CPU's buffers
     /// hold nothing of who ran before (MDS, TAA, MMIO stale data, RFDS, TSA).
     pub const BUFFERS: Self = Self(1 << 0);
-    /// Calls overwrite the guest's return predictions on the way out.
+    /// Calls overwrite the Guest's return predictions on the way out.
     pub const RSB: Self = Self(1 << 1);
-    /// Branches overwrite the guest's branch history on the way out (BHI).
+    /// Branches overwrite the Guest's branch history on the way out (BHI).
     pub const BHB: Self = Self(1 << 2);
     /// IBRS is written on the way out, and cleared on the way in.
     pub const IBRS: Self = Self(1 << 3);
     /// The Host's return thunk is untrained on the way out (Retbleed, SRSO).
     pub const UNTRAIN: Self = Self(1 << 4);
-    /// A barrier on the way out: nothing that the guest did predicts an indirect branch, or a
+    /// A barrier on the way out: nothing that the Guest did predicts an indirect branch, or a
     /// return, of the Host's.
     pub const IBPB: Self = Self(1 << 5);
     /// The same barrier before the Launcher runs again (VMSCAPE).
@@ -56,28 +56,28 @@ impl core::ops::BitOr for Set {
     }
 }
 
-/// What the Host's kernel says of its CPU, and does about it.
+/// The Host kernel's view of its CPU, and what it does about that.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Host {
     /// The CPU has Spectre v2 (as all have that predict), and the Host was not booted with
     /// `mitigations=off`.
     pub spectre_v2: bool,
-    /// It does VERW on the way to user mode, or to guests of KVM's.
+    /// It does VERW on the way to user mode, or to Guests of KVM's.
     pub clears_buffers: bool,
-    /// It overwrites branch history at system calls, or when a guest of KVM's exits. (False where
+    /// It overwrites branch history at system calls, or when a Guest of KVM's exits. (False where
     /// the hardware keeps user mode's history out of its branches: BHI_DIS_S.)
     pub clears_history: bool,
     /// It writes IBRS at each entry.
     pub kernel_ibrs: bool,
     /// It untrains its return thunk at each entry.
     pub untrains: bool,
-    /// It makes an IBPB at each entry, or when a guest of KVM's exits.
+    /// It makes an IBPB at each entry, or when a Guest of KVM's exits.
     pub ibpb_on_entry: bool,
-    /// It makes one between a guest of KVM's and user mode.
+    /// It makes one between a Guest of KVM's and user mode.
     pub ibpb_before_user: bool,
 }
 
-/// What the administrator wants otherwise: the parameter.
+/// The administrator's wishes: the parameter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
     without: Set,
@@ -120,7 +120,7 @@ impl Wish {
         u32::from(self.without.0) | (u32::from(self.ibpb) << 16)
     }
 
-    /// What `bits` has made.
+    /// The inverse of `bits`.
     pub fn from_bits(bits: u32) -> Self {
         Self {
             without: Set(bits as u16),
@@ -129,7 +129,7 @@ impl Wish {
     }
 }
 
-/// What is done, and what is left out although the Host would have it.
+/// The mitigations that are done, and those that are left out although the Host would have them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     active: Set,
@@ -142,7 +142,7 @@ impl Policy {
         let wanted = [
             (host.clears_buffers, Set::BUFFERS),
             // Linux does this for fewer CPUs: on others SMEP keeps user addresses, which are the only
-            // ones that a program can leave there, from being executed at CPL0. A guest leaves
+            // ones that a program can leave there, from being executed at CPL0. A Guest leaves
             // addresses of the kernel's.
             (host.spectre_v2, Set::RSB),
             (host.clears_history, Set::BHB),

@@ -4,8 +4,8 @@
 //! CR4.SMEP set, and without SMAP, PKE and LA57 (SDM, "Paging").
 //!
 //! Two things differ from hardware. A table outside the Guest's RAM is an error of its own, since
-//! nothing can be read there. And the upper half belongs to the guest kernel whatever the U/S bits
-//! say, because the tables of guest user mode have no upper half.
+//! nothing can be read there. And the upper half belongs to the Guest kernel whatever the U/S bits
+//! say, because the tables of Guest user mode have no upper half.
 
 use super::addr::{Gpa, Gva, PAGE_SHIFT, PAGE_SIZE};
 
@@ -29,14 +29,16 @@ pub const PS: u64 = 1 << 7;
 pub const G: u64 = 1 << 8;
 /// No execute.
 pub const NX: u64 = 1 << 63;
-/// Where an entry keeps a physical address.
+/// The bits in which an entry keeps a physical address.
 pub const ADDR: u64 = 0x000f_ffff_ffff_f000;
 
-/// Bits of a guest physical address, as CPUID.80000008H:EAX would say. Address bits above are
+/// Bits of a Guest physical address, as CPUID.80000008H:EAX would say. Address bits above are
 /// reserved in every entry; how much of the rest is RAM is another matter.
 pub const PHYSICAL_BITS: u32 = 46;
 
-/// How often a walk starts again because an entry changed under it.
+/// A walk starts again so often because an entry changed under it. One race with another CPU is bad
+/// luck; eight running are somebody who does nothing else, and the Guest that is resumed pays for
+/// it.
 const MAX_RACES: usize = 8;
 
 /// Page-fault error codes (SDM, "Page-Fault Exceptions").
@@ -69,7 +71,7 @@ impl Pte {
         self.0
     }
 
-    /// Whether all of `bits` are set.
+    /// Says whether all of `bits` are set.
     pub const fn has(self, bits: u64) -> bool {
         self.0 & bits == bits
     }
@@ -79,7 +81,8 @@ impl Pte {
         self.0 & ADDR
     }
 
-    /// What the entry maps when it is of `level`, or `None` when it points to a table.
+    /// The size of the page that the entry maps when it is of `level`, or `None` when it points to
+    /// a table.
     const fn maps(self, level: u8) -> Option<PageSize> {
         match level {
             1 => Some(PageSize::Size4K),
@@ -126,7 +129,7 @@ pub struct Access {
     pub write: bool,
     /// An instruction fetch.
     pub fetch: bool,
-    /// From guest user mode.
+    /// From Guest user mode.
     pub user: bool,
 }
 
@@ -171,7 +174,8 @@ impl PageSize {
     }
 }
 
-/// What all entries on the way to a page allow together (SDM, "Determination of Access Rights").
+/// The rights that all entries on the way to a page give together (SDM, "Determination of Access
+/// Rights").
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Rights {
     writable: bool,
@@ -209,25 +213,25 @@ impl Rights {
     }
 }
 
-/// Where an address leads.
+/// The page that an address leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Translation {
     /// The 4 KiB page with the byte, also inside a larger page. Need not be RAM.
     pub gpa: Gpa,
-    /// Whether every level allows writes.
+    /// True if every level allows writes.
     pub writable: bool,
-    /// Whether every level allows user mode, and the address is of the lower half.
+    /// True if every level allows user mode, and the address is of the lower half.
     pub user: bool,
-    /// Whether every level allows execution. SMEP is not in here: it depends on the mode.
+    /// True if every level allows execution. SMEP is not in here: it depends on the mode.
     pub executable: bool,
     /// The entry's D bit, as the walk left it. The shadow maps a clean page read-only, to see the
     /// first write.
     pub dirty: bool,
     /// The size of the page the Guest mapped.
     pub size: PageSize,
-    /// Where the entry is that maps it.
+    /// The address of the entry that maps it.
     pub pte_at: Gpa,
-    /// What the levels above that entry allow.
+    /// The rights that the levels above that entry give.
     above: Rights,
 }
 
@@ -273,7 +277,7 @@ impl Translation {
     }
 }
 
-/// Why an address leads nowhere.
+/// The reasons why an address leads nowhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WalkError {
     /// A page fault of the Guest, with the error code to give it.

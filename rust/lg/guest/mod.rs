@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One virtual CPU as its guest has it, and what the guest's kernel may do with it by whichever way.
+//! One virtual CPU as its Guest has it, and what the Guest's kernel may do with it by whichever way.
 //!
 //! `lguest` is the ABI by which a patched kernel asks for that, `privileged` the instructions that one still
 //! executes.
@@ -39,17 +39,17 @@ use kernel::{
     sync::Arc, //
 };
 
-/// Where to go on after an exit was handled.
+/// The way on after an exit was handled.
 pub(crate) enum Next {
-    /// Back into the guest: its instruction is done, or an event was given to it.
+    /// Back into the Guest: its instruction is done, or an event was given to it.
     Resume,
-    /// Back into the guest, to the same instruction: nothing has happened that it could know of.
+    /// Back into the Guest, to the same instruction: nothing has happened that it could know of.
     Again,
     /// To the Launcher, with this `LGUEST_EXIT_*`; `run` is filled in.
     Launcher(u32),
 }
 
-/// Where the guest wants its events. (Of its system calls the switcher knows.)
+/// Where the Guest wants its events. (Of its system calls the switcher knows.)
 #[derive(Clone, Copy)]
 pub(crate) struct Entries {
     pub(crate) user: Gva,
@@ -61,7 +61,7 @@ pub(crate) struct Cpu {
     pub(crate) id: u32,
     pub(crate) switcher: Switcher,
     pub(crate) xcr0: Xcr0,
-    /// CR3: the guest's current root, and the shadow's for it.
+    /// CR3: the Guest's current root, and the shadow's for it.
     pub(crate) root: Root,
     /// The walk of a fault that is still to be dealt with.
     pub(crate) walked: Option<Resolved>,
@@ -79,7 +79,7 @@ impl Cpu {
         self.counts.root();
     }
 
-    /// CR3 as the guest writes it: an address, a PCID, and bit 63 to keep what is cached.
+    /// CR3 as the Guest writes it: an address, a PCID, and bit 63 to keep what is cached.
     pub(crate) fn write_cr3(&mut self, cr3: u64, wait: Wait) -> Result<(), Stop> {
         let root = Gpa::new(cr3 & paging::ADDR);
         if !self.shared.ram.contains(root) {
@@ -91,7 +91,7 @@ impl Cpu {
         Ok(())
     }
 
-    /// Waits for an interrupt. `EINTR` when a signal came first: the guest halts again afterwards. May sleep.
+    /// Waits for an interrupt. `EINTR` when a signal came first: the Guest halts again afterwards. May sleep.
     pub(crate) fn halt(&mut self) -> Result<(), Stop> {
         self.counts.halt();
         self.inbox.sleep();
@@ -101,7 +101,7 @@ impl Cpu {
         Ok(())
     }
 
-    /// Reads code at `gva` as the guest's current mode would fetch it; returns how many bytes could be read.
+    /// Reads code at `gva` as the Guest's current mode would fetch it; returns how many bytes could be read.
     /// May sleep.
     pub(crate) fn fetch(&mut self, gva: Gva, buf: &mut [u8]) -> usize {
         let user = self.switcher.user_mode();

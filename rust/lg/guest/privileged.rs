@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Privileged instructions of a guest kernel for which it has no hypercall: they fault with #GP at
+//! Privileged instructions of a Guest kernel for which it has no hypercall: they fault with #GP at
 //! CPL3 and are done here.
 //!
 //! None of them is on a path that matters for speed; Linux runs a few dozen while it boots.
@@ -35,13 +35,15 @@ const MSR_FS_BASE: u32 = 0xc000_0100;
 const MSR_GS_BASE: u32 = 0xc000_0101;
 const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;
 
-/// What a guest reads: paging, protection, write protection, the FPU as Linux sets it.
+/// A Guest reads PG, AM, WP, NE, ET, MP and PE: the mode that it runs in, with the FPU as Linux
+/// sets it.
 const CR0: u64 = 0x8005_0033;
-/// PAE, PGE, OSFXSR, OSXMMEXCPT, UMIP, FSGSBASE, PCIDE, OSXSAVE.
+/// A Guest reads PAE, PGE, OSFXSR, OSXMMEXCPT, UMIP, FSGSBASE, PCIDE and OSXSAVE: all that its
+/// programs may rely on, and no SMEP, SMAP or PKE, which mean nothing at CPL3.
 const CR4: u64 = 0x7_0ea0;
-/// SCE, LME, LMA, NX.
+/// A Guest reads SCE, LME, LMA and NXE: SYSCALL is on, and so are long mode and NX.
 const EFER: u64 = 0xd01;
-/// DR7 after reset: a guest has no breakpoints of its own.
+/// DR7 after reset: a Guest has no breakpoints of its own.
 const DR7: u64 = 0x400;
 
 fn gpr(regs: &mut Regs, gpr: Gpr) -> &mut u64 {
@@ -103,7 +105,7 @@ pub(crate) fn execute(
         Privileged::MovFromCr { cr, gpr: to } => *gpr(&mut regs, to) = read_cr(cpu, cr)?,
         Privileged::MovToCr { cr, gpr: from } => write_cr(cpu, cr, *gpr(&mut regs, from))?,
         Privileged::MovFromDr { dr, gpr: to } => *gpr(&mut regs, to) = read_dr(cpu, dr)?,
-        // A guest has no breakpoints of its own.
+        // A Guest has no breakpoints of its own.
         Privileged::MovToDr { dr, .. } => {
             if matches!(dr, 4 | 5) {
                 return Err(Protection.into());
@@ -148,7 +150,7 @@ fn read_cr(cpu: &Cpu, cr: u8) -> Result<u64, Protection> {
 
 fn write_cr(cpu: &mut Cpu, cr: u8, value: u64) -> Result<(), Refused<Protection>> {
     match cr {
-        // The modes a guest runs in are fixed; what it writes there changes nothing.
+        // The modes a Guest runs in are fixed; what it writes there changes nothing.
         0 | 4 => {}
         2 => lguest::set_cr2(cpu, value),
         3 => cpu.write_cr3(value, Wait::Allowed)?,

@@ -2,8 +2,8 @@
 
 //! Asynchronous page faults of the machine's own hypervisor, which stay off while lg is loaded.
 //!
-//! A KVM host may report memory that it has swapped out by a #PF of its own, with a token in CR2, to a CPU
-//! at CPL3 (Documentation/virt/kvm/x86/msr.rst). The guest's CPL3 is no process: its #PF comes to lg's
+//! KVM may report memory that it has swapped out by a #PF of its own, with a token in CR2, to a CPU
+//! at CPL3 (Documentation/virt/kvm/x86/msr.rst). The Guest's CPL3 is no process: its #PF comes to lg's
 //! IDT, and the reason word that KVM has written waits for the Host's handler, which panics when it
 //! finds it at the next page fault in kernel mode (`__kvm_handle_async_pf`). Without them, KVM just makes
 //! the CPU wait.
@@ -30,10 +30,10 @@ use kernel::{
 
 const MSR_KVM_ASYNC_PF_EN: u32 = 0x4b56_4d02;
 
-/// What each CPU had in the MSR, by the CPU's number; null while lg is not loaded.
+/// The value that each CPU had in the MSR, by the CPU's number; null while lg is not loaded.
 static WAS: AtomicPtr<AtomicU64> = AtomicPtr::new(core::ptr::null_mut());
 
-/// Is this machine a KVM guest that may get them?
+/// Is this machine a KVM Guest that may get them?
 fn exist() -> bool {
     const HYPERVISOR: u32 = 0x4000_0000;
     // SAFETY: Every 64-bit CPU has leaf 1, and where its hypervisor bit is set, these two.
@@ -65,7 +65,7 @@ extern "C" fn come(cpu: ffi::c_uint) -> ffi::c_int {
     0
 }
 
-/// This CPU goes, or lg does: no guest runs here any more. As the kernel had it.
+/// This CPU goes, or lg does: no Guest runs here any more. As the kernel had it.
 extern "C" fn go(cpu: ffi::c_uint) -> ffi::c_int {
     if exist() {
         // SAFETY: The value is what the kernel had put there.

@@ -69,7 +69,7 @@ pub(crate) unsafe fn write_cr4(value: u64) {
     unsafe { asm!("mov cr4, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
 
-/// What to load into CR3 to come back to where we are now, keeping the TLB where that is possible.
+/// The value of CR3 that leads back to where we are now, and keeps the TLB where that is possible.
 /// IRQs off.
 pub(crate) fn cr3_to_return_to() -> u64 {
     let cr3: u64;
@@ -97,7 +97,7 @@ pub(crate) unsafe fn write_dr7(value: u64) {
     unsafe { asm!("mov dr7, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
 
-/// Reads DR6 after a #DB of the guest's, and resets it for the Host.
+/// Reads DR6 after a #DB of the Guest's, and resets it for the Host.
 pub(crate) fn take_dr6() -> u64 {
     const DR6_RESET: u64 = 0xffff_0ff0;
     let value;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What this CPU has, as far as the Host's kernel uses it.
+//! The features of this CPU, as far as the Host's kernel uses them.
 
 use core::{
     arch::x86_64::__cpuid_count,
@@ -12,7 +12,7 @@ use core::{
 use kernel::bindings;
 
 /// What [`probe`](super::probe::probe) found, once: CPUID is an exit where the Host is a virtual machine. (And the Host's own
-/// list lacks what its command line takes out of it, which is still there for guests.)
+/// list lacks what its command line takes out of it, which is still there for Guests.)
 static HAS_RDTSCP: AtomicBool = AtomicBool::new(false);
 static HAS_SYSENTER: AtomicBool = AtomicBool::new(false);
 

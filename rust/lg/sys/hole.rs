@@ -23,7 +23,7 @@ use kernel::{
 /// The top-level entry.
 pub(crate) const SLOT: usize = 271;
 
-/// How many bytes of addresses the slot has on a Host of four levels; with five there are more.
+/// The slot's size in bytes of addresses on a Host of four levels; with five it is larger.
 pub(crate) const MIN_SIZE: u64 = 1 << 39;
 
 /// The first address of the slot.

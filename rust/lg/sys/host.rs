@@ -14,7 +14,7 @@ use kernel::{
     ffi, //
 };
 
-/// How many kHz the TSC has, as the Host measured it.
+/// The frequency of the TSC in kHz, as the Host measured it.
 pub(crate) fn tsc_khz() -> u32 {
     // SAFETY: Written during boot, and by a late calibration which stores a whole word.
     unsafe { (&raw const bindings::tsc_khz).read_volatile() }
@@ -60,10 +60,10 @@ pub(crate) fn send_nmi_to_self(_: &IrqsOff) {
     unsafe { __SCT__apic_call_send_IPI_mask(mask.cast(), NMI_VECTOR) };
 }
 
-/// Handles a machine check that interrupted the guest at `rip`, the way Linux handles one in user mode:
+/// Handles a machine check that interrupted the Guest at `rip`, the way Linux handles one in user mode:
 /// an uncorrected error in memory that the thread used is recovered by taking the page away, and the
 /// signal goes to the thread on its way back to user mode. (KVM does the same, `kvm_machine_check`.) Says
-/// if it was one. IRQs off, in the thread that ran the guest.
+/// if it was one. IRQs off, in the thread that ran the Guest.
 pub(crate) fn machine_check_in_user_mode(_: &IrqsOff, rip: u64) -> bool {
     #[cfg(CONFIG_X86_MCE)]
     {

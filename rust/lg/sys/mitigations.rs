@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What this Host does against speculation, what lg does then, and the module's parameter.
+//! This module knows what this Host does against speculation and what lg does then, and has the
+//! module's parameter.
 //!
-//! A guest is more than a program to the predictors, for it runs at the Host's own addresses, and
-//! less than a guest of KVM's, for no VM exit lies between. So lg does what the Host does at the
-//! entry of programs *and* what it does when a guest of KVM's exits (arch/x86/entry/calling.h,
+//! A Guest is more than a program to the predictors, for it runs at the Host's own addresses, and
+//! less than a Guest of KVM's, for no VM exit lies between. So lg does what the Host does at the
+//! entry of programs *and* what it does when a Guest of KVM's exits (arch/x86/entry/calling.h,
 //! arch/x86/kvm/svm/vmenter.S, arch/x86/kvm/vmx/vmenter.S). `lg_core::mitigations` decides,
 //! `switcher.S` acts.
 
@@ -56,7 +57,7 @@ pub(crate) fn policy() -> Policy {
             || boot_cpu_has(bindings::X86_FEATURE_SRSO_ALIAS),
         ibpb_on_entry: boot_cpu_has(bindings::X86_FEATURE_ENTRY_IBPB)
             || boot_cpu_has(bindings::X86_FEATURE_IBPB_ON_VMEXIT)
-            // Instead of that last one, KVM has the CPU reduce speculation while it has guests. What a guest
+            // Instead of that last one, KVM has the CPU reduce speculation while it has Guests. What a Guest
             // of ours leaves is a program's to the CPU, and most that can do so keep that out of the kernel.
             || boot_cpu_has(bindings::X86_FEATURE_SRSO_BP_SPEC_REDUCE)
                 && !boot_cpu_has(bindings::X86_FEATURE_SRSO_USER_KERNEL_NO),
@@ -83,7 +84,7 @@ pub(crate) fn probe() -> Result {
     Ok(())
 }
 
-/// What the switcher has to do, in its state page: not 0 for yes.
+/// The switcher's part of the policy, in its state page: a word that is not 0 means yes.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Actions {
@@ -131,8 +132,8 @@ pub(crate) fn untrain_returns() {
     }
 }
 
-/// A guest ran on this CPU: Linux makes an IBPB before it next goes to user mode here
-/// (arch_exit_to_user_mode_prepare()), as after a guest of KVM's. IRQs off.
+/// A Guest ran on this CPU: Linux makes an IBPB before it next goes to user mode here
+/// (arch_exit_to_user_mode_prepare()), as after a Guest of KVM's. IRQs off.
 pub(crate) fn barrier_before_user() {
     // SAFETY: A per-CPU variable that is one byte, so GS reaches it; storing 1 asks for no more than
     // the barrier.
@@ -198,7 +199,7 @@ static OPS: bindings::kernel_param_ops = bindings::kernel_param_ops {
     free: None,
 };
 
-/// What `module!` would make, which has neither words nor files in sysfs.
+/// The parameter as `module!` would make it, if that had words and files in sysfs.
 #[link_section = "__param"]
 #[used(compiler)]
 static PARAMETER: KernelParam = KernelParam::new(bindings::kernel_param {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Everything `unsafe`: the CPU, the Host kernel's C functions, page tables, and guest memory.
+//! Everything `unsafe`: the CPU, the Host kernel's C functions, page tables, and Guest memory.
 //!
 //! The modules above see safe interfaces only, and the compiler holds them to it
 //! (`#![deny(unsafe_code)]`).

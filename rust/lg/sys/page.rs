@@ -51,7 +51,7 @@ pub(crate) unsafe fn owner_words<'a>(addr: *const u8) -> OwnerWords<'a> {
     }
 }
 
-/// The host physical address of a `struct page`.
+/// The Host physical address of a `struct page`.
 ///
 /// # Safety
 ///
@@ -65,7 +65,7 @@ pub(crate) unsafe fn page_to_hpa(page: *const bindings::page) -> Hpa {
     Hpa::new(pfn << 12)
 }
 
-/// The host physical address of a page of the module's own.
+/// The Host physical address of a page of the module's own.
 ///
 /// # Safety
 ///
@@ -141,7 +141,7 @@ impl HostPage {
         self.0.as_ptr().cast()
     }
 
-    /// Its host physical address.
+    /// Its Host physical address.
     pub(crate) fn hpa(&self) -> Hpa {
         direct_map_to_hpa(self.0.as_ptr())
     }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Guest RAM: memory of the Launcher's, pinned as the guest touches it.
+//! Guest RAM: memory of the Launcher's, pinned as the Guest touches it.
 //!
 //! A page stays pinned until the VM ends, so that the shadow may point at it without asking
 //! anybody. (The alternative, an MMU notifier which tears the shadow down when the Host moves a
-//! page, buys swapping of guests; it would have to stop every vCPU from a callback that may not
+//! page, buys swapping of Guests; it would have to stop every vCPU from a callback that may not
 //! sleep.)
 //!
-//! The only Rust references into guest memory are to atomic words, which are read and written by value.
+//! The only Rust references into Guest memory are to atomic words, which are read and written by value.
 
 use super::{
     nospec,
@@ -37,7 +37,8 @@ use kernel::{
 };
 
 const PAGE: u64 = 4096;
-/// Pages that are pinned at once at most: 64 KiB.
+/// Pages that are pinned at once at most: 64 KiB. With more, a Guest that touches one page here and
+/// there would pin much that it never uses; with fewer, the cost of the call shows.
 const BATCH: usize = 16;
 
 #[cfg(CONFIG_MEMORY_FAILURE)]
@@ -48,7 +49,7 @@ const HWPOISON: u32 = 0;
 struct Region {
     gpa: u64,
     hva: u64,
-    /// The page behind each guest frame, as the address of its `struct page`; 0 until it is pinned.
+    /// The page behind each Guest frame, as the address of its `struct page`; 0 until it is pinned.
     pages: KVVec<AtomicU64>,
 }
 
@@ -165,7 +166,7 @@ impl GuestRam {
         region.good_page(index)
     }
 
-    /// Pins a page and, since the guest is likely to come for them next, those behind it up to the
+    /// Pins a page and, since the Guest is likely to come for them next, those behind it up to the
     /// next one that is pinned or to the end of its [`BATCH`].
     fn pin(&self, region: &Region, index: usize) -> Result {
         let end = (index / BATCH * BATCH + BATCH).min(region.pages.len());
@@ -218,14 +219,14 @@ impl GuestRam {
         };
         let at = hpa.get() | (gpa.get() % PAGE & !7);
         // SAFETY: The page stays pinned as long as `self`, an aligned word is inside it, and
-        // everybody (guest, Launcher, us) only ever does whole-word accesses that the CPU makes
+        // everybody (Guest, Launcher, us) only ever does whole-word accesses that the CPU makes
         // atomic.
         Ok(Some(unsafe {
             &*direct_map(Hpa::new(at)).cast::<AtomicU64>()
         }))
     }
 
-    /// Copies guest memory to `buf`; `false` if it is not all RAM. May sleep.
+    /// Copies Guest memory to `buf`; `false` if it is not all RAM. May sleep.
     pub(crate) fn read(&self, gpa: Gpa, buf: &mut [u8]) -> bool {
         for (i, byte) in buf.iter_mut().enumerate() {
             let at = Gpa::new(gpa.get().wrapping_add(i as u64));
@@ -237,13 +238,13 @@ impl GuestRam {
         true
     }
 
-    /// The guest's page tables, for the walker.
+    /// The Guest's page tables, for the walker.
     pub(crate) fn tables(&self, wait: Wait) -> Tables<'_> {
         Tables { ram: self, wait }
     }
 }
 
-/// How the walker reaches guest page tables. Where waiting is forbidden, a table that is not pinned
+/// How the walker reaches Guest page tables. Where waiting is forbidden, a table that is not pinned
 /// yet looks as if it were outside RAM ([`GuestRam::contains`] tells them apart). So does one that could not
 /// be pinned.
 pub(crate) struct Tables<'a> {

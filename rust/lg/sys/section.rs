@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Run sections: the stretch of time, IRQs off, in which this CPU's MSRs and FPU registers are the
-//! guest's.
+//! Guest's.
 //!
 //! What world switches need not touch each time is swapped here once: the SYSCALL entry points,
 //! TSC_AUX, the debug registers, CR4 bits that would get in a CPL3 kernel's way, XCR0, and the FPU
@@ -31,7 +31,7 @@ use kernel::{
     prelude::*, //
 };
 
-/// CR4 bits that are off while a guest runs.
+/// CR4 bits that are off while a Guest runs.
 const CR4_HIDDEN: u64 = CR4_PKE | CR4_LASS;
 /// Offsets in the XSAVE area (SDM 1, 13.4.1).
 const MXCSR: usize = 24;
@@ -41,7 +41,7 @@ const DEBUGCTL_BTS: u64 = 1 << 6 | 1 << 7;
 /// TEST_CTRL: #AC for split locks.
 const TEST_CTRL_SPLIT_LOCK: u64 = 1 << 29;
 
-/// The guest's XCR0: which components of the CPU's state its programs may use.
+/// The Guest's XCR0: which components of the CPU's state its programs may use.
 ///
 /// # Invariants
 ///
@@ -53,7 +53,7 @@ pub(crate) struct Xcr0 {
 }
 
 impl Xcr0 {
-    /// XSETBV of the guest's, from the next section on. `false` where the CPU would fault.
+    /// XSETBV of the Guest's, from the next section on. `false` where the CPU would fault.
     pub(crate) fn set(&mut self, value: u64) -> bool {
         let accepted = xcr0::accepts(value, self.offered);
         if accepted {
@@ -76,7 +76,7 @@ pub(crate) struct GuestFpu {
 }
 
 impl GuestFpu {
-    /// The state after reset, and XCR0 with all there is for a guest. `ENODEV` on a CPU whose state does not
+    /// The state after reset, and XCR0 with all there is for a Guest. `ENODEV` on a CPU whose state does not
     /// fit in a page.
     pub(crate) fn new() -> Result<(Self, Xcr0)> {
         let offered = xcr0::offered(read_xcr0());
@@ -140,13 +140,13 @@ impl GuestFpu {
     }
 }
 
-/// An MSR with the guest's value in it.
+/// An MSR with the Guest's value in it.
 struct SwappedMsr {
     msr: u32,
     host: u64,
 }
 
-/// How a section sets up the CPU for a guest.
+/// The setting of the CPU for a Guest, which a section makes.
 ///
 /// # Invariants
 ///
@@ -161,7 +161,7 @@ pub(crate) struct Setup {
 
 impl Setup {
     /// `lstar` and `cstar` are where SYSCALL of 64-bit and of 32-bit code goes. `split_locks`: they
-    /// do not fault, on a CPU on which they could. `barrier`: no prediction of the guest's reaches the
+    /// do not fault, on a CPU on which they could. `barrier`: no prediction of the Guest's reaches the
     /// Launcher.
     ///
     /// # Safety
@@ -185,7 +185,7 @@ impl Setup {
     }
 }
 
-/// Calls `f` in a run section: this CPU's MSRs and FPU registers are the guest's, so that it may be entered
+/// Calls `f` in a run section: this CPU's MSRs and FPU registers are the Guest's, so that it may be entered
 /// any number of times. IRQs are off; nothing in `f` may sleep.
 pub(crate) fn run<R>(
     irqs: &IrqsOff,
@@ -203,13 +203,13 @@ pub(crate) fn run<R>(
     result
 }
 
-/// The CPU is set up for the guest. IRQs are off all the time.
+/// The CPU is set up for the Guest. IRQs are off all the time.
 pub(crate) struct Section<'a> {
     _irqs: &'a IrqsOff,
     swapped: [Option<SwappedMsr>; 8],
     cr4: u64,
     dr7: u64,
-    /// The Host's, and the guest's.
+    /// The Host's, and the Guest's.
     xcr0: [u64; 2],
 }
 
@@ -243,7 +243,7 @@ impl<'a> Section<'a> {
         // the CPU takes by the type invariant, until `end`.
         unsafe {
             fpu.restore(host_xcr0);
-            // A guest's programs are to see, and to use, what its kernel saves. As the guest cannot
+            // A Guest's programs are to see, and to use, what its kernel saves. As the Guest cannot
             // reach PKRU any more, with PKE off, that stays the task's. An NMI meets this XCR0, too:
             // its handlers use no FPU, and perf saves a supervisor component (LBR) at most.
             if xcr0.value != host_xcr0 {
@@ -254,7 +254,7 @@ impl<'a> Section<'a> {
     }
 
     fn swap_msrs(&mut self, setup: &Setup) {
-        // SAFETY: The guest runs until `end`, with IRQs off and the Host's values restored before
+        // SAFETY: The Guest runs until `end`, with IRQs off and the Host's values restored before
         // they are on. The entry points are what they are by the invariant of `Setup`. SYSENTER_CS 0 makes
         // SYSENTER fault instead of entering the Host.
         unsafe {
@@ -269,7 +269,7 @@ impl<'a> Section<'a> {
             if self.cr4 & CR4_CET != 0 {
                 self.swap(4, MSR_U_CET, 0);
             }
-            // The CPU would write its records to linear addresses, which are the guest's now.
+            // The CPU would write its records to linear addresses, which are the Guest's now.
             let (pebs, bts) = has_debug_store();
             if pebs {
                 self.swap(5, MSR_PEBS_ENABLE, 0);
@@ -299,7 +299,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// How many MSR writes the section takes, from begin to end.
+    /// The number of MSR writes that the section takes, from begin to end.
     pub(crate) fn msr_writes(&self) -> u64 {
         2 * self.swapped.iter().flatten().count() as u64
     }
@@ -307,7 +307,7 @@ impl<'a> Section<'a> {
     /// Gives the CPU back to the Host.
     fn end(self, fpu: &mut GuestFpu) {
         let [host_xcr0, guest_xcr0] = self.xcr0;
-        // First, so that what the guest's kernel has turned off is saved as well: SSE works without.
+        // First, so that what the Guest's kernel has turned off is saved as well: SSE works without.
         if guest_xcr0 != host_xcr0 {
             // SAFETY: It is the value that was in there.
             unsafe { write_xcr0(host_xcr0) };

@@ -9,17 +9,17 @@
  *
  *	+0x0000	text		this blob, the same physical pages for every vCPU		RX
  *	+0x3000	state		struct State: the registers, both worlds' descriptors		RW
- *	+0x4000	shared		the page the guest sees as struct lguest_shared			RW
+ *	+0x4000	shared		the page the Guest sees as struct lguest_shared			RW
  *	+0x5000	gdt, tss								RW
  *	+0x6000	idt									R
  *	+0x7000	ist stacks	#DF, NMI, #DB, #MC, 1 KiB each				RW
  *
  * Since the text is mapped once per vCPU, RIP-relative addressing reaches that vCPU's own state: no
  * per-CPU register and no swapgs.  Everything here is supervisor-only, and mapped under the Host's
- * page tables and under the guest's.
+ * page tables and under the Guest's.
  *
- * The one rule: at CPL0 nothing outside this region is touched while the guest's CR3 is loaded.
- * The Host's own translations are global and survive a CR3 load, so a guest address could reach
+ * The one rule: at CPL0 nothing outside this region is touched while the Guest's CR3 is loaded.
+ * The Host's own translations are global and survive a CR3 load, so a Guest address could reach
  * Host memory.
  *
  * Numbers in braces are filled in by rustc from the Rust definitions (sys/switcher/layout.rs).  In here
@@ -39,12 +39,12 @@ lg_switcher_start:
 
 /*
  * There is no near return in here, and no indirect jump or call: where they go first, by prediction,
- * may be of the guest's making.  scripts/check-switcher looks.
+ * may be of the Guest's making.  scripts/check-switcher looks.
  */
 
 /*
  * Where the CPU leaks what its buffers hold to CPL3 (MDS and its like), empty them.  Last thing on
- * each way to guest user mode, and from the Host to the guest, but for the look whether an NMI waits.
+ * each way to Guest user mode, and from the Host to the Guest, but for the look whether an NMI waits.
  * Changes the flags.
  */
 	.macro	clear_buffers
@@ -64,7 +64,7 @@ lg_switcher_start:
 	.endm
 
 /*
- * To the Host from where SYSCALL has left the guest: RSP is still the guest's, RCX and R11 hold its RIP and
+ * To the Host from where SYSCALL has left the Guest: RSP is still the Guest's, RCX and R11 hold its RIP and
  * RFLAGS.  Builds the frame that the CPU would have pushed for an exception.
  */
 	.macro	syscall_exit cs, vector
@@ -106,7 +106,7 @@ lg_switcher_start:
 	.endr
 
 /*
- * Replay of an interrupt which the CPU took while the guest ran, 16 bytes apart from +0x1000.
+ * Replay of an interrupt which the CPU took while the Guest ran, 16 bytes apart from +0x1000.
  *
  * Called by: Rust as `extern "C" fn()`, in the Host's world, IF=0. The frame the Host's handler
  * sees must say IF=1: with IF=0 its exit path leaves the timer unarmed.  STI holds interrupts off
@@ -155,11 +155,11 @@ unblock_nmis:
 	far_return
 
 /*
- * lg_switcher_enter - from the Host's world into the guest's.
+ * lg_switcher_enter - from the Host's world into the Guest's.
  *
  * Called by: Rust as `extern "C" fn()` at the vCPU's alias of this text, IF=0, preemption off, the
  * Host's CR3 (which maps this region), the run section's MSRs loaded, state filled in.  Returns
- * through `leave` when the guest is out, with state.regs holding the guest's registers, regs.vector
+ * through `leave` when the Guest is out, with state.regs holding the Guest's registers, regs.vector
  * the reason, and everything of the Host as it was.
  *
  * Our IDT comes first and goes last: an NMI between any two of these instructions then finds a
@@ -187,7 +187,7 @@ lg_switcher_enter:
 	lidt	state + {ST_IDTR}(%rip)
 	/*
 	 * The Host's handlers can no longer run.  If one for NMIs has since the section began, it may have
-	 * let perf write its records to memory again, at addresses which are about to be the guest's.
+	 * let perf write its records to memory again, at addresses which are about to be the Guest's.
 	 */
 	cmpl	%edx, (%rax)
 	jne	not_now
@@ -195,10 +195,10 @@ lg_switcher_enter:
 	andb	$~2, gdt + {TSS_TYPE}(%rip)	/* LTR refuses a busy TSS */
 	movl	${TSS_SELECTOR}, %eax
 	ltr	%ax
-	/* A call gate in the Launcher's LDT, which would be read from guest memory, could lead to CPL0. */
+	/* A call gate in the Launcher's LDT, which would be read from Guest memory, could lead to CPL0. */
 	xorl	%eax, %eax
 	lldt	%ax
-	/* Where the Host's kernel runs with IBRS and its programs do not, nor does the guest. */
+	/* Where the Host's kernel runs with IBRS and its programs do not, nor does the Guest. */
 	cmpl	$0, state + {ST_IBRS}(%rip)
 	je	1f
 	movl	${MSR_SPEC_CTRL}, %ecx
@@ -221,9 +221,9 @@ lg_switcher_enter:
 	movq	state + {ST_GS_BASE}(%rip), %rax
 	wrgsbase %rax
 	/*
-	 * A translation of the Host may hide the guest's own at this address (see page_fault).
-	 * Only here, with the guest's CR3 loaded and no Host code left to run, is it certain to be
-	 * gone when the guest tries again.
+	 * A translation of the Host may hide the Guest's own at this address (see page_fault).
+	 * Only here, with the Guest's CR3 loaded and no Host code left to run, is it certain to be
+	 * gone when the Guest tries again.
 	 */
 	movq	state + {ST_INVLPG}(%rip), %rax
 	testq	%rax, %rax
@@ -248,10 +248,10 @@ lg_switcher_enter:
 	addq	$16, %rsp			/* vector and error code */
 
 /*
- * The ways into the guest.  All else is the guest's already: CR3, GS base, mode, general registers.
- * `guest_iret`: RSP points at regs.rip.  `guest_sysret`: RSP is the guest's; RCX, R11: RIP, RFLAGS.
+ * The ways into the Guest.  All else is the Guest's already: CR3, GS base, mode, general registers.
+ * `guest_iret`: RSP points at regs.rip.  `guest_sysret`: RSP is the Guest's; RCX, R11: RIP, RFLAGS.
  *
- * An NMI or a machine check which hit the switcher has been noted, and the guest does not get the CPU
+ * An NMI or a machine check which hit the switcher has been noted, and the Guest does not get the CPU
  * before the Host has heard of it.  One that comes behind the comparison goes back to it: ist_trap.
  *
  * `guest_iret` empties the CPU's buffers for either mode.  A system call need not: who takes
@@ -281,10 +281,10 @@ not_now:
 	jmp	leave
 
 /*
- * lg_switcher_syscall - SYSCALL in the guest: LSTAR points here.
+ * lg_switcher_syscall - SYSCALL in the Guest: LSTAR points here.
  *
- * Entered by: the CPU, CPL0, IF=0, RCX and R11 hold the guest's RIP and RFLAGS.  RSP is still the
- * guest's and must not be used; GS base and CR3 are the guest's.
+ * Entered by: the CPU, CPL0, IF=0, RCX and R11 hold the Guest's RIP and RFLAGS.  RSP is still the
+ * Guest's and must not be used; GS base and CR3 are the Guest's.
  */
 	.globl lg_switcher_syscall
 lg_switcher_syscall:
@@ -293,7 +293,7 @@ lg_switcher_syscall:
 	je	hypercall
 
 	/*
-	 * A system call: from guest user mode straight into guest kernel mode.  The Host never
+	 * A system call: from Guest user mode straight into Guest kernel mode.  The Host never
 	 * hears of it.
 	 */
 	incq	state + {ST_DIRECT_SYSCALLS}(%rip)
@@ -372,7 +372,7 @@ eret:
 	clear_buffers
 	jmp	guest_sysret
 
-	/* To guest kernel mode.  Any canonical RIP. */
+	/* To Guest kernel mode.  Any canonical RIP. */
 eret_kernel:
 	movq	shared + {SH_RIP}(%rip), %rcx
 	movq	%rcx, %r11
@@ -409,9 +409,9 @@ eret_slow:
 	jmp	save_and_leave
 
 /*
- * lg_switcher_syscall_stepped - LSTAR while the Launcher steps the guest.
+ * lg_switcher_syscall_stepped - LSTAR while the Launcher steps the Guest.
  *
- * Entered by: the CPU, as above.  SYSCALL has cleared TF and saved it where the guest would see it,
+ * Entered by: the CPU, as above.  SYSCALL has cleared TF and saved it where the Guest would see it,
  * so nothing is switched directly: the Host gets every SYSCALL, from either mode.
  */
 	.globl lg_switcher_syscall_stepped
@@ -422,7 +422,7 @@ lg_switcher_syscall_stepped:
 /*
  * lg_switcher_syscall32 - SYSCALL from 32-bit code on AMD: CSTAR points here.
  *
- * Entered by: the CPU, as above.  Linux guests use int 0x80; the Host answers this with #UD, as
+ * Entered by: the CPU, as above.  Linux Guests use int 0x80; the Host answers this with #UD, as
  * Intel's CPUs do.
  */
 	.globl lg_switcher_syscall32
@@ -431,8 +431,8 @@ lg_switcher_syscall32:
 	syscall_exit {GUEST_CS_USER32}, {EXIT_SYSCALL32}
 
 /*
- * A page fault with P=1 in the upper half may be no fault of the guest: a *global* translation of
- * the Host's, which survived our CR3 load, sits at an address where the guest has something of its
+ * A page fault with P=1 in the upper half may be no fault of the Guest: a *global* translation of
+ * the Host's, which survived our CR3 load, sits at an address where the Guest has something of its
  * own.  It is resolved right here, for Host code would only touch its memory again and bring the
  * translation back.  If the same address faults twice running, the fault is real.
  *
@@ -462,7 +462,7 @@ page_fault:
 /*
  * Vectors with a stack of their own.  From CPL3: move the frame to state.regs and leave as every
  * other.  From CPL0 they hit the switcher itself: NMI and #MC are noted for the Host and we go on,
- * but not into the guest; #DB can only be a single-step trap which SYSCALL carried over the border,
+ * but not into the Guest; #DB can only be a single-step trap which SYSCALL carried over the border,
  * and is dropped.
  *
  * Stack: vector, error code, rip, cs, rflags, rsp, ss on the IST stack.
@@ -491,7 +491,7 @@ ist_trap:
 2:
 	movl	$1, state + {ST_MCE}(%rip)
 3:
-	/* Where the comparison is done but the guest is not entered, it is done again. */
+	/* Where the comparison is done but the Guest is not entered, it is done again. */
 	pushq	%rax
 	pushq	%rdx
 	movq	{F_RIP}+16(%rsp), %rax
@@ -555,10 +555,10 @@ save_and_leave:
 	movq	%rax, state + {ST_CR2}(%rip)
 
 /*
- * From the guest's world back into the Host's.  RSP: anywhere in the region.
+ * From the Guest's world back into the Host's.  RSP: anywhere in the region.
  *
- * The guest's registers go first: what the Host executes by a wrong prediction shall find nothing of
- * the guest's choosing in them.
+ * The Guest's registers go first: what the Host executes by a wrong prediction shall find nothing of
+ * the Guest's choosing in them.
  */
 leave:
 	xorl	%eax, %eax
@@ -601,7 +601,7 @@ leave:
 	movq	state + {ST_HOST_GS_BASE}(%rip), %rax
 	wrgsbase %rax
 	/*
-	 * The guest ran at the Host's addresses, and may have left predictions for them.  All of this comes
+	 * The Guest ran at the Host's addresses, and may have left predictions for them.  All of this comes
 	 * before the Host's IDT, so that no handler of the Host's runs without it; except that the returns
 	 * of its kernel are untrained by Switcher::enter, right behind the far return below.
 	 */
@@ -644,7 +644,7 @@ leave:
 	lfence				/* no branch above is still a guess */
 	lidt	state + {ST_HOST_IDTR}(%rip)
 	movq	state + {ST_HOST_RSP}(%rip), %rsp
-	popfq				/* AC and DF may be the guest's */
+	popfq				/* AC and DF may be the Guest's */
 	popq	%r15
 	popq	%r14
 	popq	%r13

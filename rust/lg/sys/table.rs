@@ -134,7 +134,7 @@ impl shadow::Table for Table {
 /// When no CPU can know the way to it. Tables are taken out in the Host's world, and while no CPU is on a root
 /// of their VM: its one vCPU is out, or in the hands of who does this. What a CPU remembers of those roots has
 /// either been dropped when it loaded the Host's CR3 (without PCIDs), or is tagged with PCID 0. Nobody but a
-/// guest loads that, and never with bit 63, so it is dropped before it is used again; and nothing in a shadow is
+/// Guest loads that, and never with bit 63, so it is dropped before it is used again; and nothing in a shadow is
 /// global. So what is in here no CPU can reach, however soon it is freed.
 ///
 /// With several vCPUs, each has to forget the `Scope` of a `Dropped` before the shadow buries the tables.

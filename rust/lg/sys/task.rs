@@ -37,7 +37,7 @@ const fn tif(bits: &[u32]) -> usize {
 }
 
 /// Work that is only done on the way to user mode: signals, task work, and what others have left in
-/// this CPU until then. KVM leaves its own guest's SYSCALL MSRs, which the guest must not run with.
+/// this CPU until then. KVM leaves its own Guest's SYSCALL MSRs, which the Guest must not run with.
 const WORK_USER: usize = tif(&[
     bindings::TIF_SIGPENDING,
     bindings::TIF_NOTIFY_SIGNAL,
@@ -51,12 +51,12 @@ const WORK_SCHED: usize = tif(&[
     bindings::TIF_HRTIMER_REARM,
 ]);
 
-/// Does the thread have to go back to user mode first?
+/// Says whether the thread has to go back to user mode first.
 pub(crate) fn must_return_to_user() -> bool {
     thread_flags() & WORK_USER != 0
 }
 
-/// Does something have to be done before the guest may run? Meaningful with IRQs off.
+/// Does something have to be done before the Guest may run? Meaningful with IRQs off.
 pub(crate) fn has_work() -> bool {
     thread_flags() & (WORK_USER | WORK_SCHED) != 0
 }
@@ -75,7 +75,7 @@ pub(crate) fn sleep_ms(ms: u32) {
     unsafe { bindings::msleep_interruptible(ms) };
 }
 
-/// Marks the time until it is dropped as guest time, for `top` and cgroups (as KVM does,
+/// Marks the time until it is dropped as Guest time, for `top` and cgroups (as KVM does,
 /// `PF_VCPU`).
 pub(crate) struct GuestTime(());
 
@@ -94,7 +94,7 @@ impl Drop for GuestTime {
     }
 }
 
-/// Who runs the vCPU right now, so that others can wake it or make it leave the guest.
+/// The thread that runs the vCPU right now, so that others can wake it or make it leave the Guest.
 ///
 /// # Invariants
 ///
@@ -122,7 +122,7 @@ impl Runner {
     }
 
     /// Makes the runner look at its work: wakes it from [`Runner::sleep_until`], or forces it out
-    /// of the guest.
+    /// of the Guest.
     ///
     /// Any context, hard interrupts included.
     pub(crate) fn kick(&self) {

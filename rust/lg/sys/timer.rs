@@ -3,7 +3,7 @@
 //! A one-shot timer of the Host's, with a callback in hard interrupt context.
 //!
 //! The `kernel` crate's `HrTimer` hands out a new handle at each start and cancels when that is
-//! dropped; a guest re-arms its timer thousands of times a second, so this wraps the C interface,
+//! dropped; a Guest re-arms its timer thousands of times a second, so this wraps the C interface,
 //! where arming again is one call.
 
 use core::marker::PhantomPinned;
@@ -13,7 +13,7 @@ use kernel::{
     types::Opaque, //
 };
 
-/// What happens when the timer fires. Hard interrupt context.
+/// Called when the timer fires, in hard interrupt context.
 pub(crate) trait Expired: Sync {
     fn expired(&self);
 }

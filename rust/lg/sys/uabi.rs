@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which structures of the contract may be copied from and to the Launcher byte by byte.
+//! This module says which structures of the contract may be copied from and to the Launcher byte by
+//! byte.
 
 use crate::abi::*;
 use kernel::transmute::{
@@ -27,7 +28,7 @@ plain!(
     lguest_stats
 );
 
-/// What the exit carries besides its number.
+/// The part of an exit besides its number.
 impl lguest_run {
     pub(crate) fn mmio(&mut self) -> &mut lguest_run__bindgen_ty_1__bindgen_ty_1 {
         // SAFETY: Every variant of the union is made of integers.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The smallest guest: says hello and leaves with status 0.
+//! The smallest Guest: says hello and leaves with status 0.
 
 #![no_std]
 #![no_main]

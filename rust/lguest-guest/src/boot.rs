@@ -62,7 +62,7 @@ extern "C" fn lguest_start(boot_params: u64) -> ! {
     exit(unsafe { lguest_main() })
 }
 
-/// Ends the guest; `status` is the exit status of `lg run`.
+/// Ends the Guest; `status` is the exit status of `lg run`.
 pub fn exit(status: u8) -> ! {
     hypercall::shutdown(LGUEST_SHUTDOWN_POWEROFF, u64::from(status))
 }

@@ -18,7 +18,7 @@ impl<const N: usize> Buffer<N> {
         }
     }
 
-    /// GPA of the text; the buffer must be on the stack, which is contiguous in guest physical memory.
+    /// GPA of the text; the buffer must be on the stack, which is contiguous in Guest physical memory.
     pub(crate) fn gpa(&self) -> u64 {
         address::gpa_of(self.bytes.as_ptr())
     }

@@ -156,12 +156,12 @@ extern "C" {
     fn lguest_syscall();
 }
 
-/// What to do about an event.
+/// The handler's answer to an event.
 pub type Handler = fn(&mut Frame);
 
 static HANDLERS: [AtomicUsize; 0x101] = [const { AtomicUsize::new(0) }; 0x101];
 
-/// Registers the stubs of this module as the guest's entry points.
+/// Registers the stubs of this module as the Guest's entry points.
 pub fn init() {
     set_syscall_entry(lguest_syscall as usize as u64);
 }

@@ -40,7 +40,7 @@ impl Frame {
     }
 }
 
-/// CS of guest kernel mode, of 64-bit and of 32-bit user mode.
+/// CS of Guest kernel mode, of 64-bit and of 32-bit user mode.
 pub const KERNEL_CS: u64 = LGUEST_CS_KERNEL as u64;
 #[allow(missing_docs)]
 pub const USER_CS: u64 = LGUEST_CS_USER64 as u64;

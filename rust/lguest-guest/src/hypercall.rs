@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Hypercalls: SYSCALL in guest kernel mode. `LHCALL_*` in the header says what each does.
+//! Hypercalls: SYSCALL in Guest kernel mode. `LHCALL_*` in the header says what each does.
 
 use crate::abi::{
     LHCALL_CONSOLE, LHCALL_DROP_ROOT, LHCALL_FLUSH_TLB, LHCALL_HALT, LHCALL_IRQ_WINDOW,
@@ -62,7 +62,7 @@ pub fn irq_window() -> i64 {
     call2(LHCALL_IRQ_WINDOW, 0, 0)
 }
 
-/// Ends the guest: `kind` is one of `LGUEST_SHUTDOWN_*`.
+/// Ends the Guest: `kind` is one of `LGUEST_SHUTDOWN_*`.
 pub fn shutdown(kind: u32, argument: u64) -> ! {
     call2(LHCALL_SHUTDOWN, u64::from(kind), argument);
     unreachable!("the Host came back from SHUTDOWN");

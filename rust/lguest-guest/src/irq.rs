@@ -33,7 +33,7 @@ pub fn halt() {
 
 /// The time stamp counter, which runs at `lguest_shared.tsc_khz`.
 pub fn rdtsc() -> u64 {
-    // SAFETY: RDTSC reads no memory, and no guest may turn it off.
+    // SAFETY: RDTSC reads no memory, and no Guest may turn it off.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 

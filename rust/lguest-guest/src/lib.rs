@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Everything a bare guest of lg needs: a program without an operating system that runs as a guest kernel.
+//! Everything a bare Guest of lg needs: a program without an operating system that runs as a Guest kernel.
 //!
 //! ```no_run
 //! #![no_std]
@@ -15,7 +15,7 @@
 //! ```
 //!
 //! The contract behind it is `include/uapi/linux/lguest.h` (in Rust: [`abi`]); the modules here are its parts in the order
-//! in which a guest meets them. A guest has one vCPU, so plain statics and [`shared`] are enough.
+//! in which a Guest meets them. A Guest has one vCPU, so plain statics and [`shared`] are enough.
 //!
 //! Each line knows what is on lines below it, and nothing above; a test holds that (`rust/layers`):
 //!
@@ -54,7 +54,7 @@ pub mod user;
 pub use boot::exit;
 pub use params::{boot_params, command_line};
 
-/// Makes `fn main() -> u8` the guest's program; what it returns is the exit status of `lg run`.
+/// Makes `fn main() -> u8` the Guest's program; what it returns is the exit status of `lg run`.
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {

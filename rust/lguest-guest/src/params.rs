@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the Launcher told the guest.
+//! The Launcher's words to the Guest.
 
 use crate::abi::boot_params;
 use crate::address::gpa_to_ptr;
@@ -13,7 +13,7 @@ pub(crate) fn set(boot_params: u64) {
     BOOT_PARAMS.store(boot_params, Relaxed);
 }
 
-/// What the Launcher told: a copy of its boot_params.
+/// The Launcher's boot_params: a copy.
 pub fn boot_params() -> boot_params {
     let params = gpa_to_ptr::<boot_params>(BOOT_PARAMS.load(Relaxed));
     // SAFETY: the Launcher left the structure there, in RAM, and nobody writes it.

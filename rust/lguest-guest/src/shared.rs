@@ -3,14 +3,14 @@
 
 use crate::abi::{lguest_shared, LGUEST_SHARED_VA};
 
-/// GVA of the shared page of vCPU 0, in guest kernel mode of every root.
+/// GVA of the shared page of vCPU 0, in Guest kernel mode of every root.
 pub const SHARED: *mut lguest_shared = LGUEST_SHARED_VA as *mut lguest_shared;
 
 /// Reads a field of the shared page.
 #[macro_export]
 macro_rules! shared_read {
     ($field:ident) => {{
-        // SAFETY: the page is always there in guest kernel mode; the Host writes it behind our back, hence volatile.
+        // SAFETY: the page is always there in Guest kernel mode; the Host writes it behind our back, hence volatile.
         unsafe { core::ptr::addr_of!((*$crate::shared::SHARED).$field).read_volatile() }
     }};
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The devices that are character devices in a guest.
+//! The devices that are character devices in a Guest.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};

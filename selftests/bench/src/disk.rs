@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A disk, with nothing of it in the guest's page cache.
+//! A disk, with nothing of it in the Guest's page cache.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -13,7 +13,7 @@ const LARGE: usize = 1 << 20;
 /// Requests of the one and the other size.
 const SMALL_REQUESTS: u64 = 1000;
 const LARGE_REQUESTS: u64 = 48;
-/// What is read and written of the disk.
+/// The part of the disk that is read and written.
 const MEGABYTES: u64 = 64;
 
 /// As O_DIRECT wants it.

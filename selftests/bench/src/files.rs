@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A shared directory: what the guest's kernel cannot answer by itself.
+//! A shared directory: what the Guest's kernel cannot answer by itself.
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -47,7 +47,7 @@ pub(crate) fn workloads(directory: &Path) -> Vec<Workload> {
         fs::remove_file(&new).expect("unlink");
     });
 
-    // Past the guest's page cache.
+    // Past the Guest's page cache.
     let file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -117,7 +117,7 @@ pub(crate) fn paths() {
     // Right after boot the kernel's own threads still take most of the time.
     std::thread::sleep(Duration::from_secs(5));
     println!("getppid {}", measure(20_000, getppid));
-    // The second time the guest kernel hands out memory that the Host has seen already.
+    // The second time the Guest kernel hands out memory that the Host has seen already.
     println!("page-fault-new {}", page_faults(4096));
     println!("page-fault {}", page_faults(4096));
     println!("context-switch {}", context_switch(2_000));

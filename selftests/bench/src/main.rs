@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Measures what the kernel's common paths and its devices cost, in ticks of the time stamp counter.
-//! The same program runs in the kernel that is booted directly, and in lg's guest.
+//! The same program runs in the kernel that is booted directly, and in lg's Guest.
 
 mod characters;
 mod clock;

@@ -13,14 +13,14 @@ use crate::clock::{count, measure_all};
 use crate::Workload;
 
 const ROUND_TRIPS: u64 = 1000;
-/// How much goes each way, in pieces of this size.
+/// The number of bytes that go each way, in pieces of this size.
 const MEGABYTES: u64 = 32;
 const MEGABYTE: usize = 1 << 20;
 /// The first byte of a connection: what the server does.
 const ECHO: u8 = b'e';
 const SINK: u8 = b'<';
 const SOURCE: u8 = b'>';
-/// Where the server is, seen from the guest's AF_VSOCK.
+/// The address of the server, seen from the Guest's AF_VSOCK.
 const PORT: u32 = 1000;
 
 pub(crate) trait Stream: Read + Write {}

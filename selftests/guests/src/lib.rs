@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the test guests share: pieces of code that run in guest kernel mode and in guest user mode, with their events
-//! caught. A guest that finds something wrong panics, and the panic's message is what the runner prints.
+//! What the test Guests share: pieces of code that run in Guest kernel mode and in Guest user mode, with their events
+//! caught. A Guest that finds something wrong panics, and the panic's message is what the runner prints.
 
 #![no_std]
 
@@ -49,7 +49,7 @@ macro_rules! code {
     ($($line:literal),*) => { $crate::code!($($line),* =>) };
 }
 
-/// Where a [`User`]'s code, stack and data are: low enough for 32-bit code, a page each.
+/// The addresses of a [`User`]'s code, stack and data: low enough for 32-bit code, a page each.
 pub const CODE: u64 = 0x40_0000;
 #[allow(missing_docs)]
 pub const STACK_TOP: u64 = 0x60_0000;
@@ -166,7 +166,7 @@ fn catch(frame: &mut Frame) {
     frame.rflags &= lguest_guest::irq::FLAG_IF;
 }
 
-/// Runs `code` in guest kernel mode; the frame of the exception (or `int 0x80`) that ended it, or `None` if it reached its
+/// Runs `code` in Guest kernel mode; the frame of the exception (or `int 0x80`) that ended it, or `None` if it reached its
 /// end.
 pub fn in_kernel(code: Code) -> Option<Frame> {
     in_kernel_with(code, 0)
@@ -198,7 +198,7 @@ pub fn kernel_rsp() -> u64 {
     unsafe { test_catch_rsp.load(Relaxed) - 8 }
 }
 
-/// Whether the timer has fired since [`arm`].
+/// Says whether the timer has fired since [`arm`].
 pub static FIRED: AtomicBool = AtomicBool::new(false);
 
 fn fire(_: &mut Frame) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! /dev/lguest without a Launcher in between: just enough to boot a bare guest, and every ioctl for those who want to
+//! /dev/lguest without a Launcher in between: just enough to boot a bare Guest, and every ioctl for those who want to
 //! say something silly.
 
 use lguest_abi as abi;
@@ -12,15 +12,15 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::ptr;
 
-/// What a failed test says.
+/// The message of a failed test.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Where the Launcher's boot data goes (GPAs).
+/// The places of the Launcher's boot data (GPAs).
 const BOOT_PARAMS: u64 = 0x7000;
 const COMMAND_LINE: u64 = 0x20000;
 const TABLES: u64 = 0x30000;
 
-/// Memory of this process that can be a guest's RAM.
+/// Memory of this process that can be a Guest's RAM.
 pub struct Ram {
     start: *mut u8,
     size: usize,
@@ -67,7 +67,7 @@ impl Ram {
     /// Copies `bytes` to the GPA `gpa`.
     pub fn write(&self, gpa: u64, bytes: &[u8]) {
         self.check(gpa, bytes.len());
-        // SAFETY: checked to be inside the mapping; the guest's view of memory is never a reference.
+        // SAFETY: checked to be inside the mapping; the Guest's view of memory is never a reference.
         unsafe { ptr::copy(bytes.as_ptr(), self.start.add(gpa as usize), bytes.len()) };
     }
 
@@ -80,7 +80,7 @@ impl Ram {
         bytes
     }
 
-    /// Takes `len` bytes at GPA `gpa` out of the process, guest running or not.
+    /// Takes `len` bytes at GPA `gpa` out of the process, Guest running or not.
     pub fn unmap(&self, gpa: u64, len: usize) {
         self.check(gpa, len);
         // SAFETY: inside our own mapping; later accesses of ours there would fault, and no test makes one.
@@ -138,7 +138,7 @@ impl Device {
         self.ioctl(request, ptr::from_mut(argument) as u64)
     }
 
-    /// Makes `size` bytes at `hva` the guest's RAM at `gpa`.
+    /// Makes `size` bytes at `hva` the Guest's RAM at `gpa`.
     pub fn add_memory(&self, gpa: u64, size: u64, hva: u64) -> io::Result<i32> {
         let mut memory = abi::lguest_memory { gpa, size, hva };
         self.ioctl_on(abi::LGUEST_IOCTL_ADD_MEMORY, &mut memory)
@@ -168,7 +168,7 @@ impl Device {
         self.ioctl(abi::LGUEST_IOCTL_IRQ_LINE, line)
     }
 
-    /// What a debugger asks for.
+    /// Sets what a debugger asks for.
     pub fn set_debug(&self, vcpu: u32, flags: u32, reserved: [u64; 2]) -> io::Result<i32> {
         let mut debug = abi::lguest_debug {
             vcpu,
@@ -186,7 +186,7 @@ impl Device {
     }
 }
 
-/// A VM with a bare guest loaded, ready to run.
+/// A VM with a bare Guest loaded, ready to run.
 pub struct Vm {
     /// The open device.
     pub device: Device,
@@ -194,14 +194,14 @@ pub struct Vm {
     pub ram: Ram,
 }
 
-/// Where a guest starts.
+/// The state in which a Guest starts.
 #[derive(Clone, Copy)]
 pub struct Start {
     cr3: u64,
     rip: u64,
 }
 
-/// How a guest ended.
+/// The end of a Guest.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
     /// It powered off with this status.
@@ -215,7 +215,7 @@ pub enum End {
 }
 
 impl Vm {
-    /// Loads the bare guest at `path` into `size` bytes of RAM (a multiple of 2 MiB, at most 1 GiB), as the header says.
+    /// Loads the bare Guest at `path` into `size` bytes of RAM (a multiple of 2 MiB, at most 1 GiB), as the header says.
     pub fn load(path: &Path, size: usize, command_line: &str) -> Result<Self> {
         let (vm, start) = Self::prepare(path, size, command_line)?;
         vm.create_vcpu(start)?;

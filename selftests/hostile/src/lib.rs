@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A hostile guest is a set of crimes, of which the command line names one (`crime=NAME`). The runner knows how each must
-//! end: dead with a reason, or, where the processor answers a crime with an exception, with status 0 after the guest has
+//! A hostile Guest is a set of crimes, of which the command line names one (`crime=NAME`). The runner knows how each must
+//! end: dead with a reason, or, where the processor answers a crime with an exception, with status 0 after the Guest has
 //! seen that exception.
 
 #![no_std]
@@ -10,7 +10,7 @@ use lguest_guest::{command_line, println};
 /// A name and what is done under it.
 pub type Crime = (&'static str, fn());
 
-/// Commits the crime that the command line names. Status 0: the guest survived it.
+/// Commits the crime that the command line names. Status 0: the Guest survived it.
 pub fn commit(crimes: &[Crime]) -> u8 {
     let name = command_line()
         .split_ascii_whitespace()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a file system must do, in the current directory.
+//! These tests try what a file system must do, in the current directory.
 
 use crate::sys::{check, in_child, spawn, wait, Map, PAGE};
 use crate::Test;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! linux-tests GROUP - run a group of tests in a Linux guest, or in any Linux: nothing here knows of lg.
+//! linux-tests GROUP - run a group of tests in a Linux Guest, or in any Linux: nothing here knows of lg.
 //!
 //! Each test is a function that panics when something is wrong, in a process of its own.
 

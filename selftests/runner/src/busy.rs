@@ -6,12 +6,12 @@ use crate::test::{text, Outcome, HERE};
 use std::fs;
 use std::time::Duration;
 
-/// A guest that spins with interrupts off, by now, until somebody ends it.
+/// A Guest that spins with interrupts off, by now, until somebody ends it.
 pub(crate) fn start_spinner(timeout: Duration) -> Result<Running, String> {
     start_busy("tell-and-spin-with-interrupts-off", timeout)
 }
 
-/// A guest that is committing a crime which never ends.
+/// A Guest that is committing a crime which never ends.
 pub(crate) fn start_busy(crime: &str, timeout: Duration) -> Result<Running, String> {
     let path = format!("{HERE}/selftests/hostile/events");
     let argv = [
@@ -66,7 +66,7 @@ pub(crate) fn unpin() {
     }
 }
 
-/// How many CPUs there are.
+/// The number of CPUs.
 pub(crate) fn online() -> usize {
     // SAFETY: has no preconditions.
     unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) as usize }

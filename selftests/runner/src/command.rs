@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How a program ended.
+/// The end of a program.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(crate) enum End {
     /// With this status.
@@ -21,7 +21,7 @@ pub(crate) enum End {
     TimeOut,
 }
 
-/// How it ended, and what it printed on both outputs.
+/// Its end, and what it printed on both outputs.
 pub(crate) struct Finished {
     pub(crate) end: End,
     pub(crate) output: String,
@@ -97,7 +97,7 @@ impl Running {
         }
     }
 
-    /// What it has printed so far.
+    /// Its output so far.
     fn output_so_far(&self) -> io::Result<String> {
         // The position in the file is the program's.
         let mut output = vec![0; self.output.metadata()?.len() as usize];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Two guests at a time on one disk, and one that is killed while it writes. (`selftests/disk` has the tests of
-//! one guest that ends by itself.)
+//! Two Guests at a time on one disk, and one that is killed while it writes. (`selftests/disk` has the tests of
+//! one Guest that ends by itself.)
 
 use crate::command::{self, End, Finished};
 use crate::test::{text, Outcome, Row};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 32 * MIB;
-/// Time for what is no guest.
+/// Time for what is no Guest.
 const TOOL: Duration = Duration::from_secs(30);
 
 /// The rows of the table.
@@ -23,7 +23,7 @@ fn tool(argv: &[&str]) -> Result<Finished, String> {
     Ok(finished)
 }
 
-/// `lg run` with these disks, and a script for the guest's shell.
+/// `lg run` with these disks, and a script for the Guest's shell.
 fn guest<'a>(disks: &[&'a str], script: &'a str) -> Vec<&'a str> {
     let mut argv = vec!["lg", "run", "-m", "128M", "-v"];
     disks.iter().for_each(|disk| argv.extend(["--disk", disk]));
@@ -56,7 +56,7 @@ fn is_clean(path: &str) -> Outcome {
     }
 }
 
-/// Does the guest's log have this line, from its disk's driver?
+/// Does the Guest's log have this line, from its disk's driver?
 fn says(finished: &Finished, what: &str) -> Outcome {
     match finished.output.contains(what) {
         true => Ok(()),
@@ -81,7 +81,7 @@ fn load_loop() -> Outcome {
     tool(&["insmod", "/usr/lib/modules/loop.ko"]).map(drop)
 }
 
-/// Two guests at once: each has a disk to write, both an overlay of the same. A third gets neither.
+/// Two Guests at once: each has a disk to write, both an overlay of the same. A third gets neither.
 fn two_guests(timeout: Duration) -> Outcome {
     let (common, own) = (
         "/tmp/common.img,overlay",
@@ -128,7 +128,7 @@ fn two_guests(timeout: Duration) -> Outcome {
     fs::remove_file("/tmp/common.img").map_err(text)
 }
 
-/// lg is killed while a guest writes. What the guest was told is on the disk, is on the disk.
+/// lg is killed while a Guest writes. What the Guest was told is on the disk, is on the disk.
 fn kill_9(timeout: Duration) -> Outcome {
     let path = "/tmp/killed.img";
     let script = "

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Directories of the Host in a guest: `lg run --share`.
+//! Directories of the Host in a Guest: `lg run --share`.
 
 use crate::command::{self, End};
 use crate::script::initrd;
@@ -40,7 +40,7 @@ impl Drop for Directory {
     }
 }
 
-/// Runs a guest with these shares, and `script` in it, which must end with 0.
+/// Runs a Guest with these shares, and `script` in it, which must end with 0.
 fn guest(shares: &[&str], script: &str, timeout: Duration) -> Result<String, String> {
     let initrd = initrd().map_err(text)?;
     let mut argv = vec!["lg", "run", "-m", "256M", "--initrd", &initrd];
@@ -58,7 +58,7 @@ fn expect(what: &str, is: impl AsRef<str>, should: &str) -> Outcome {
     }
 }
 
-/// What a user may not do, root in his guest may not: and what is made there is the user's.
+/// What a user may not do, root in his Guest may not: and what is made there is the user's.
 fn as_user(timeout: Duration) -> Outcome {
     let share = Directory::new("users").map_err(text)?;
     std::os::unix::fs::chown(&share.0, Some(1000), Some(1000)).map_err(text)?;
@@ -87,7 +87,7 @@ fn as_user(timeout: Duration) -> Outcome {
         let owner = fs::metadata(share.path(name)).map_err(text)?.uid();
         expect("the owner", owner.to_string(), "1000")?;
     }
-    // A guest makes no programs that run with the user's rights; a directory's bit is another matter.
+    // A Guest makes no programs that run with the user's rights; a directory's bit is another matter.
     for (name, mode) in [("own", "2700"), ("own/x", "755")] {
         let is = fs::metadata(share.path(name)).map_err(text)?.mode() & 0o7777;
         expect(name, format!("{is:o}"), mode)?;
@@ -126,7 +126,7 @@ fn let_user_read(path: &str) -> io::Result<()> {
     }
 }
 
-/// A lock that one of two guests or the Host has is nobody else's, and goes with the guest.
+/// A lock that one of two Guests or the Host has is nobody else's, and goes with the Guest.
 fn locks(timeout: Duration) -> Outcome {
     let share = Directory::new("locks").map_err(text)?;
     let host = fs::File::create(share.path("host")).map_err(text)?;
@@ -189,7 +189,7 @@ fn locks(timeout: Duration) -> Outcome {
     expect("locks when the guest is gone", had.to_string(), "2")
 }
 
-/// A file that can only grow does so from a guest too, and does nothing else.
+/// A file that can only grow does so from a Guest too, and does nothing else.
 fn append_only(timeout: Duration) -> Outcome {
     /// `FS_IOC_SETFLAGS` and `FS_APPEND_FL`.
     const SET_FLAGS: libc::c_ulong = 0x4008_6602;

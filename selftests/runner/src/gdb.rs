@@ -29,7 +29,7 @@ pub(crate) const TESTS: &[Row] = &[
 trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
-/// A Launcher whose guest waits for us, and our end of the connection.
+/// A Launcher whose Guest waits for us, and our end of the connection.
 struct Session {
     launcher: Running,
     stream: Box<dyn Stream>,
@@ -151,7 +151,7 @@ impl Session {
     }
 }
 
-/// The first instructions of every bare guest: lea (7 bytes), mov (3), xor (2), call (5).
+/// The first instructions of every bare Guest: lea (7 bytes), mov (3), xor (2), call (5).
 fn steps_and_breakpoints(_: Duration) -> Outcome {
     let mut gdb = Session::start("guests/hello", "")?;
     gdb.expect("qSupported:swbreak+", "PacketSize=")?;
@@ -223,7 +223,7 @@ fn kill(_: Duration) -> Outcome {
     gdb.finish(End::Exit(0)).map(drop)
 }
 
-/// A guest that panics is held for a last look.
+/// A Guest that panics is held for a last look.
 fn panic(_: Duration) -> Outcome {
     let crime = "crime=panic-message-without-end";
     let mut gdb = Session::start("selftests/hostile/hypercalls", crime)?;
@@ -241,7 +241,7 @@ fn panic(_: Duration) -> Outcome {
     }
 }
 
-/// The guest goes on alone, without the breakpoint that nobody took away.
+/// The Guest goes on alone, without the breakpoint that nobody took away.
 fn client_gone(_: Duration) -> Outcome {
     let mut gdb = Session::start("guests/hello", "")?;
     let entry = gdb.rip()?;
@@ -284,7 +284,7 @@ fn nonsense(_: Duration) -> Outcome {
     Ok(())
 }
 
-/// A port of the loopback interface is there for other users, and for other guests.
+/// A port of the loopback interface is there for other users, and for other Guests.
 fn no_port(_: Duration) -> Outcome {
     for place in ["4321", ":4321", "localhost:4321"] {
         let finished = launch("guests/hello", "", place)?.finish(PATIENCE);

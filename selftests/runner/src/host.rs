@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Does the Host stay well whatever Launchers and guests do to it?
+//! Does the Host stay well whatever Launchers and Guests do to it?
 
 use crate::busy::{online, pin, pin_launcher, start_busy, start_spinner, unpin};
 use crate::command::{self, End, Running};
@@ -39,7 +39,7 @@ pub(crate) const TESTS: &[Row] = &[
     ("reload", 180, reload),
 ];
 
-/// What one of the programs of selftests/host says; `name` may go on with its arguments.
+/// Runs one of the programs of selftests/host; `name` may go on with its arguments.
 fn program(name: &str, timeout: Duration) -> Outcome {
     let path = format!("{HERE}/selftests/{name}");
     let argv: Vec<&str> = path.split(' ').collect();
@@ -47,7 +47,7 @@ fn program(name: &str, timeout: Duration) -> Outcome {
     finished.expect(End::Exit(0))
 }
 
-/// The guest that says hello, to see that everything still works.
+/// The Guest that says hello, to see that everything still works.
 fn hello() -> Outcome {
     let argv = ["lg", "run", &format!("{HERE}/guests/hello"), "-m", "64M"];
     command::run(&argv, Duration::from_secs(60))
@@ -94,7 +94,7 @@ fn kill_9(_: Duration) -> Outcome {
     hello()
 }
 
-/// While a guest runs, every thread of its Launcher is in the sandbox. What that forbids is tested in
+/// While a Guest runs, every thread of its Launcher is in the sandbox. What that forbids is tested in
 /// `launcher/tests/sandbox.rs`.
 fn sandbox(timeout: Duration) -> Outcome {
     let launcher = start_spinner(timeout)?;
@@ -119,7 +119,7 @@ fn sandbox(timeout: Duration) -> Outcome {
     Ok(())
 }
 
-/// While a guest runs, no thread of its Launcher shares predictions of indirect branches with other
+/// While a Guest runs, no thread of its Launcher shares predictions of indirect branches with other
 /// processes, where the Host leaves that to programs. Else they have what all have.
 fn predictions_apart(timeout: Duration) -> Outcome {
     let mode = |path: &Path| {
@@ -152,7 +152,7 @@ fn predictions_apart(timeout: Duration) -> Outcome {
     Ok(())
 }
 
-/// SIGSTOP and SIGCONT in the middle of everything do not disturb the guest.
+/// SIGSTOP and SIGCONT in the middle of everything do not disturb the Guest.
 fn stop_and_continue(timeout: Duration) -> Outcome {
     let guest = format!("{HERE}/selftests/guests/registers");
     let launcher = command::start(&["lg", "run", &guest, "-m", "64M"]).map_err(text)?;
@@ -173,7 +173,7 @@ fn stop_and_continue(timeout: Duration) -> Outcome {
     launcher.finish(left).map_err(text)?.expect(End::Exit(0))
 }
 
-/// SIGINT and SIGTERM end a Launcher at once although its guest never gives up the CPU.
+/// SIGINT and SIGTERM end a Launcher at once although its Guest never gives up the CPU.
 fn terminate(timeout: Duration) -> Outcome {
     for signal in [libc::SIGINT, libc::SIGTERM] {
         let launcher = start_spinner(timeout)?;
@@ -187,7 +187,7 @@ fn terminate(timeout: Duration) -> Outcome {
     expect_no_users()
 }
 
-/// Four guests at a time, on however many CPUs, which check their registers and their FPU.
+/// Four Guests at a time, on however many CPUs, which check their registers and their FPU.
 fn four_guests(timeout: Duration) -> Outcome {
     let paths =
         ["registers", "fpu", "fpu", "flush"].map(|name| format!("{HERE}/selftests/guests/{name}"));
@@ -213,7 +213,7 @@ fn ticks() -> Result<u64, String> {
     count.parse().map_err(text)
 }
 
-/// A guest that never gives up the CPU shares it with us: the tick ticks, timers fire in time, we get half of the CPU.
+/// A Guest that never gives up the CPU shares it with us: the tick ticks, timers fire in time, we get half of the CPU.
 fn tick_while_a_guest_spins(timeout: Duration) -> Outcome {
     let launcher = start_spinner(timeout)?;
     pin_launcher(&launcher, 0)?;
@@ -231,7 +231,7 @@ fn tick_while_a_guest_spins(timeout: Duration) -> Outcome {
     }
 }
 
-/// CPUs go and come while a guest runs: it moves on, and the module hears of each that comes.
+/// CPUs go and come while a Guest runs: it moves on, and the module hears of each that comes.
 fn cpu_goes_and_comes(timeout: Duration) -> Outcome {
     const STATES: &str = "/sys/devices/system/cpu/hotplug/states";
     let states = fs::read_to_string(STATES).map_err(text)?;
@@ -303,7 +303,7 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// The module does not go while a guest runs, nor while only the device is open.
+/// The module does not go while a Guest runs, nor while only the device is open.
 fn unload_refused(timeout: Duration) -> Outcome {
     let launcher = start_spinner(timeout)?;
     let refused = unload();
@@ -369,7 +369,7 @@ fn slots_come_back(timeout: Duration) -> Outcome {
     }
 }
 
-/// Unloads and loads the module 50 times with a guest in between; no page is lost on the way.
+/// Unloads and loads the module 50 times with a Guest in between; no page is lost on the way.
 ///
 /// What the rest of the system frees late or takes for itself can be far more than a leak, but not again and
 /// again: a leak is what most batches of rounds show.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// What a healthy kernel never says.
+/// The words that a healthy kernel never says.
 const COMPLAINTS: [&str; 22] = [
     "WARNING: ",
     "BUG: ",

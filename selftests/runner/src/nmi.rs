@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Do NMIs reach the Host wherever they hit a guest? (`selftests/module/lg_nmi.c` sends them.)
+//! Do NMIs reach the Host wherever they hit a Guest? (`selftests/module/lg_nmi.c` sends them.)
 
 use crate::busy::{online, pin_launcher, start_busy};
 use crate::command::{End, Running};
@@ -18,7 +18,7 @@ const PARAMETERS: &str = "/sys/module/lg_nmi/parameters";
 /// and out.
 const BUSY: [&str; 2] = ["system-calls-for-ever", "hypercalls-for-ever"];
 
-/// Runs `test` with such a guest on the last CPU, whose number it gets.
+/// Runs `test` with such a Guest on the last CPU, whose number it gets.
 fn beside(crime: &str, timeout: Duration, test: impl Fn(usize) -> Outcome) -> Outcome {
     insert(MODULE)?;
     let outcome = start_busy(crime, timeout).and_then(|launcher| {
@@ -47,7 +47,7 @@ fn storm(timeout: Duration) -> Outcome {
     })
 }
 
-/// An NMI that hits the switcher does not wait until the guest, which does nothing but system calls, is
+/// An NMI that hits the switcher does not wait until the Guest, which does nothing but system calls, is
 /// interrupted: that would be most of them. A few come together with an interrupt by chance.
 fn at_once(timeout: Duration) -> Outcome {
     const COUNT: u32 = 500;

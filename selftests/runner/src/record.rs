@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::fs;
 use std::time::Duration;
 
-/// Where the tests have `--json` written.
+/// The file that the tests have `--json` write.
 const RECORD: &str = "/tmp/record.json";
 
 /// The rows of the table.
@@ -88,7 +88,7 @@ fn json(timeout: Duration) -> Outcome {
         record["code"] == "LG0003" && record["memory"].is_null(),
     )?;
 
-    // As long as the guest runs there is no record, nor that of the run before.
+    // As long as the Guest runs there is no record, nor that of the run before.
     let body = format!(
         "{lg} -- sh -c 'echo runs; sleep 60' >/tmp/runs &
         until grep -q runs /tmp/runs; do kill -0 $!; sleep 0.1; done

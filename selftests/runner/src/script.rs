@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Tests that run lg and look: GROUP/NAME is the script `selftests/GROUP/NAME.sh`.
 //!
-//! The Host's shell runs it, or in group `linux` a guest's. Lines at its head say how it must end:
+//! The Host's shell runs it, or in group `linux` a Guest's. Lines at its head say how it must end:
 //! `# expect: STATUS` if not with 0, `# prints: TEXT` that must be in its output, `# timeout: SECONDS` if
-//! that takes long, and `# memory: SIZE` of the guest.
+//! that takes long, and `# memory: SIZE` of the Guest.
 
 use crate::command::{self, End, Finished};
 use crate::kernel_log::complaint_in;
@@ -12,9 +12,9 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-/// The group whose scripts are a guest's.
+/// The group whose scripts are a Guest's.
 const GUEST: &str = "linux";
-/// The status of `lg run` when the guest's kernel has panicked.
+/// The status of `lg run` when the Guest's kernel has panicked.
 const PANICKED: i32 = 255;
 /// Time for a script that asks for no more, in seconds.
 const TIMEOUT: u64 = 180;
@@ -90,7 +90,7 @@ fn on_host(path: &str, head: &Head, timeout: Duration) -> Outcome {
     ends_well(&finished, head)
 }
 
-/// Runs a script as the guest's command, and the guest's log must be clean.
+/// Runs a script as the Guest's command, and the Guest's log must be clean.
 fn in_guest(file: &str, head: &Head, timeout: Duration) -> Outcome {
     let initrd = initrd().map_err(text)?;
     let path = format!("/selftests/{file}");

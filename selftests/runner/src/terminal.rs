@@ -204,7 +204,7 @@ impl Drop for Session {
     }
 }
 
-/// The guest that spins with interrupts off, on a terminal that is raw by now.
+/// The Guest that spins with interrupts off, on a terminal that is raw by now.
 fn spinner(options: &[&str], timeout: Duration) -> Result<Session, String> {
     let path = format!("{HERE}/selftests/hostile/events");
     let crime = "crime=spin-with-interrupts-off";
@@ -247,7 +247,7 @@ fn shell(timeout: Duration) -> Outcome {
     session.ends_with(9)
 }
 
-/// Whoever types Ctrl-a x leaves, whatever the guest does.
+/// Whoever types Ctrl-a x leaves, whatever the Guest does.
 fn leave(timeout: Duration) -> Outcome {
     let mut session = spinner(&[], timeout)?;
     session.type_in(&format!("no{ESCAPE}"))?;
@@ -267,7 +267,7 @@ fn time_out(timeout: Duration) -> Outcome {
     session.ends_with(124)
 }
 
-/// The Host kills the guest.
+/// The Host kills the Guest.
 fn death(timeout: Duration) -> Outcome {
     let path = format!("{HERE}/selftests/hostile/events");
     let argv = [
@@ -407,7 +407,7 @@ fn pager(timeout: Duration) -> Outcome {
     }
 }
 
-/// What is typed before the guest is up is the command's, once, echoed or not.
+/// What is typed before the Guest is up is the command's, once, echoed or not.
 fn type_ahead(timeout: Duration) -> Outcome {
     let argv = ["lg", "run", "-m", "128M", "--", "sh", "-c", "cat; exit 4"];
     let mut session = Session::start(&argv, timeout).map_err(text)?;
@@ -483,7 +483,7 @@ fn not_its_own(timeout: Duration) -> Outcome {
     session.ends_with(5)
 }
 
-/// How many processes wait for the end of an lg.
+/// The number of processes that wait for the end of an lg.
 fn watchers() -> Result<usize, String> {
     let is_watcher = |process: io::Result<fs::DirEntry>| {
         let name = fs::read_to_string(process.ok()?.path().join("comm")).ok()?;

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-/// Where the programs are on the test machine.
+/// The directory of the programs on the test machine.
 pub(crate) const HERE: &str = "/usr/lib/lg";
 
-/// What a failed test has to say: lines for the reader.
+/// The report of a failed test: lines for the reader.
 pub(crate) type Outcome = Result<(), String>;
 
 /// Name, time limit in seconds, test: a row of a group's table.

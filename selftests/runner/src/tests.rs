@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The table of all tests.
 //!
-//! A new guest or crime is one more line here; what it tests is written in its own file. A new script is
+//! A new Guest or crime is one more line here; what it tests is written in its own file. A new script is
 //! one more file in the directory of its group.
 
 use crate::command::{self, End};
@@ -9,7 +9,7 @@ use crate::test::{text, Outcome, Row, Test, HERE};
 use crate::{disk, fs, gdb, host, nmi, record, script, terminal, tmux, tools, vsock};
 use std::time::Duration;
 
-/// Bare guests which test one mechanism each: they exit with 0, or panic and say what is wrong.
+/// Bare Guests which test one mechanism each: they exit with 0, or panic and say what is wrong.
 const BARE: [&str; 19] = [
     "registers",
     "segments",
@@ -32,9 +32,9 @@ const BARE: [&str; 19] = [
     "debugged",
 ];
 
-/// How a crime must end.
+/// The end that a crime must have.
 enum Fate {
-    /// The guest goes on, and exits with 0 after it has seen the exception or the error it deserves.
+    /// The Guest goes on, and exits with 0 after it has seen the exception or the error it deserves.
     Survives,
     /// The Host kills it; the reason contains this.
     Dies(&'static str),
@@ -52,7 +52,7 @@ const BAD_ROOT: Fate = Dies("bad root");
 const OUTSIDE: Fate = Dies("page table outside RAM");
 const SLOT: Fate = Dies("touched the switcher's slot");
 
-/// Hostile guests: program, crime, fate.
+/// Hostile Guests: program, crime, fate.
 const HOSTILE: &[(&str, &str, Fate)] = &[
     ("roots", "root-outside", BAD_ROOT),
     ("roots", "root-past-the-end", BAD_ROOT),
@@ -160,16 +160,16 @@ const PROGRAMS: [(&str, &[Row]); 10] = [
 /// The groups of tests that are scripts.
 const SCRIPTS: [&str; 7] = ["root", "run", "tools", "fs", "disk", "net", "linux"];
 
-/// Time for a bare guest, which takes a second or less where nothing is emulated.
+/// Time for a bare Guest, which takes a second or less where nothing is emulated.
 const GUEST: Duration = Duration::from_secs(60);
-/// How long a guest that never ends is watched.
+/// The time for which a Guest that never ends is watched: long enough to see that the Host goes on.
 const WATCH: Duration = Duration::from_millis(1500);
 
 /// All tests, in the order in which they run.
 ///
 /// # Errors
 ///
-/// When a script is not understood.
+/// Fails when a script is not understood.
 pub(crate) fn all() -> Result<Vec<Test>, String> {
     let mut tests = Vec::new();
     for (name, output) in [
@@ -214,7 +214,7 @@ pub(crate) fn all() -> Result<Vec<Test>, String> {
                 };
                 let path = format!("{HERE}/selftests/hostile/{program}");
                 guest(&path, &format!("crime={crime}"), timeout, fate, "")?;
-                // The Host's next guest runs.
+                // The Host's next Guest runs.
                 guest(
                     &format!("{HERE}/guests/hello"),
                     "",
@@ -240,7 +240,7 @@ pub(crate) fn all() -> Result<Vec<Test>, String> {
     Ok(tests)
 }
 
-/// Runs a bare guest; `output` must be in what it prints.
+/// Runs a bare Guest; `output` must be in what it prints.
 fn guest(path: &str, command_line: &str, timeout: Duration, fate: &Fate, output: &str) -> Outcome {
     let argv = ["lg", "run", path, "-m", "128M", "--append", command_line];
     let finished = command::run(&argv, timeout).map_err(text)?;

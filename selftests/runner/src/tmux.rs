@@ -16,7 +16,7 @@ pub(crate) const TESTS: &[Row] = &[("tmux-session", 120, session), ("tmux-crash"
 const HOST: &str = "host>";
 const GUEST: &str = "/usr/lib/lg #";
 
-/// Time between two looks: tmux takes some of the CPU for each, which the guest needs.
+/// Time between two looks: tmux takes some of the CPU for each, which the Guest needs.
 const POLL: Duration = Duration::from_millis(100);
 
 /// The one window of a tmux server, with a shell.
@@ -106,7 +106,7 @@ impl Window {
         self.prompt(prompt)
     }
 
-    /// Starts a guest with a shell.
+    /// Starts a Guest with a shell.
     fn start_guest(&self) -> Outcome {
         self.run(HOST, "clear")?;
         self.line("lg run")?;
@@ -187,7 +187,7 @@ fn session(timeout: Duration) -> Outcome {
     window.run(GUEST, "clear; stty size")?;
     window.shows("40 120")?;
 
-    // Ctrl-c is the guest's, and there for who has the terminal by then.
+    // Ctrl-c is the Guest's, and there for who has the terminal by then.
     window.line("clear; sh -c 'echo asleep; exec sleep 1000'")?;
     window.shows("asleep")?;
     window.press(&["C-c"])?;

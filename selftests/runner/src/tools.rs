@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What lg.ko does against the CPU's bugs, and what the Host's kernel says of them.
+//! This module tells what lg.ko does against the CPU's bugs, and what the Host's kernel says of
+//! them.
 
 use crate::command::{self, End};
 use crate::test::{Outcome, Row};
@@ -50,7 +51,7 @@ const POLICY: [(&str, &[&str], &[&str]); 7] = [
 ];
 
 /// What the module does against the CPU's bugs is what the Host's kernel says that it does itself; the
-/// parameter relaxes it, and guests run either way.
+/// parameter relaxes it, and Guests run either way.
 fn mitigations(timeout: Duration) -> Outcome {
     const PARAMETER: &str = "/sys/module/lg/parameters/mitigations";
     let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));

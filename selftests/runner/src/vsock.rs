@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Does `--vsock` work both ways? In the guest is `selftests/linux/src/vsock.rs`.
+//! Does `--vsock` work both ways? In the Guest is `selftests/linux/src/vsock.rs`.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -20,7 +20,7 @@ const LENGTH: usize = 3 << 20;
 /// As many at a time.
 const CONNECTIONS: usize = 100;
 
-/// Connects to the guest's `port`; `None` when it refuses.
+/// Connects to the Guest's `port`; `None` when it refuses.
 fn connect(port: u32) -> io::Result<Option<UnixStream>> {
     let mut socket = UnixStream::connect(PATH)?;
     socket.set_read_timeout(Some(Duration::from_secs(60)))?;
@@ -39,7 +39,7 @@ fn connect(port: u32) -> io::Result<Option<UnixStream>> {
     }
 }
 
-/// Takes what the guest sends, slowly, and answers with how much it was and its sum.
+/// Takes what the Guest sends, slowly, and answers with how much it was and its sum.
 fn slow_reader(listener: UnixListener) -> io::Result<()> {
     let (mut socket, _) = listener.accept()?;
     let (mut count, mut sum) = (0, 0);
@@ -102,7 +102,7 @@ fn both_ways(timeout: Duration) -> Outcome {
     ];
     let running = command::start(&argv).map_err(text)?;
     let result = (|| {
-        // The guest listens after it has sent its own.
+        // The Guest listens after it has sent its own.
         while !reader.is_finished() {
             if start.elapsed() > timeout / 2 {
                 return Err("the guest does not connect".into());
@@ -144,7 +144,7 @@ fn both_ways(timeout: Duration) -> Outcome {
             }
         }
         sockets[0].write_all(b"quit").map_err(text)?;
-        // The guest's end is the end of them all.
+        // The Guest's end is the end of them all.
         for mut socket in sockets {
             match socket.read(&mut [0]) {
                 Ok(0) => {}

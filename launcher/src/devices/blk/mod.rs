@@ -53,7 +53,7 @@ struct Pending {
 }
 
 impl Blk {
-    /// How deep a ring has to be.
+    /// The depth that a ring has to have.
     pub const DEPTH: u16 = QUEUE;
 
     /// A device for `disk`. `ring`, for [`Disk::file`] and with room for [`Blk::DEPTH`], lets it
@@ -155,7 +155,7 @@ impl Blk {
         }
     }
 
-    /// What the driver is told of an operation.
+    /// The driver's answer about an operation.
     fn outcome(
         &mut self,
         operation: Operation,
@@ -180,7 +180,7 @@ impl Blk {
         }
     }
 
-    /// How a change that is not a transfer ended.
+    /// The result of a change that is not a transfer.
     fn ended(&mut self, result: io::Result<()>) -> Status {
         let flush = |()| match self.stable {
             true => self.disk.flush(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a driver asks of a disk: section 5.2.6 of the specification.
+//! The requests of a driver to a disk: section 5.2.6 of the specification.
 //!
 //! A request is a header, data and a status byte, in however many buffers. All of it but the data
 //! is copied once, and then checked.
@@ -16,7 +16,7 @@ use crate::memory::Memory;
 
 /// The size of the queue, and how many requests are in flight at most.
 pub(super) const QUEUE: u16 = 256;
-/// How many buffers a request has at most; header and status take two.
+/// The most buffers that a request has; header and status take two.
 pub(super) const MAX_CHAIN: usize = QUEUE as usize;
 /// How many ranges a DISCARD or a WRITE_ZEROES has at most, and how long each is: what is done while
 /// other requests wait.
@@ -28,7 +28,7 @@ const HEADER: usize = 16;
 /// One range of DISCARD and WRITE_ZEROES: sector (8 bytes), number of sectors and flags.
 const RANGE: usize = 16;
 
-/// How a request ends, as the driver is told.
+/// The status of a request, as the driver is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Status {
     /// It is done.
@@ -41,13 +41,13 @@ pub(super) enum Status {
 
 /// A request that can be answered.
 pub(super) struct Request {
-    /// What to do, or what to say at once.
+    /// The operation to do, or the status to give at once.
     pub(super) task: Result<Task, Status>,
-    /// Where the status goes, in RAM.
+    /// The place of the status, in RAM.
     pub(super) status: GuestAddress,
 }
 
-/// What to do. All offsets and ranges, in bytes, are within the disk.
+/// The operation to do. All offsets and ranges, in bytes, are within the disk.
 pub(super) enum Task {
     Read(Buffers, u64),
     Write(Buffers, u64),
@@ -58,7 +58,7 @@ pub(super) enum Task {
     Zero(Ranges),
 }
 
-/// What the driver may ask for.
+/// The features that the driver may use.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     /// In bytes.

@@ -71,7 +71,7 @@ pub struct Stream {
     pub output: To,
 }
 
-/// Where goes what a program in the Guest writes.
+/// The outlet for what a program in the Guest writes.
 #[derive(Default)]
 pub enum To {
     /// Nobody takes it.

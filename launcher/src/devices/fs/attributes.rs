@@ -262,7 +262,7 @@ fn serve_one(directories: &[OwnedFd], message: &[u8], file: BorrowedFd<'_>) -> i
     let change = Change::decode(message).ok_or(Errno::INVAL)?;
     let path = path(file)?;
     for directory in directories {
-        // Where it is now: somebody outside may have moved it.
+        // The path is read now: somebody outside may have moved the file.
         if path.starts_with(self::path(directory.as_fd())?) {
             return change.apply(file);
         }

@@ -44,7 +44,7 @@ use self::content::Content;
 use self::names::Names;
 use super::server::{FileServer, Limits};
 
-/// How long the Guest may rely on what only it can change.
+/// The time for which the Guest may rely on what only it can change.
 const FOREVER: Duration = Duration::from_secs(86400);
 /// Numbers from here on are of inodes that were made here, and seen by the Guest as inode numbers,
 /// too. Below are the server's.
@@ -52,17 +52,18 @@ const MADE: u64 = 1 << 62;
 /// Where in a directory the names begin that are from here. ext4, whose offsets are hashes, leaves
 /// out the highest 2^32 but for the very last, which means the end; others are far below.
 const OWN_NAMES: u64 = 0x7fff_ffff_0000_0000;
-/// Where "." and ".." are, before the names.
+/// The offsets of "." and "..", before the names.
 const DOTS: [(u64, &CStr); 2] = [(0, c"."), (1, c"..")];
 /// A file of at most this size is copied whole.
 const COPY_WHOLE: u64 = 1 << 17;
-/// What an inode, a name, an attribute take of the budget, beside the bytes in them.
+/// The cost of an inode, a name and an attribute, beside the bytes in them: about what they take of
+/// lg's memory.
 const NODE_COST: u64 = 512;
 const NAME_COST: u64 = 160;
 const XATTR_COST: u64 = 96;
 /// XATTR_SIZE_MAX of Linux.
 const XATTR_MAX: usize = 1 << 16;
-/// What lets a program run with another's rights, beside mode bits.
+/// The attribute that lets a program run with another's rights, as mode bits do.
 const CAPABILITY: &CStr = c"security.capability";
 
 const SET_USER: u32 = 0o4000;
@@ -83,7 +84,7 @@ struct State {
     handles: HashMap<u64, Handle>,
     next_handle: u64,
     max_handles: usize,
-    /// How many files of the Host's are kept open below those that were copied.
+    /// The most files of the Host's that are kept open below those that were copied.
     kept: usize,
     budget: Arc<Budget>,
 }
@@ -91,9 +92,9 @@ struct State {
 /// An inode that was made here; or one of the Host's of which something differs. Such a one is
 /// known to the server below once more, so that its number stays.
 struct Node {
-    /// How often the Guest knows it. Only counted for those that were made here.
+    /// The Guest's count of references to it. Only counted for those that were made here.
     lookups: u64,
-    /// How many names it has; for one of the Host's, how many more than there.
+    /// The number of its names; for one of the Host's, how many more than there.
     links: i64,
     own: Option<Own>,
     /// Of a directory.
@@ -101,12 +102,12 @@ struct Node {
     charge: Charge,
 }
 
-/// What is the Guest's own of an inode.
+/// The Guest's own part of an inode.
 struct Own {
     /// `nlink` is that of the Host's.
     attributes: Attr,
     xattrs: BTreeMap<CString, Vec<u8>>,
-    /// When it was made, if that is known.
+    /// The time when it was made, if that is known.
     born: Option<(i64, u32)>,
     body: Body,
 }
@@ -114,7 +115,7 @@ struct Own {
 enum Body {
     File(Content),
     Symlink(Vec<u8>),
-    /// When the Host's directory was changed last, before it was changed here.
+    /// The time of the Host directory's last change, before it was changed here.
     Directory((u64, u32)),
     Other,
 }
@@ -173,7 +174,7 @@ impl Own {
 }
 
 impl Node {
-    /// What the Guest is to see, where the Host has `host`.
+    /// The attributes that the Guest sees, where the Host has `host`.
     fn shown(&self, host: Option<Attr>) -> io::Result<Attr> {
         let base = self.own.as_ref().map(|own| own.attributes);
         let mut shown = base.or(host).ok_or(Errno::STALE)?;
@@ -255,7 +256,7 @@ impl CowServer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the Guest sees of an inode, and when that was made, if that is known.
+    /// The attributes of an inode that the Guest sees, and when it was made, if that is known.
     pub(super) fn attributes(
         &self,
         inode: u64,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the Guest has open.
+//! The files and directories that the Guest has open.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -48,7 +48,7 @@ pub struct HostEntry<'a> {
     pub name: &'a CStr,
     /// The inode number.
     pub number: u64,
-    /// Where the next one is.
+    /// The offset of the next one.
     pub next: u64,
     /// The type, as far as the directory tells.
     pub file_type: FileType,
@@ -111,7 +111,7 @@ pub enum Handle {
     Directory(OpenDirectory),
 }
 
-/// All that a Guest has open on a share, by the numbers that it was given. None is used twice.
+/// The handles of a share, by the numbers that the Guest was given. None is used twice.
 pub struct Handles {
     handles: HashMap<u64, Handle>,
     next: u64,

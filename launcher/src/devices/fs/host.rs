@@ -25,7 +25,7 @@ const EMPTY: &CStr = c"";
 /// NAME_MAX of Linux.
 const NAME_MAX: usize = 255;
 
-/// Which file it is. No other file is the same at the same time, and what takes its number after
+/// The file's identity. No other file is the same at the same time, and what takes its number after
 /// its end was born later, where the file system notes that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
@@ -37,14 +37,14 @@ pub struct Identity {
     born: (i64, u32),
 }
 
-/// Which file it is, and what is known of it.
+/// The file's identity, and its attributes.
 #[derive(Clone, Copy, Debug)]
 pub struct Found {
-    /// Which file it is.
+    /// The file's identity.
     pub identity: Identity,
-    /// What is known of it; the inode number is the Host's.
+    /// Its attributes; the inode number is the Host's.
     pub attributes: Attr,
-    /// When it was made, in seconds and nanoseconds, where the file system notes that.
+    /// The time when it was made, in seconds and nanoseconds, where the file system notes that.
     pub born: Option<(i64, u32)>,
 }
 
@@ -142,13 +142,13 @@ pub fn open(found: BorrowedFd<'_>, flags: OFlags) -> io::Result<File> {
     )?))
 }
 
-/// What is known of what `found` stands for.
+/// The attributes of what `found` stands for.
 pub fn stat(found: BorrowedFd<'_>) -> io::Result<Found> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
     Ok(found_by(&rustix::fs::statx(found, EMPTY, flags, FIELDS)?))
 }
 
-/// What is known of `name` in `directory`.
+/// The attributes of `name` in `directory`.
 pub fn stat_at(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<Found> {
     check_name(name)?;
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;

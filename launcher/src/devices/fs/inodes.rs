@@ -21,9 +21,9 @@ use rustix::io::Errno;
 
 use super::host::{self, Found, Identity};
 
-/// How many inodes a Guest may know at a time. It bounds the memory that they take.
+/// The most inodes that a Guest may know at a time. This bounds the memory that they take.
 const MAX: usize = 1 << 21;
-/// How many directories deep a file may be.
+/// The most directories that a file may be deep.
 const DEPTH_MAX: usize = 4096;
 /// Inode numbers of the Host's that fit beside the number of a file system.
 const HOST_NUMBER_BITS: u32 = 48;
@@ -37,7 +37,7 @@ struct Inode {
     /// removed.
     place: Option<(u64, CString)>,
     descriptor: Option<Arc<OwnedFd>>,
-    /// When it was last used.
+    /// The time of its last use.
     used: u64,
     /// Shown as an empty directory.
     closed: bool,
@@ -45,7 +45,7 @@ struct Inode {
     content: Option<Content>,
 }
 
-/// What changes when the content of a file does: its size, and its mtime.
+/// The size and mtime of a file, which change when its content does.
 type Content = (u64, u64, u32);
 
 fn content(attributes: &Attr) -> Content {
@@ -235,14 +235,14 @@ impl Inodes {
         }
     }
 
-    /// Somebody knows an inode once more, without having looked it up by a name.
+    /// The Guest knows an inode once more, without having looked it up by a name.
     pub fn know_again(&mut self, number: u64) -> io::Result<()> {
         let inode = self.inodes.get_mut(&number).ok_or(Errno::STALE)?;
         inode.lookups = inode.lookups.saturating_add(1);
         Ok(())
     }
 
-    /// How often an inode is to be forgotten until it is.
+    /// The number of times that an inode has to be forgotten until it is.
     pub fn known(&self, number: u64) -> u64 {
         self.get(number).map_or(0, |inode| inode.lookups)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Locks on files, of both kinds: what the Guest's programs lock is locked on the Host, so that its
-//! programs, other guests' and this one's exclude each other.
+//! programs, other Guests' and this one's exclude each other.
 //!
 //! A lock of flock(2) belongs to what the Guest has open, and so to our handle. A lock of fcntl(2)
 //! belongs to an owner in the Guest: a process, or something open (`F_OFD_SETLK`). For us all of
@@ -38,14 +38,14 @@ const STACK: usize = 64 << 10;
 /// The end of a file, however long it gets.
 const END: u64 = i64::MAX as u64;
 
-/// What the Guest asks for.
+/// The Guest's request.
 #[derive(Clone, Copy)]
 pub struct Request {
     /// The number of the file's inode.
     pub inode: u64,
     /// The number of the handle by which it is asked for.
     pub handle: u64,
-    /// Whose lock it is.
+    /// The lock's owner.
     pub owner: u64,
     /// Of flock(2)'s kind.
     pub flock: bool,
@@ -76,7 +76,7 @@ struct Wait {
     thread: JoinHandle<()>,
 }
 
-/// Where the threads leave what came of their waits.
+/// The place where the threads leave the results of their waits.
 struct Done {
     results: Mutex<Vec<(u64, io::Result<()>)>>,
     event: EventFd,
@@ -132,7 +132,7 @@ impl Locks {
         })
     }
 
-    /// How many descriptors the locks take.
+    /// The number of descriptors that the locks take.
     pub fn descriptors(&self) -> usize {
         self.owners.len() + self.waits.len()
     }
@@ -209,7 +209,7 @@ impl Locks {
         Ok(Some(number))
     }
 
-    /// What stands in the way of a lock: it, or `F_UNLCK`. Who holds it is not known.
+    /// The lock that stands in the way of this one, or `F_UNLCK`. Its holder is not known.
     pub fn find(&mut self, request: &Request, file: &File, room: bool) -> io::Result<FileLock> {
         let mut range = range(&request.lock)?;
         let owner = self.owner(request, file, room)?;
@@ -277,7 +277,7 @@ impl Locks {
         self.owners.clear();
     }
 
-    /// What is to be done on which open file; None if nothing is.
+    /// The lock to be taken, and on which open file; None if there is nothing to do.
     fn prepare(&mut self, request: &Request, file: &File, room: bool) -> io::Result<Option<Lock>> {
         let unlocks = request.lock.lock_type == libc::F_UNLCK as u32;
         if request.flock {
@@ -346,7 +346,7 @@ impl Owner {
 impl Wait {
     /// Ends the wait. When this returns, it is over.
     fn cancel(&self) {
-        /// How long the thread may take to notice before it is told again.
+        /// The time that the thread has to notice before it is told again.
         const AGAIN: Duration = Duration::from_millis(1);
         self.cancelled.store(true, Ordering::Release);
         // A signal that comes just before the system call has no effect on that: so more than one.

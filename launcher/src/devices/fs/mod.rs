@@ -41,7 +41,7 @@ use super::{until_quiet, Device, Fault, Served, Source};
 use crate::devices::fs::newer::{Answer, Files};
 use crate::memory::Memory;
 
-/// How long a tag is at most, in bytes: the field of the device's configuration space.
+/// The longest tag, in bytes: the field of the device's configuration space.
 pub const TAG_MAX: usize = 36;
 
 /// Requests that must not wait behind others: the driver uses it for FORGET and INTERRUPT.
@@ -57,7 +57,7 @@ pub struct Fs<F: Files> {
     config: [u8; TAG_MAX + 4],
     server: Server<Arc<F>>,
     files: Arc<F>,
-    /// Who waits for a lock, by the wait's number.
+    /// The requests that wait for a lock, by the wait's number.
     waiting: HashMap<u64, Waiting>,
 }
 
@@ -65,7 +65,7 @@ pub struct Fs<F: Files> {
 struct Waiting {
     head: u16,
     unique: u64,
-    /// Where the answer belongs; None if there is no room for one.
+    /// The place for the answer; None if there is no room for one.
     room: Option<GuestAddress>,
 }
 
@@ -151,7 +151,7 @@ impl<F: Files> Fs<F> {
     }
 }
 
-/// What an answer begins with, or all of an error.
+/// The beginning of an answer, or all of an error.
 fn answer_header(unique: u64, answer: &io::Result<Vec<u8>>) -> OutHeader {
     let (error, length) = match answer {
         Ok(content) => (0, content.len()),

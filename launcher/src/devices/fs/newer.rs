@@ -33,7 +33,7 @@ const BY_HANDLE: u32 = 1;
 /// So much is copied with one request: others wait meanwhile, and who wants more asks again.
 const COPY_MAX: u64 = 64 << 20;
 
-/// What comes of a request.
+/// The outcome of a request.
 pub enum Answer {
     /// The content of the answer, or the error.
     Now(io::Result<Vec<u8>>),
@@ -45,7 +45,7 @@ pub enum Answer {
     Unknown,
 }
 
-/// Who answers the requests that the library decodes, and those here.
+/// The server of the requests that the library decodes, and of those here.
 pub trait Files: FileSystem<Inode = u64, Handle = u64> + Send + Sync {
     /// Answers the request with this header, if it is one of those here. Only where it `may_wait` is
     /// there an [`Answer::Later`].
@@ -57,7 +57,7 @@ pub trait Files: FileSystem<Inode = u64, Handle = u64> + Send + Sync {
         None
     }
 
-    /// How the waits for locks ended that are over since the last call, by their numbers.
+    /// The results of the waits for locks that are over since the last call, by their numbers.
     fn locked(&self) -> Vec<(u64, io::Result<()>)> {
         Vec::new()
     }

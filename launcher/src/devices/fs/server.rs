@@ -38,7 +38,7 @@ use super::host;
 use super::inodes::Inodes;
 use super::locks::{self, Locks};
 
-/// How long the Guest may rely on names and attributes without asking again.
+/// The time for which the Guest may rely on names and attributes without asking again.
 ///
 /// Long enough that walking a path again and again asks once, short enough that nobody who edits
 /// on the Host and builds in the Guest can tell.
@@ -55,7 +55,7 @@ const GROUP_RUNS: u32 = 0o010;
 const ACCESS_LIST: &CStr = c"system.posix_acl_access";
 const DEFAULT_LIST: &CStr = c"system.posix_acl_default";
 
-/// How much a share may have open at a time.
+/// The limits on what a share may have open at a time.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Descriptors for files that the Guest knows.
@@ -282,7 +282,7 @@ impl State {
         Ok(entry(number, attributes))
     }
 
-    /// What is known of inode `number`, and when it was made.
+    /// The attributes of inode `number`, and when it was made.
     pub(super) fn attributes(
         &mut self,
         number: u64,
@@ -302,7 +302,7 @@ impl State {
         self.handles.check_room(self.locks.descriptors())
     }
 
-    /// What a lock is to be on, and whether there is room for another owner of locks.
+    /// The file that a lock is to be on, and whether there is room for another owner of locks.
     pub(super) fn for_lock(&mut self, handle: u64) -> io::Result<(&mut Locks, &File, bool)> {
         let room = self.check_room().is_ok();
         Ok((&mut self.locks, &self.handles.file(handle)?.file, room))
@@ -904,7 +904,7 @@ impl FileServer {
         self.state().inodes.know_again(number)
     }
 
-    /// What the Host has of an inode, and when that was made, if its file system knows.
+    /// The Host's attributes of an inode, and when it was made, if its file system knows.
     pub fn attributes(
         &self,
         number: u64,
@@ -913,7 +913,7 @@ impl FileServer {
         self.state().attributes(number, handle)
     }
 
-    /// When an inode was made, if that is known.
+    /// The time when an inode was made, if that is known.
     pub fn born(&self, number: u64) -> Option<(i64, u32)> {
         self.attributes(number, None).ok()?.1
     }

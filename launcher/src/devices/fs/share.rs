@@ -17,7 +17,7 @@ use crate::report::system::setup;
 use crate::report::{Error, Explain};
 use crate::sandbox::Grant;
 
-/// Where the Guest's init mounts shares, each below its tag.
+/// The directory in which the Guest's init mounts shares, each below its tag.
 pub const GUEST_DIRECTORY: &str = "/mnt";
 /// Descriptors that are left for all else: RAM, streams, disks, eventfds.
 const DESCRIPTORS_FOR_OTHERS: u64 = 192;
@@ -29,11 +29,11 @@ const DESCRIPTORS_MAX: u64 = 1 << 16;
 pub struct Share {
     /// The directory on the Host.
     pub directory: PathBuf,
-    /// What the Guest mounts it by.
+    /// The name by which the Guest mounts it.
     pub tag: String,
     /// The Guest may not change anything on the Host.
     pub read_only: bool,
-    /// What the Guest changes stays in memory, and goes with it.
+    /// The Guest's changes stay in memory, and go with it.
     pub private: bool,
 }
 
@@ -75,7 +75,7 @@ fn check_tag(tag: &str) -> Result<(), String> {
 }
 
 impl Share {
-    /// What of the Host has to stay reachable.
+    /// The part of the Host that has to stay reachable.
     pub fn grant(&self) -> Grant {
         Grant {
             directory: self.directory.clone(),
@@ -100,7 +100,7 @@ impl Share {
     }
 }
 
-/// Why a directory is not shared.
+/// The reasons why a directory is not shared.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum ShareError {

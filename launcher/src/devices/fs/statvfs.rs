@@ -12,7 +12,7 @@ use fuse_backend_rs::abi::fuse_abi::statvfs64;
 use nix::errno::Errno;
 use nix::libc;
 
-/// How full the file system of `found` is.
+/// The size of the file system of `found`, and what is free of it.
 pub(super) fn of(found: BorrowedFd<'_>) -> io::Result<statvfs64> {
     let mut answer = MaybeUninit::uninit();
     // SAFETY: the descriptor is open, and the call writes one statvfs64.

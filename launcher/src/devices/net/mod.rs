@@ -31,7 +31,7 @@ pub const TRANSMIT: usize = 1;
 const QUEUE_SIZE: u16 = 256;
 /// So many frames in one direction, then it is the turn of the other.
 const BURST: usize = 64;
-/// Where a header says how many buffers its frame fills.
+/// The offset at which a header says how many buffers its frame fills.
 const NUM_BUFFERS: usize = 10;
 
 /// Told when the cable is cut, with the reason.
@@ -53,7 +53,7 @@ pub struct Net {
     waiting: usize,
 }
 
-/// What came of putting a frame into buffers.
+/// The outcome of putting a frame into buffers.
 enum Placed {
     /// The driver has it.
     Used,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What `--net` asks for, and how that is had.
+//! The argument of `--net`, and how to make what it asks for.
 
 use std::fmt;
 use std::io;
@@ -8,7 +8,7 @@ use super::passt::{self, Forward};
 use super::peer::{Error, Mac, Peer};
 use super::tap;
 
-/// What `--net` asks for.
+/// The argument of `--net`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The other end of the cable.
@@ -17,7 +17,7 @@ pub struct Options {
     pub mac: Option<Mac>,
 }
 
-/// Where the Guest's cable ends.
+/// The other end of the Guest's cable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum To {
     /// At passt, with these ports of ours forwarded to the Guest.
@@ -99,7 +99,7 @@ impl Options {
         }
     }
 
-    /// What Linux is to be told on its command line: its address, where that is ours to give.
+    /// The words for Linux's command line: its address, where that is ours to give.
     pub fn argument(&self) -> Option<String> {
         matches!(self.to, To::User(_)).then(passt::argument)
     }

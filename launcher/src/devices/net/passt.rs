@@ -60,10 +60,10 @@ const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
 /// The gateway, which is also the Host.
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-/// What is asked here is asked of the Host's own name server.
+/// A question that comes here is put to the Host's own name server.
 const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 
-/// Where passt is.
+/// The path of passt.
 pub fn find() -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?)
         .map(|directory| directory.join("passt"))

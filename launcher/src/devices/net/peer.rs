@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What is at the other end of the Guest's cable.
+//! The other end of the Guest's cable.
 //!
 //! [`super::passt`] speaks for the Guest with the user's own sockets and needs no rights;
 //! [`super::tap`] is an interface of the Host's. The device between them and the Guest is [`super`].
@@ -162,7 +162,7 @@ impl fmt::Display for Mac {
     }
 }
 
-/// Why there is no network. `Display` is the what.
+/// The reasons why there is no network. `Display` says what went wrong.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum Error {

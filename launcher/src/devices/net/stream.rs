@@ -12,7 +12,8 @@ use super::peer::{Header, Peer, Readiness, FRAME_MAX, HEADER_SIZE, PLAIN};
 
 /// Size of a length.
 const LENGTH_SIZE: usize = 4;
-/// What is read ahead: room for some of the longest frames, so that few are moved to make room.
+/// The buffer for reading ahead: it holds some of the longest frames, so that few are moved to make
+/// room.
 const AHEAD: usize = 4 * (LENGTH_SIZE + FRAME_MAX);
 /// The MTU that passt tells of: a frame has 64 KiB at most, rounded down to words of IPv4.
 const MTU: u16 = 65520;
@@ -25,7 +26,7 @@ pub struct Stream {
     readiness: Readiness,
     /// Bytes of the packet at hand that are sent already.
     sent: usize,
-    /// What was read: the part from `start` to `end` is still to be used.
+    /// The bytes that were read: the part from `start` to `end` is still to be used.
     ahead: Box<[u8]>,
     start: usize,
     end: usize,

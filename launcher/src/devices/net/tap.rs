@@ -61,7 +61,7 @@ mod ioctl {
         unsafe { tunsetvnethdrsz(fd, &size) }.map(drop)
     }
 
-    /// Which unfinished frames may be read.
+    /// The kinds of unfinished frames that may be read.
     pub(super) fn set_offload(fd: RawFd, offloads: c_uint) -> nix::Result<()> {
         // SAFETY: takes an integer.
         unsafe { tunsetoffload(fd, offloads as c_int) }.map(drop)
@@ -73,7 +73,7 @@ pub struct Tap {
     file: File,
     readiness: Readiness,
     mtu: u16,
-    /// What the driver has agreed on.
+    /// The features that the driver has accepted.
     agreed: u64,
     /// The header and frame that was read last, and how long both are; 0: none.
     packet: Box<[u8]>,

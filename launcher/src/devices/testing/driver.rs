@@ -104,13 +104,13 @@ impl Ring {
         self.descriptors() + 0x2000
     }
 
-    /// Where its buffers are: one of 256 bytes for each descriptor.
+    /// The address of its buffers: one of 256 bytes for each descriptor.
     pub(in crate::devices) fn buffer(self, slot: u16) -> u64 {
         0x8_0000 + 0x4000 * self.index as u64 + 0x100 * u64::from(slot)
     }
 }
 
-/// What was written to an output.
+/// The bytes that were written to an output.
 pub(in crate::devices) type Shown = Arc<Mutex<Vec<u8>>>;
 
 /// An output, and what is written to it.
@@ -202,12 +202,12 @@ impl Driver {
         self.mmio.process(queue);
     }
 
-    /// What the device has filled buffers with so far.
+    /// The bytes with which the device has filled buffers so far.
     pub(in crate::devices) fn filled(&self, queue: usize) -> Vec<Vec<u8>> {
         self.filled_since(queue, 0)
     }
 
-    /// What it has filled buffers with since it had used `before`.
+    /// The bytes with which it has filled buffers since it had used `before`.
     pub(in crate::devices) fn filled_since(&self, queue: usize, before: u16) -> Vec<Vec<u8>> {
         let bytes = |[head, length]: [u32; 2]| {
             let mut bytes = vec![0; length as usize];

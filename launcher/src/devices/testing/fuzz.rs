@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a fuzzer does to a device: its bytes become the deeds of a driver that is out for trouble.
+//! This module lets a fuzzer at a device: its bytes become the deeds of a driver that is out for
+//! trouble.
 //!
 //! The driver begins in good order, with all queues set up, so that few bytes get deep into a
 //! device; most deeds are a little wrong rather than noise.
@@ -18,7 +19,7 @@ const DEEDS_MAX: usize = 64;
 const NEXT: u16 = VRING_DESC_F_NEXT as u16;
 const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
 
-/// What is left of a fuzzer's bytes. When none are, all is 0.
+/// The rest of a fuzzer's bytes. When none are left, all is 0.
 pub struct Choices<'a>(&'a [u8]);
 
 impl<'a> Choices<'a> {

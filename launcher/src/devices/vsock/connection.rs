@@ -12,14 +12,14 @@ use std::os::unix::net::UnixStream;
 
 use super::packet::{op, shutdown, Header};
 
-/// How many bytes of the Guest's wait for the UNIX socket at most: its credit.
+/// The most bytes of the Guest's that wait for the UNIX socket: its credit.
 pub(super) const BUFFER: u32 = 64 << 10;
 /// The Guest hears of new room when there is this much more than it knows of.
 const WORTH_TELLING: u32 = BUFFER / 4;
 /// `CONNECT 4294967295\n` is the longest first line there is.
 const GREETING_MAX: usize = 19;
 
-/// How far a connection has come.
+/// The phases of a connection.
 #[derive(Debug, PartialEq)]
 enum Phase {
     /// Our side has connected, and is to say where to.
@@ -36,7 +36,7 @@ enum Phase {
     Lingering,
 }
 
-/// What our side of a connection has to say next.
+/// The next word of our side of a connection.
 #[derive(Debug, PartialEq)]
 pub(super) enum Word {
     /// A packet without data: operation and flags.
@@ -60,12 +60,12 @@ pub(super) struct Connection {
 
     /// From the Guest, and not written yet.
     waiting: VecDeque<u8>,
-    /// How many bytes were written, and how many of these the Guest knows of.
+    /// The number of bytes that were written, and how many of these the Guest knows of.
     forwarded: u32,
     told: u32,
     wants_credit: bool,
 
-    /// How many bytes were sent to the Guest.
+    /// The number of bytes that were sent to the Guest.
     sent: u32,
     /// The Guest's buffer, and how many bytes have left it.
     guest_buffer: u32,
@@ -139,7 +139,7 @@ impl Connection {
         self.told_shutdown == shutdown::BOTH
     }
 
-    /// What is to be said next.
+    /// The next word.
     pub(super) fn next(&self) -> Option<Word> {
         let has_credit = self.credit() != 0;
         let open = (shutdown::SEND & self.our_shutdown) | (shutdown::RECEIVE & self.guest_shutdown);

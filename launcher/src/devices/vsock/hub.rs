@@ -25,7 +25,7 @@ pub use super::path::Spec;
 use crate::report::codes::Code;
 use crate::report::Explain;
 
-/// Why the socket of `--vsock` cannot be made.
+/// The reasons why the socket of `--vsock` cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[error("there can be no vsock")]
 pub struct VsockError(#[source] pub SocketError);
@@ -55,10 +55,10 @@ const CONNECTIONS_MAX: usize = 512;
 const RESETS_MAX: usize = 256;
 /// `VMADDR_PORT_ANY`: not a port.
 const NO_PORT: u32 = u32::MAX;
-/// Where the ports of connections from our side begin: above those that programs choose.
+/// The first port of connections from our side: above those that programs choose.
 const FIRST_PORT: u32 = 1 << 30;
 
-/// What epoll tells that is no connection's.
+/// The token of epoll that is no connection's.
 const LISTENER: u64 = u64::MAX;
 const AGAIN: u64 = u64::MAX - 1;
 
@@ -88,7 +88,7 @@ pub struct Hub {
     guest_cid: u64,
     path: path::Sockets,
     listener: UnixListener,
-    /// Somebody may wait for us to accept.
+    /// A program may wait for us to accept it.
     acceptable: bool,
     epoll: Epoll,
     events: Vec<EpollEvent>,

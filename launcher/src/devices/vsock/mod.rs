@@ -216,7 +216,7 @@ mod tests {
             }
         }
 
-        /// Listens for what the guest connects to.
+        /// Listens for what the Guest connects to.
         fn listen(&self, port: u32) -> UnixListener {
             UnixListener::bind(format!("{}_{port}", self.path.display())).unwrap()
         }
@@ -263,7 +263,7 @@ mod tests {
             self.receive().iter().map(|(header, _)| header.op).collect()
         }
 
-        /// A connection of the guest's to port 80.
+        /// A connection of the Guest's to port 80.
         fn connected(&mut self) -> UnixStream {
             let listener = self.listen(80);
             self.send(Self::header(op::REQUEST), b"");

@@ -62,7 +62,7 @@ pub struct Header {
     pub flags: u32,
     /// The size of the sender's receive buffer for this connection.
     pub buffer: u32,
-    /// How many bytes have left that buffer, modulo 2^32.
+    /// The number of bytes that have left that buffer, modulo 2^32.
     pub forwarded: u32,
 }
 

@@ -12,17 +12,17 @@ use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 
 use crate::socket_file::{self, SocketError};
 
-/// The CID of a guest, if none is named: the first that is not reserved.
+/// The CID of a Guest, if none is named: the first that is not reserved.
 const FIRST_CID: u32 = 3;
 /// The name of a UNIX socket has 107 bytes at most, and `_4294967295` may follow the path.
 const PATH_MAX: usize = 107 - 11;
 
-/// What `--vsock` says.
+/// The argument of `--vsock`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
     /// The UNIX socket on which our side is heard.
     pub path: PathBuf,
-    /// The guest's CID.
+    /// The Guest's CID.
     pub cid: u32,
 }
 
@@ -39,7 +39,7 @@ impl Spec {
     ///
     /// # Errors
     ///
-    /// What is wrong, for the user.
+    /// The error, for the user.
     pub fn parse(text: OsString) -> Result<Self, String> {
         let bytes = text.into_vec();
         let option = b",cid=";

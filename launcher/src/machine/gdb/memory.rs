@@ -29,7 +29,7 @@ impl TableMemory for Tables<'_> {
 
 /// An INT3 of ours.
 struct Breakpoint {
-    /// What it has replaced.
+    /// The bytes that it has replaced.
     byte: u8,
     /// The virtual addresses at which it is wanted.
     wanted: BTreeSet<u64>,

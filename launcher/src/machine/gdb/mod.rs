@@ -71,7 +71,7 @@ impl Connection for Stream {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        // A gdb that kills its guest does not wait for the answer. That it has gone is noticed when
+        // A gdb that kills its Guest does not wait for the answer. That it has gone is noticed when
         // there is nothing to read, and no sooner, or the kill would be lost.
         let _ = Write::write_all(&mut self.socket, &self.output);
         self.output.clear();
@@ -170,7 +170,7 @@ impl Alarm {
     }
 }
 
-/// What gdb drives.
+/// The machine as gdb drives it.
 struct Session<'a> {
     guest: &'a mut Executor,
     memory: Debugged,
@@ -193,7 +193,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// What the vCPU is to look for while it runs.
+    /// The events that the vCPU is to look for while it runs.
     fn flags(&self) -> u32 {
         let step = if self.stepping { LGUEST_DEBUG_STEP } else { 0 };
         LGUEST_DEBUG_BREAKPOINTS | step
@@ -236,7 +236,7 @@ impl Session<'_> {
         }
     }
 
-    /// What is to become of the Guest, now that gdb is done with it.
+    /// The Guest's fate, now that gdb is done with it.
     fn close<C: fmt::Display>(
         mut self,
         reason: Result<DisconnectReason, gdbstub::stub::GdbStubError<Error, C>>,

@@ -118,7 +118,7 @@ impl Registers for Regs {
             write(&reg.to_le_bytes());
         }
         write(&(regs.rflags as u32).to_le_bytes());
-        // What the Guest's kernel pushes for its two modes.
+        // The selectors that the Guest's kernel pushes for its two modes.
         let (cs, ss) = if regs.user_mode != 0 {
             (LGUEST_CS_USER64, LGUEST_SS_USER)
         } else {

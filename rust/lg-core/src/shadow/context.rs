@@ -14,7 +14,7 @@ pub(super) const MOST_ROOTS: usize = 4;
 
 /// Two trees of tables for the processor, for the Guest's two modes.
 pub(super) struct Context<T: Table> {
-    /// How many vCPUs are on it. The tables at the top stay where they are as long as it is not 0.
+    /// The number of vCPUs on it. The tables at the top stay where they are as long as it is not 0.
     pub(super) holders: usize,
     /// Level 4: the lower half, for user mode.
     user: T::Owned,
@@ -50,7 +50,7 @@ impl<T: Table> Context<T> {
         })
     }
 
-    /// What to load for guest kernel mode and for guest user mode.
+    /// The roots to load for Guest kernel mode and for Guest user mode.
     pub(super) fn roots(&self) -> (Hpa, Hpa) {
         match &self.top {
             Some([kernel, user]) => (kernel.hpa(), user.hpa()),

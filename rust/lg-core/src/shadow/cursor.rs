@@ -8,7 +8,7 @@ use super::table::{List, Table, LARGE, OWNED, TABLE};
 use super::{Refused, Stock};
 use core::ops::Range;
 
-/// What was dropped.
+/// The tables that were dropped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gone {
     Nothing,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the shadow has forgotten, until the processors have forgotten it too.
+//! The tables that the shadow has forgotten, until the processors have forgotten them too.
 //!
 //! Taking a table out takes a moment whatever hangs below it, so it can be done with interrupts
 //! off. Freeing takes its time for each page, so it is put off to where interrupts are on.
@@ -35,7 +35,7 @@ pub struct Dropped<T: Table> {
 }
 
 impl<T: Table> Dropped<T> {
-    /// What the processors have to forget.
+    /// The translations that the processors have to forget.
     pub fn scope(&self) -> Scope {
         self.scope
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a translation of the Guest becomes in an entry of level 1.
+//! This module makes of a translation of the Guest's an entry of level 1.
 
 use super::super::addr::{Gva, Hpa};
 use super::super::paging::{Access, Translation, A, ADDR, D, NX, P, U, W};

@@ -52,20 +52,20 @@ const MOST_FILLED: usize = 3;
 /// Pages looked at around one that faulted, in one table of level 1.
 const AROUND: u64 = 16;
 
-/// What never changes.
+/// The parts that never change.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Which top-level entry is the switcher's, in the upper half.
+    /// The top-level entry that is the switcher's, in the upper half.
     pub slot: usize,
-    /// What is in it.
+    /// Its content.
     pub slot_entry: u64,
-    /// Whether the Host's tables have five levels. The Guest's have four.
+    /// True if the Host's tables have five levels. The Guest's have four.
     pub five_levels: bool,
     /// The budget: with as many tables, something has to go before there can be more.
     pub max_tables: usize,
 }
 
-/// Why nothing was done. All but `Stale` want something that may have to wait.
+/// The reasons why nothing was done. All but `Stale` want something that may have to wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
     /// The stock is low: [`Shadow::stock_up`].
@@ -76,7 +76,7 @@ pub enum Refused {
     Stale,
 }
 
-/// What came of a translation.
+/// The outcome of a translation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Filled {
     /// The shadow has it now, and as many neighbours that were not asked for.
@@ -85,7 +85,7 @@ pub enum Filled {
     Spurious,
 }
 
-/// What the Guest flushes.
+/// The part that the Guest flushes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flush {
     /// The page, small or large, that this address is in: of the root at hand in the lower half, of
@@ -113,12 +113,12 @@ impl Root {
         self.gpa
     }
 
-    /// What the processor loads for guest kernel mode.
+    /// The root that the processor loads for Guest kernel mode.
     pub fn kernel(&self) -> Hpa {
         self.kernel
     }
 
-    /// What the processor loads for guest user mode.
+    /// The root that the processor loads for Guest user mode.
     pub fn user(&self) -> Hpa {
         self.user
     }
@@ -144,7 +144,7 @@ impl Resolved {
         self.translation.gpa
     }
 
-    /// Whether it is this fault's.
+    /// Says whether it is this fault's.
     pub fn is_of(&self, at: &Root, gva: Gva, access: Access) -> bool {
         (self.root, self.gva, self.access) == (at.gpa, gva, access)
     }
@@ -193,11 +193,11 @@ impl<T: Table> Default for Seat<T> {
     }
 }
 
-/// All that is cached for one VM.
+/// The whole cache of one VM.
 pub struct Shadow<T: Table> {
     config: Config,
     seats: T::Seats,
-    /// How many contexts there are.
+    /// The number of contexts.
     count: usize,
     upper: T::Owned,
     /// What was dropped, and no processor knows any more.
@@ -205,7 +205,7 @@ pub struct Shadow<T: Table> {
     stock: Stock<T>,
     /// Tables in use, and those that were dropped but are not free yet; without the stock.
     tables: usize,
-    /// How often the Guest has flushed.
+    /// The number of the Guest's flushes.
     flushes: u64,
 }
 
@@ -227,7 +227,7 @@ impl<T: Table> Shadow<T> {
         }
     }
 
-    /// How many tables the stock lacks, if it is worth while to get some.
+    /// The number of tables that the stock lacks, if it is worth while to get some.
     pub fn wants(&self) -> usize {
         if self.stock.count < STOCK / 2 {
             STOCK - self.stock.count
@@ -241,7 +241,7 @@ impl<T: Table> Shadow<T> {
         self.stock.put(table);
     }
 
-    /// How many tables there are: those in use, and those that were dropped but are not free yet.
+    /// The number of tables: those in use, and those that were dropped but are not free yet.
     pub fn tables(&self) -> usize {
         self.tables
     }

@@ -29,7 +29,7 @@ pub trait Table: Sized {
     /// Room for contexts: as many as there can be.
     type Seats: DerefMut<Target = [Seat<Self>]>;
 
-    /// Where the processor finds the table.
+    /// The address at which the processor finds the table.
     fn hpa(&self) -> Hpa;
 
     /// Entry `i`.
@@ -72,6 +72,6 @@ pub trait List<T> {
     /// Puts in all that `other` has.
     fn append(&mut self, other: Self);
 
-    /// Whether there is none.
+    /// Says whether there is none.
     fn is_empty(&self) -> bool;
 }

@@ -201,7 +201,7 @@ extern "C" {
     fn try_eret(entry: usize, rip: u64, rflags: u64, rsp: u64);
 }
 
-/// What the guest put into the shared page.
+/// What the Guest put into the shared page.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
     pub(crate) cs: u64,
@@ -345,7 +345,7 @@ impl Switcher {
         unsafe { self.base.add(offset).cast::<u64>().read_volatile() }
     }
 
-    /// Makes the hypercall ERET from guest kernel mode. `waiting`: an interrupt waits for the Guest.
+    /// Makes the hypercall ERET from Guest kernel mode. `waiting`: an interrupt waits for the Guest.
     pub(crate) fn eret(&mut self, frame: &Frame, call: &Call, waiting: bool) -> Left {
         let shared = [
             IRQ_ENABLED,

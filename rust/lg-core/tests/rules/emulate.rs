@@ -98,7 +98,7 @@ const PLACEHOLDER: Memory = Memory {
     address32: false,
 };
 
-/// Where the instructions are.
+/// The address of the instructions.
 const RIP: u64 = 0xffff_ffff_8123_4567;
 const FS_BASE: u64 = 0x7f00_1111_2222_3333;
 const GS_BASE: u64 = 0xffff_8881_4444_5555;
@@ -147,7 +147,7 @@ fn compare(bytes: &[u8]) {
     }
 }
 
-/// What GNU as makes of each line.
+/// The bytes that GNU as makes of each line.
 #[test]
 fn the_assemblers_output_decodes() {
     use Privileged::*;

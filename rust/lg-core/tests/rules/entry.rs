@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Flags and frames: what guest code is entered with.
+//! Flags and frames: what Guest code is entered with.
 
 use lg_core::eret::{check, Mode, Refusal};
 use lg_core::flags;
@@ -129,7 +129,7 @@ fn frames_are_refused_with_the_reason() {
     assert_eq!(mode(0x10, 1 << 56), Err(Refusal::InstructionPointer));
 }
 
-/// AC is the user's own affair; a guest kernel with it would get #AC where no kernel does.
+/// AC is the user's own affair; a Guest kernel with it would get #AC where no kernel does.
 #[test]
 fn alignment_checks_end_at_the_kernel() {
     assert_ne!(check(0x33, 0, flags::AC).unwrap().rflags & flags::AC, 0);

@@ -233,7 +233,7 @@ fn marked_entries_are_left_alone() {
     assert_eq!(walk(&NoUpdate(&mapped.ram), ROOT, mapped.gva, STORE), first);
 }
 
-/// The upper half is the guest kernel's, also where the Guest's tables say U.
+/// The upper half is the Guest kernel's, also where the Guest's tables say U.
 #[test]
 fn user_mode_has_no_upper_half() {
     let mapped = map(UPPER, 0x8000, 1);
@@ -474,7 +474,7 @@ proptest! {
         prop_assert_eq!(ram.words(), words);
     }
 
-    /// What is found beside a page is what a walk there finds.
+    /// The neighbours found beside a page are what a walk there finds.
     #[test]
     fn neighbours_are_what_a_walk_finds(
         ram in any_tables(),

@@ -97,7 +97,7 @@ pub(crate) fn accesses() -> impl Iterator<Item = Access> {
     })
 }
 
-/// How many pages of tables [`any_tables`] makes; the first is the root.
+/// The number of pages of tables that [`any_tables`] makes; the first is the root.
 const PAGES: u64 = 6;
 /// The indices used in each.
 const INDICES: [u64; 5] = [0, 1, 255, 256, 511];
@@ -145,7 +145,7 @@ pub(crate) fn any_access() -> impl Strategy<Value = Access> {
     (0usize..8).prop_map(|n| accesses().nth(n).unwrap())
 }
 
-/// What [`hardware`] found.
+/// The result of [`hardware`].
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Outcome {
     /// Address of the 4 KiB page; bytes of the page mapped; R/W, U/S and not XD of all entries; the

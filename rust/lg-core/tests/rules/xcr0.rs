@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What XSETBV takes.
+//! The values that XSETBV takes.
 
 use lg_core::xcr0::{accepts, offered};
 

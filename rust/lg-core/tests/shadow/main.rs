@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 const SLOT: usize = 271;
 const SHARED: Gva = Gva::new(0xffff_8700_0000_0000);
 const VCPUS: usize = 2;
-/// Where the Host has the Guest's page 0.
+/// The address at which the Host has the Guest's page 0.
 const RAM_AT: u64 = 1 << 44;
 
 /// SplitMix64.
@@ -55,10 +55,10 @@ struct Pending {
     above: Option<Above>,
 }
 
-/// What a TLB has cached of the shadow: whose root, of which mode, which page.
+/// The key of an entry in a TLB of the shadow: whose root, of which mode, which page.
 type Cached = BTreeMap<(u64, bool, u64), Found>;
 
-/// What was done, to see that all of it was.
+/// The deeds so far, to see that all of them were done.
 #[derive(Default, Debug)]
 struct Counts {
     filled: usize,
@@ -308,7 +308,7 @@ impl Machine {
         assert!(self.permits(vcpu, gva, access), "{gva} faults again");
     }
 
-    /// Whether it still held.
+    /// True if it still held.
     fn fill(&mut self, fault: &Pending) -> bool {
         let gpa = fault.resolved.gpa();
         let page = |gpa: Gpa| (gpa.gfn() % 7 != 0).then(|| hpa(gpa));

@@ -113,7 +113,7 @@ impl TableMemory for Ram {
     }
 }
 
-/// What a processor may remember of the levels above a table (SDM, "Paging-Structure Caches").
+/// The levels above a table that a processor may remember (SDM, "Paging-Structure Caches").
 #[derive(Clone, Copy)]
 pub(crate) struct Above {
     table: u64,
@@ -158,7 +158,7 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// Whether a processor that has this one may let the mode do as much.
+    /// Says whether a processor that has this one may let the mode do as much.
     pub(crate) fn allows(&self, gpa: u64, writable: bool, executable: bool, user: bool) -> bool {
         self.gpa == gpa
             && (self.user || !user)
@@ -168,7 +168,8 @@ impl Known {
     }
 }
 
-/// All that a TLB could hold: of the lower half for each root, of the upper, which is global, once.
+/// A TLB could hold all of this: of the lower half for each root, of the upper half, which is
+/// global, once.
 #[derive(Default)]
 pub(crate) struct Oracle(BTreeMap<(Option<u64>, u64), Vec<Known>>);
 

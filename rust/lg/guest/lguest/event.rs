@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Events of the lguest ABI: how exceptions, interrupts and system calls come to the guest's kernel.
+//! Events of the lguest ABI: how exceptions, interrupts and system calls come to the Guest's kernel.
 
 use super::{
     set_virtual_if,
@@ -32,12 +32,13 @@ use crate::{
     },
 };
 
-/// The #GP by which a program's SYSENTER is told to the guest's kernel.
+/// The #GP by which a program's SYSENTER is told to the Guest's kernel.
 pub(crate) const SYSENTER: Event = Event::new(event::GP, LGUEST_ERROR_SYSENTER);
 /// The same for a SYSCALL of 32-bit code.
 pub(crate) const SYSCALL32: Event = Event::new(event::GP, LGUEST_ERROR_SYSCALL32);
 
-/// What the guest has to hear of before it goes on: that its RIP leads nowhere, and interrupts.
+/// Tells the Guest what it has to hear of before it goes on: that its RIP leads nowhere, and
+/// interrupts.
 pub(crate) fn deliver(cpu: &mut Cpu) -> Result<Next, Stop> {
     let regs = cpu.switcher.regs();
     let limit_32 = regs.cs == eret::CS_USER32 && u32::try_from(regs.rip).is_err();
@@ -51,8 +52,8 @@ pub(crate) fn deliver(cpu: &mut Cpu) -> Result<Next, Stop> {
     deliver_interrupts(cpu)
 }
 
-/// Delivers the next pending interrupt if the guest takes one now; else sees to it that the
-/// guest, or the switcher on its behalf, calls as soon as it does.
+/// Delivers the next pending interrupt if the Guest takes one now; else sees to it that the
+/// Guest, or the switcher on its behalf, calls as soon as it does.
 fn deliver_interrupts(cpu: &mut Cpu) -> Result<Next, Stop> {
     let mut waiting = !cpu.inbox.is_empty();
     if waiting && !cpu.switcher.stepping() && virtual_if(cpu) {
@@ -67,13 +68,13 @@ fn deliver_interrupts(cpu: &mut Cpu) -> Result<Next, Stop> {
     Ok(Next::Again)
 }
 
-/// Gives the guest an exception which is not a page fault.
+/// Gives the Guest an exception which is not a page fault.
 pub(crate) fn inject_exception(cpu: &mut Cpu, event: Event) -> Result<Next, Stop> {
     cpu.counts.exception();
     inject(cpu, event)
 }
 
-/// Gives the guest an event: the interrupted state goes to the shared page, and the guest to
+/// Gives the Guest an event: the interrupted state goes to the shared page, and the Guest to
 /// its entry point. Its stack is its own business.
 pub(crate) fn inject(cpu: &mut Cpu, event: Event) -> Result<Next, Stop> {
     let regs = *cpu.switcher.regs();
@@ -115,7 +116,7 @@ pub(crate) fn inject(cpu: &mut Cpu, event: Event) -> Result<Next, Stop> {
     Ok(Next::Resume)
 }
 
-/// What SYSCALL in user mode does where the switcher does not do it alone: kernel mode begins at the guest's
+/// What SYSCALL in user mode does where the switcher does not do it alone: kernel mode begins at the Guest's
 /// entry point, with the stack of user mode.
 pub(crate) fn system_call(cpu: &mut Cpu) {
     let (rip, rflags) = (cpu.switcher.regs().rip, cpu.switcher.regs().rflags);

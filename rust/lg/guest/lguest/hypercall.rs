@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Hypercalls of the lguest ABI: SYSCALL in guest kernel mode, number in RAX.
+//! Hypercalls of the lguest ABI: SYSCALL in Guest kernel mode, number in RAX.
 
 use super::{
     back_to_syscall,
@@ -57,7 +57,7 @@ pub(crate) fn handle(cpu: &mut Cpu, run: &mut lguest_run, wait: Wait) -> Result<
     Ok(next)
 }
 
-/// The hypercalls that return to the guest with 0 or an errno.
+/// The hypercalls that return to the Guest with 0 or an errno.
 fn call(
     cpu: &mut Cpu,
     run: &mut lguest_run,

@@ -29,7 +29,7 @@ const _: () = {
     assert!(eret::SS_USER == LGUEST_SS_USER as u64);
 };
 
-/// How long the instruction SYSCALL is.
+/// The length of the instruction SYSCALL.
 const SYSCALL_LENGTH: u64 = 2;
 
 /// Fills in the shared page of a new vCPU.
@@ -55,7 +55,7 @@ pub(crate) fn set_virtual_if(cpu: &mut Cpu, on: bool) {
     cpu.switcher.page.set_irq_enabled(word);
 }
 
-/// The guest's CR2.
+/// The Guest's CR2.
 pub(crate) fn cr2(cpu: &Cpu) -> u64 {
     cpu.switcher.page.cr2()
 }
@@ -73,7 +73,7 @@ pub(crate) fn set_user_gs_base(cpu: &mut Cpu, value: u64) {
     cpu.switcher.page.set_user_gs_base(value);
 }
 
-/// Takes the guest back to the SYSCALL that it left by.
+/// Takes the Guest back to the SYSCALL that it left by.
 pub(crate) fn back_to_syscall(cpu: &mut Cpu) {
     let regs = cpu.switcher.regs();
     regs.rip = regs.rip.wrapping_sub(SYSCALL_LENGTH);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `switcher.S` and Rust agree on: the pages of a vCPU's region, and what is where in them.
+//! This module has what `switcher.S` and Rust agree on: the pages of a vCPU's region, and what is
+//! where in them.
 
 use super::super::{
     cpu::DescPtr,
@@ -34,24 +35,24 @@ pub(super) const IDT: u64 = 0x6000;
 pub(super) const STACKS: u64 = 0x7000;
 /// From one vCPU's region to the next.
 pub(super) const REGION: u64 = 0x10000;
-/// Where the replay stubs are in the text.
+/// The offset of the replay stubs in the text.
 pub(super) const REPLAY: u64 = 0x1000;
 
 pub(super) const TEXT_PAGES: usize = 3;
 
-/// The Host's code and data selectors for its kernel; in the guest's world these descriptors are the same.
+/// The Host's code and data selectors for its kernel; in the Guest's world these descriptors are the same.
 pub(super) const HOST_CS: u16 = 0x10;
 pub(super) const HOST_DS: u16 = 0x18;
 /// GDT index and selector of the TSS, the same as Linux's, so that LTR needs no other selector in
 /// either world.
 pub(super) const TSS_INDEX: usize = 8;
 pub(super) const TSS_SELECTOR: u16 = 8 * TSS_INDEX as u16;
-/// Where the TSS is in the GDT's page.
+/// The offset of the TSS in the GDT's page.
 pub(super) const TSS_OFFSET: u64 = 0x100;
 pub(super) const TSS_LIMIT: u32 = 103;
 pub(super) const GDT_ENTRIES: usize = 16;
 
-/// The guest's registers. The CPU and the stubs push them in this order, from the end.
+/// The Guest's registers. The CPU and the stubs push them in this order, from the end.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Regs {
@@ -70,7 +71,7 @@ pub(crate) struct Regs {
     pub(crate) rdx: u64,
     pub(crate) rsi: u64,
     pub(crate) rdi: u64,
-    /// Why the guest left: see [`exit`].
+    /// The reason why the Guest left: see [`exit`].
     pub(super) vector: u64,
     pub(super) error: u64,
     pub(crate) rip: u64,
@@ -92,7 +93,7 @@ macro_rules! copy_registers {
 }
 
 impl Regs {
-    /// Takes what the Launcher may set. Whoever enters the guest checks the rest.
+    /// Takes what the Launcher may set. Whoever enters the Guest checks the rest.
     pub(crate) fn load(&mut self, from: &lguest_regs) {
         copy_registers!(from => self);
     }
@@ -134,7 +135,7 @@ pub(super) struct State {
     pub(super) cr3: u64,
     pub(super) kernel_cr3: u64,
     pub(super) user_cr3: u64,
-    /// 0: guest kernel mode, 1: guest user mode.
+    /// 0: Guest kernel mode, 1: Guest user mode.
     pub(super) mode: u32,
     /// Not 0: an interrupt waits, so ERET is to come to the Host.
     pub(super) irq_waiting: u32,
@@ -164,7 +165,7 @@ pub(super) struct State {
     pub(super) nmi_count: u32,
     pub(super) nmi_count_ptr: u64,
     pub(super) fault_rip: u64,
-    /// DR6 of the guest's last #DB.
+    /// DR6 of the Guest's last #DB.
     pub(super) dr6: u64,
     pub(super) direct_syscalls: u64,
     pub(super) direct_erets: u64,
@@ -283,7 +284,7 @@ unsafe extern "C" {
     pub(super) static lg_switcher_syscall32: u8;
 }
 
-/// Where a label of the switcher is in its text.
+/// The offset of one of the switcher's labels in its text.
 pub(super) fn offset(label: *const u8) -> u64 {
     (label as u64).wrapping_sub((&raw const lg_switcher_start) as u64)
 }

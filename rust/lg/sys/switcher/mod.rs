@@ -3,7 +3,7 @@
 //! The Rust side of `switcher.S`: how to call it, and what to make of what it leaves behind.
 //!
 //! `layout` is what both sides agree on; `slot` maps the regions, `region` fills one; `shared_page` is the
-//! guest's part of it.
+//! Guest's part of it.
 
 mod layout;
 mod region;
@@ -84,16 +84,16 @@ pub(crate) struct Alone {
 pub(crate) struct Switcher {
     base: u64,
     state: *mut State,
-    /// What the guest sees of it.
+    /// The Guest's view of it.
     pub(crate) page: SharedPage,
     gdt: *mut [u64; GDT_ENTRIES],
     tsc_aux: u64,
     policy: Policy,
-    /// TF is set behind the guest's back, and every SYSCALL comes to us.
+    /// TF is set behind the Guest's back, and every SYSCALL comes to us.
     stepping: bool,
-    /// Last time, it was the guest's own as well.
+    /// Last time, it was the Guest's own as well.
     guest_stepping: bool,
-    /// A machine check came while the guest ran.
+    /// A machine check came while the Guest ran.
     guest_mce: bool,
     /// In the next section, split locks do not fault.
     split_locks: bool,
@@ -104,7 +104,8 @@ pub(crate) struct Switcher {
 unsafe impl Send for Switcher {}
 
 impl Switcher {
-    /// What vCPU `id` of a slot is driven by. The caller keeps the slot alive at least as long.
+    /// The switcher that drives vCPU `id` of a slot. The caller keeps the slot alive at least as
+    /// long.
     pub(crate) fn new(slot: &Slot, id: usize) -> Result<Self> {
         let region = slot.region(id).ok_or(EINVAL)?;
         let policy = mitigations::policy();
@@ -142,7 +143,7 @@ impl Switcher {
         unsafe { &mut *self.state }
     }
 
-    /// `LGUEST_HOST_*`: what the switcher does for the guest.
+    /// `LGUEST_HOST_*`: what the switcher does for the Guest.
     pub(crate) fn features(&mut self) -> u64 {
         match self.state().actions.clear_buffers {
             0 => 0,
@@ -150,12 +151,12 @@ impl Switcher {
         }
     }
 
-    /// The guest's registers.
+    /// The Guest's registers.
     pub(crate) fn regs(&mut self) -> &mut Regs {
         &mut self.state().regs
     }
 
-    /// Is (or was) the guest in user mode?
+    /// Is (or was) the Guest in user mode?
     pub(crate) fn user_mode(&mut self) -> bool {
         self.state().mode != 0
     }
@@ -198,7 +199,7 @@ impl Switcher {
         state.dr6 & DR6_REASONS != 0
     }
 
-    /// From the next section on: makes the guest leave after each instruction.
+    /// From the next section on: makes the Guest leave after each instruction.
     pub(crate) fn set_stepping(&mut self, stepping: bool) {
         self.stepping = stepping;
     }
@@ -213,7 +214,7 @@ impl Switcher {
         self.stepping && !self.guest_stepping && self.dr6() & DR6_SINGLE_STEP != 0
     }
 
-    /// Where a system call begins. Canonical.
+    /// The address at which a system call begins. It is canonical.
     pub(crate) fn syscall_entry(&mut self) -> u64 {
         self.state().syscall_entry
     }
@@ -223,7 +224,7 @@ impl Switcher {
         (state.fs_base, state.gs_base)
     }
 
-    /// Sets FS or GS base of the mode the guest is in. The address must be canonical.
+    /// Sets FS or GS base of the mode the Guest is in. The address must be canonical.
     pub(crate) fn set_bases(&mut self, fs: u64, gs: u64) {
         let state = self.state();
         state.fs_base = fs;
@@ -249,7 +250,7 @@ impl Switcher {
         self.state().irq_waiting = waiting.into();
     }
 
-    /// What the switcher dealt with alone.
+    /// The counts of what the switcher dealt with alone.
     pub(crate) fn alone(&mut self) -> Alone {
         let state = self.state();
         Alone {
@@ -259,10 +260,10 @@ impl Switcher {
         }
     }
 
-    /// Sets one entry of the guest's GDT. `descriptor` comes from `segment::tls_descriptor` or
+    /// Sets one entry of the Guest's GDT. `descriptor` comes from `segment::tls_descriptor` or
     /// `cpunode_descriptor`.
     pub(crate) fn set_descriptor(&mut self, index: usize, descriptor: u64) {
-        // SAFETY: By the type invariant the page is there, and the guest is out, so no CPU uses it.
+        // SAFETY: By the type invariant the page is there, and the Guest is out, so no CPU uses it.
         let gdt = unsafe { &mut *self.gdt };
         if let 12..=15 = index {
             if let Some(entry) = nospec::get_mut(gdt, index) {
@@ -271,7 +272,7 @@ impl Switcher {
         }
     }
 
-    /// Forces the data selectors to what may be loaded at CPL0 without a fault: the guest may have
+    /// Forces the data selectors to what may be loaded at CPL0 without a fault: the Guest may have
     /// loaded one and then taken the descriptor away. Its base goes with it, as when Linux loads
     /// such a selector.
     fn check_selectors(&mut self) {
@@ -290,7 +291,7 @@ impl Switcher {
         }
         if bad(state.gs) {
             state.gs = 0;
-            // The base of user mode, which is not loaded while guest kernel mode runs.
+            // The base of user mode, which is not loaded while Guest kernel mode runs.
             if user_mode {
                 state.gs_base = 0;
             } else {
@@ -299,7 +300,8 @@ impl Switcher {
         }
     }
 
-    /// How the next section is to set up the CPU for this guest. IRQs are off, and stay so until it ends.
+    /// Says how the next section is to set up the CPU for this Guest. IRQs are off, and stay so
+    /// until it ends.
     pub(crate) fn setup(&mut self, _: &IrqsOff) -> Setup {
         let lstar = self.base
             + offset(if self.stepping {
@@ -319,14 +321,14 @@ impl Switcher {
         unsafe { Setup::new(lstar, cstar, self.tsc_aux, split_locks, barrier) }
     }
 
-    /// Runs the guest until it leaves, and says why it did. The Host's NMIs and machine checks that came
+    /// Runs the Guest until it leaves, and says why it did. The Host's NMIs and machine checks that came
     /// meanwhile wait for [`replay_exceptions`](Self::replay_exceptions).
     pub(crate) fn enter(&mut self, _: &Section<'_>) -> Exit {
         let guest_tf = self.prepare();
         let enter = self.base + offset(&raw const lg_switcher_enter);
         let untrain = self.policy.does(Set::UNTRAIN);
         // SAFETY: The region is mapped at `base` in this address space (`Vcpu::run` checks that it
-        // is the slot's), the state page is filled in, IRQs are off and the MSRs are the guest's:
+        // is the slot's), the state page is filled in, IRQs are off and the MSRs are the Guest's:
         // that is what being in a section means. It comes back as a function does.
         unsafe { core::mem::transmute::<u64, extern "C" fn()>(enter)() };
         // Before anything here returns.
@@ -336,7 +338,7 @@ impl Switcher {
         self.take_stock(guest_tf)
     }
 
-    /// Fills in what `lg_switcher_enter` loads, of both worlds. Returns the guest's own TF.
+    /// Fills in what `lg_switcher_enter` loads, of both worlds. Returns the Guest's own TF.
     fn prepare(&mut self) -> u64 {
         self.check_selectors();
         let host = HostTables::read();
@@ -357,7 +359,7 @@ impl Switcher {
             state.user_cr3
         };
         state.spurious = 0;
-        // The only selectors there are for a guest, whatever it was interrupted with.
+        // The only selectors there are for a Guest, whatever it was interrupted with.
         state.regs.cs = if state.regs.cs == eret::CS_USER32 {
             eret::CS_USER32
         } else {
@@ -376,7 +378,7 @@ impl Switcher {
         guest_tf
     }
 
-    /// Decodes why the guest left, and takes from the CPU what came with that.
+    /// Decodes why the Guest left, and takes from the CPU what came with that.
     fn take_stock(&mut self, guest_tf: u64) -> Exit {
         let (stepping, int80_is_a_device) = (self.stepping, self.int80_is_a_device);
         let state = self.state();
@@ -392,7 +394,7 @@ impl Switcher {
             state.invlpg = 0;
         }
         if stepping {
-            // The guest may have cleared it, and that stays; what is set is ours.
+            // The Guest may have cleared it, and that stays; what is set is ours.
             state.regs.rflags &= !flags::TF | guest_tf;
         }
         let dropped = core::mem::take(&mut state.db_dropped) != 0;
@@ -424,7 +426,7 @@ impl Switcher {
 
     /// Delivers them. IRQs off, outside of the run section: the Host's handlers find the CPU as the
     /// Host set it up, and what they do to it (perf's turns the debug store on) stays. `false` when
-    /// the machine check was for memory that the guest used: the Host has lost it.
+    /// the machine check was for memory that the Guest used: the Host has lost it.
     pub(crate) fn replay_exceptions(&mut self, irqs: &IrqsOff) -> bool {
         let state = self.state();
         let (nmi, mce) = (
@@ -434,7 +436,7 @@ impl Switcher {
         let rip = state.regs.rip;
         if nmi != 0 {
             host::send_nmi_to_self(irqs);
-            // If the one that came interrupted the guest, no other is taken before an IRET.
+            // If the one that came interrupted the Guest, no other is taken before an IRET.
             self.replay(2);
         }
         if mce != 0 {
@@ -443,12 +445,12 @@ impl Switcher {
         !(core::mem::take(&mut self.guest_mce) && host::machine_check_in_user_mode(irqs, rip))
     }
 
-    /// Lets the guest do split locks for a section, on a Host that makes them fault.
+    /// Lets the Guest do split locks for a section, on a Host that makes them fault.
     pub(crate) fn allow_split_locks(&mut self) {
         self.split_locks = true;
     }
 
-    /// Delivers to the Host an interrupt that arrived while the guest ran. IRQs off.
+    /// Delivers to the Host an interrupt that arrived while the Guest ran. IRQs off.
     pub(crate) fn replay(&mut self, vector: u8) {
         let stub = self.base + REPLAY + u64::from(vector) * 16;
         // SAFETY: The stub raises the interrupt whose handler the Host's IDT names, from CPL0, as

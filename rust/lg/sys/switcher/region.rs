@@ -44,7 +44,7 @@ impl Region {
         Ok(this)
     }
 
-    /// Empties what a guest or its switcher writes: registers, roots, the shared page, descriptors, stacks.
+    /// Empties what a Guest or its switcher writes: registers, roots, the shared page, descriptors, stacks.
     ///
     /// # Safety
     ///
@@ -58,7 +58,7 @@ impl Region {
         self.fill_tss();
     }
 
-    /// The guest's GDT has Linux's indices, so that STAR stays the Host's.
+    /// The Guest's GDT has Linux's indices, so that STAR stays the Host's.
     fn fill_gdt(&self) {
         let gdt = self.gdt.as_ptr::<[u64; GDT_ENTRIES]>();
         let tss = segment::tss_descriptor(self.base + GDT + TSS_OFFSET, TSS_LIMIT);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The page that Guest and Host share, field by field. The guest may write any of it at any moment: each
+//! The page that Guest and Host share, field by field. The Guest may write any of it at any moment: each
 //! call reads or writes one field, once.
 
 use super::super::page::HostPage;

@@ -33,9 +33,9 @@ const TEXT: u64 = P | A;
 const RODATA: u64 = P | A | NX;
 const DATA: u64 = P | W | A | D | NX;
 
-/// The shared page as the guest's kernel mode sees it.
+/// The shared page as the Guest's kernel mode sees it.
 pub(crate) const SHARED_LEAF: u64 = P | W | U | A | D | NX;
-/// How a shadow root links to the slot.
+/// The entry by which a shadow root links to the slot.
 const SLOT_LINK: u64 = P | W | A;
 
 /// The switcher's slot of one address space: its tables, and a region for each vCPU.
@@ -48,7 +48,7 @@ pub(crate) struct Slot {
     // Dropped in this order: the tables, the pages.
     /// For the Host's world.
     host: TableBox,
-    /// For the guest's, where the shared page is as well: no Host code uses it at these addresses.
+    /// For the Guest's, where the shared page is as well: no Host code uses it at these addresses.
     guest: TableBox,
     regions: KVec<Region>,
 }
@@ -79,7 +79,7 @@ impl Slot {
         }
         let (mut host, mut guest) = (TableBox::new()?, TableBox::new()?);
         let mut regions = KVec::new();
-        // What the guest writes into its registers lies in there: not at an address that it knows beforehand.
+        // What the Guest writes into its registers lies in there: not at an address that it knows beforehand.
         let first =
             hole::base() + REGION * random_below(hole::MIN_SIZE / REGION - u64::from(vcpus));
         for id in 0..vcpus {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Accessed and dirty bits: set by the accesses that must set them, in every level, and by no other; set again after the
-//! guest cleared and flushed them.
+//! Guest cleared and flushed them.
 
 #![no_std]
 #![no_main]

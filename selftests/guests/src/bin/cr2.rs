@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! CR2 is the guest's: the Host's own page faults on the guest's behalf do not show in it.
+//! CR2 is the Guest's: the Host's own page faults on the Guest's behalf do not show in it.
 
 #![no_std]
 #![no_main]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A guest to be debugged by selftests/host/src/bin/debug.rs, which it tells by hypercall NOTIFY what comes next and where.
+//! A Guest to be debugged by selftests/host/src/bin/debug.rs, which it tells by hypercall NOTIFY what comes next and where.
 //! It must see the same whether somebody steps it, sets breakpoints in it, or lets it run; but for POPF, and so the debugger
 //! says `stepped` on the command line.
 

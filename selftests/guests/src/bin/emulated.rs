@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Privileged instructions of a guest kernel that the Host does for it, and MSRs.
+//! Privileged instructions of a Guest kernel that the Host does for it, and MSRs.
 
 #![no_std]
 #![no_main]
@@ -95,7 +95,7 @@ fn control_registers() {
         "CR0: PG, WP, PE in {cr0:#x}"
     );
     assert_ne!(cr4 & (1 << 5), 0, "CR4: PAE in {cr4:#x}");
-    // SAFETY: what it was before; CR2 is the guest's own.
+    // SAFETY: what it was before; CR2 is the Guest's own.
     unsafe {
         asm!("mov cr0, {}", "mov cr4, {}", "mov cr2, {}", in(reg) cr0, in(reg) cr4, in(reg) 0x1357u64)
     };
@@ -155,7 +155,7 @@ fn xsetbv(value: u64) -> Option<lguest_guest::event::Frame> {
     )
 }
 
-/// A guest has what the contract says of the processor's state, in both modes, whatever its Host has.
+/// A Guest has what the contract says of the processor's state, in both modes, whatever its Host has.
 fn xcr0() {
     const SSE: u64 = 3;
     const AVX: u64 = 7;

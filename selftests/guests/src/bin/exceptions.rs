@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Every exception that a guest can raise arrives, from user and from kernel mode, with the vector, error code, RIP, CS,
+//! Every exception that a Guest can raise arrives, from user and from kernel mode, with the vector, error code, RIP, CS,
 //! SS, RSP and flags of the SDM.
 
 #![no_std]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The Host's shadow is a TLB: an old translation may be used until the guest flushes it, and never afterwards; what was
+//! The Host's shadow is a TLB: an old translation may be used until the Guest flushes it, and never afterwards; what was
 //! not there is never remembered, and more rights need no flush.
 
 #![no_std]

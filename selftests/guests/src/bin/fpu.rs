@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! x87, SSE and AVX registers come through every kind of exit, in guest kernel mode and in user mode.
+//! x87, SSE and AVX registers come through every kind of exit, in Guest kernel mode and in user mode.
 
 #![no_std]
 #![no_main]

@@ -29,7 +29,7 @@ fn device() -> u64 {
 const MAGIC: u64 = 0x7472_6976;
 const STATUS: u64 = 0x70;
 const ACKNOWLEDGE_DRIVER: u32 = 3;
-/// Where the device is mapped, low so that it fits into an instruction.
+/// The address at which the device is mapped, low so that it fits into an instruction.
 const AT: u64 = 0x50_0000;
 
 fn main() -> u8 {
@@ -123,7 +123,7 @@ fn loads(user: &User) {
             frame.rax
         );
     }
-    // In guest kernel mode the direct map reaches it too, if it is mapped there.
+    // In Guest kernel mode the direct map reaches it too, if it is mapped there.
     AddressSpace::current().map(0xffff_a000_0000_0000, device(), pte::WRITE);
     let code = code!(
         "movabs $0xffffa00000000000, %rdx",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Every general register and every flag comes through every kind of exit, in guest kernel mode and in user mode.
+//! Every general register and every flag comes through every kind of exit, in Guest kernel mode and in user mode.
 
 #![no_std]
 #![no_main]
@@ -96,14 +96,14 @@ extern "C" {
     fn around(registers: *mut [u64; GPRS + 1], code: *const u8);
 }
 
-/// A way out of the guest.
+/// A way out of the Guest.
 struct Exit {
     name: &'static str,
     code: Code,
     prepare: fn(&User),
     /// The registers that are not kept, by name.
     lost: &'static [&'static str],
-    /// Whether the code itself leaves the flags alone.
+    /// True if the code itself leaves the flags alone.
     flags: bool,
     kernel: bool,
     user: bool,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Segment selectors and the bases of FS and GS come through every kind of exit; user mode has a GS base of its own; TLS
-//! descriptors and the CPU-node limit are what the guest set.
+//! descriptors and the CPU-node limit are what the Guest set.
 
 #![no_std]
 #![no_main]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! System calls of user mode, which go to the guest kernel and back without the Host: registers, flags, stack and GS are
+//! System calls of user mode, which go to the Guest kernel and back without the Host: registers, flags, stack and GS are
 //! whose they should be, thousands of times, with interrupts in between.
 
 #![no_std]
@@ -61,7 +61,7 @@ fn main() -> u8 {
     0
 }
 
-/// What the kernel finds at the entry point.
+/// The state that the kernel finds at the entry point.
 fn state(user: &User) {
     for flags in [0, 0x8d5, 1 << 10, 1 << 18, 1 << 21] {
         let mut frame = user.load(code!(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The timer fires once, not early, wherever the guest is; arming it again replaces it, ~0 disarms it.
+//! The timer fires once, not early, wherever the Guest is; arming it again replaces it, ~0 disarms it.
 
 #![no_std]
 #![no_main]

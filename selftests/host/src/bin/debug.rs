@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 const GUEST: &str = "/usr/lib/lg/selftests/guests/debugged";
 const HOSTILE: &str = "/usr/lib/lg/selftests/hostile";
-/// Where a bare guest's image lies in its address space, from GPA 0.
+/// The address of a bare Guest's image in its address space, from GPA 0.
 const IMAGE: u64 = 0xffff_ffff_8000_0000;
-/// Where the guest's programs begin.
+/// The address at which the Guest's programs begin.
 const CODE: u64 = 0x40_0000;
 const TF: u64 = 1 << 8;
 const STEP: u32 = abi::LGUEST_DEBUG_STEP;
@@ -20,7 +20,7 @@ const INJECT: u32 = abi::LGUEST_DEBUG_INJECT_BP;
 /// Vectors that a debug exit may have.
 const DB: u32 = 1;
 const BP: u32 = 3;
-/// No part of the guest takes as many steps.
+/// No part of the Guest takes as many steps.
 const MANY: usize = 100_000;
 
 fn main() -> Result<()> {
@@ -49,7 +49,7 @@ fn errno<T>(result: io::Result<T>) -> Option<i32> {
     result.err().and_then(|error| error.raw_os_error())
 }
 
-/// A guest, and what its last RUN came back with.
+/// A Guest, and what its last RUN came back with.
 struct Debugger {
     vm: Vm,
     run: abi::lguest_run,
@@ -66,7 +66,7 @@ impl Debugger {
         self.vm.device.set_debug(0, flags, [0; 2])
     }
 
-    /// Runs up to the next exit and returns its kind. The guest's own TF may show.
+    /// Runs up to the next exit and returns its kind. The Guest's own TF may show.
     fn go(&mut self) -> Result<u32> {
         let run = &mut self.run;
         self.vm
@@ -106,7 +106,7 @@ impl Debugger {
         Ok((self.run.regs.rip, self.run.regs.user_mode != 0))
     }
 
-    /// Runs until the guest says that `part` begins; returns what it tells about it.
+    /// Runs until the Guest says that `part` begins; returns what it tells about it.
     fn wait_for(&mut self, part: u64) -> Result<[u64; 3]> {
         let exit = self.go()?;
         let regs = self.run.regs;
@@ -234,7 +234,7 @@ impl Debugger {
         Ok(())
     }
 
-    /// INT3s that are not ours go back to the guest: one in its program, one in its kernel.
+    /// INT3s that are not ours go back to the Guest: one in its program, one in its kernel.
     fn breakpoints_of_the_guest(&mut self) -> Result<()> {
         self.wait_for(5)?;
         self.ask(BREAKPOINTS)?;
@@ -246,7 +246,7 @@ impl Debugger {
         Ok(())
     }
 
-    /// A guest that steps its own programs while it is stepped itself.
+    /// A Guest that steps its own programs while it is stepped itself.
     fn steps_of_the_guest(&mut self) -> Result<()> {
         self.wait_for(6)?;
         self.ask(STEP)?;
@@ -313,7 +313,7 @@ impl Debugger {
         Ok(())
     }
 
-    /// Lets the guest run to `part`, and answers for the device on the way.
+    /// Lets the Guest run to `part`, and answers for the device on the way.
     fn skip_to(&mut self, part: u64) -> Result<[u64; 3]> {
         loop {
             match self.go()? {
@@ -354,7 +354,7 @@ fn refusals() -> Result<()> {
             "{vcpu} {flags:#x} {reserved:?}"
         );
     }
-    // A #BP before the guest has an entry point for it ends it, and nobody else.
+    // A #BP before the Guest has an entry point for it ends it, and nobody else.
     device.set_debug(0, STEP | INJECT, [0; 2])?;
     let run = device.run()?;
     assert_eq!(run.exit, abi::LGUEST_EXIT_DEATH);

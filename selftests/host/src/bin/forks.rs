@@ -84,7 +84,7 @@ fn child_makes_its_own() -> Result<()> {
     Ok(())
 }
 
-/// Forks mark the parent's pages copy-on-write while the guest uses them.
+/// Forks mark the parent's pages copy-on-write while the Guest uses them.
 fn fork_while_running() -> Result<()> {
     let vm = Vm::load(Path::new(GUEST), 64 << 20, "")?;
     let end = std::thread::scope(|scope| {

@@ -189,7 +189,7 @@ fn runs() -> Result<()> {
             libc::EINVAL,
         );
     }
-    // Registers no guest could have are made harmless, or refused.
+    // Registers no Guest could have are made harmless, or refused.
     let mut run = abi::lguest_run {
         set_regs: u32::MAX,
         ..Default::default()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Guest RAM that is silly, overlaps, is not there, or goes away while the guest runs.
+//! Guest RAM that is silly, overlaps, is not there, or goes away while the Guest runs.
 
 use lguest_host_tests::{Device, Ram, Result, Vm};
 use std::io;
@@ -83,7 +83,7 @@ fn regions() -> Result<()> {
     Ok(())
 }
 
-/// RAM where the process has nothing: the guest cannot even begin, and RUN says so.
+/// RAM where the process has nothing: the Guest cannot even begin, and RUN says so.
 fn not_mapped() -> Result<()> {
     let ram = Ram::new(4 << 20)?;
     let device = Device::open()?;
@@ -103,7 +103,7 @@ fn not_mapped() -> Result<()> {
     Ok(())
 }
 
-/// The guest's RAM is a file that this process may only read.
+/// The Guest's RAM is a file that this process may only read.
 fn read_only() -> Result<()> {
     let vm = Vm::load(Path::new(GUEST), 64 << 20, "")?;
     // SAFETY: our own mapping; nothing writes to it from here on.
@@ -122,7 +122,7 @@ fn read_only() -> Result<()> {
     Ok(())
 }
 
-/// RAM goes while the guest uses it. It may keep the pages it has, die, or make RUN fail; the Host must not care.
+/// RAM goes while the Guest uses it. It may keep the pages it has, die, or make RUN fail; the Host must not care.
 fn unmapped_while_running() -> Result<()> {
     for (delay, gpa) in [
         (1, 0x100_000),
@@ -150,7 +150,7 @@ fn run_quietly(vm: &Vm) -> Result<Option<()>> {
     Ok((run.exit != lguest_abi::LGUEST_EXIT_CONSOLE).then_some(()))
 }
 
-/// The pages are thrown away under the guest, which then sees zeros, its old pages, or its end.
+/// The pages are thrown away under the Guest, which then sees zeros, its old pages, or its end.
 fn discarded_while_running() -> Result<()> {
     for delay in [1, 10, 50] {
         let vm = Vm::load(Path::new(GUEST), 64 << 20, "")?;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Memory that fails under a guest: found by the Host, or by the guest itself.
+//! Memory that fails under a Guest: found by the Host, or by the Guest itself.
 //!
-//! `memory_errors poison`: the Host finds the page bad. `memory_errors consume`: the guest's CPU does, and
+//! `memory_errors poison`: the Host finds the page bad. `memory_errors consume`: the Guest's CPU does, and
 //! reports it by a machine check, which QEMU's monitor raises. `memory_errors told`: the Host finds page
-//! after page of a guest of `lg run` bad, and that tells its user.
+//! after page of a Guest of `lg run` bad, and that tells its user.
 
 use lguest_host_tests::{End, Result, Vm};
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
 
 const GUESTS: &str = "/usr/lib/lg/selftests";
 const RAM: usize = 64 << 20;
-/// The guest's page tables as it begins, which nobody here reads: the root, and how much they take.
+/// The Guest's page tables as it begins, which nobody here reads: the root, and how much they take.
 const PAGE: u64 = 0x30000;
 const TABLES: usize = 8 * 4096;
 const EHWPOISON: i32 = 133;
@@ -47,8 +47,8 @@ fn main() -> Result<()> {
     }
 }
 
-/// The Host's memory scrubber finds an error in a page that the guest has. It stays where it is, for it
-/// is pinned; but neither guest nor Host reads it from now on.
+/// The Host's memory scrubber finds an error in a page that the Guest has. It stays where it is, for it
+/// is pinned; but neither Guest nor Host reads it from now on.
 fn poison() -> Result<()> {
     let path = format!("{GUESTS}/hostile/events");
     let vm = Vm::load(Path::new(&path), RAM, "crime=system-calls-for-ever")?;
@@ -70,7 +70,7 @@ fn poison() -> Result<()> {
     Ok(())
 }
 
-/// The guest reads what has gone bad. It dies of it, its Launcher hears of it as any process would, and
+/// The Guest reads what has gone bad. It dies of it, its Launcher hears of it as any process would, and
 /// the Host takes the page away.
 fn consume() -> Result<()> {
     let path = format!("{GUESTS}/hostile/events");
@@ -121,7 +121,7 @@ fn consume() -> Result<()> {
     Ok(())
 }
 
-/// lg says what has become of its guest, whether that or lg itself has used what is bad.
+/// lg says what has become of its Guest, whether that or lg itself has used what is bad.
 fn told() -> Result<()> {
     let mut lg = Command::new("lg")
         .args([
@@ -139,7 +139,7 @@ fn told() -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()?;
     let mut output = BufReader::new(lg.stdout.take().ok_or("no output")?);
-    // Its guest runs, and has memory, when it says something. Each time it has been through all that it does.
+    // Its Guest runs, and has memory, when it says something. Each time it has been through all that it does.
     let mut goes_on = || -> Result<bool> { Ok(output.read_line(&mut String::new())? != 0) };
     let mut going = goes_on()?;
     let ram = ram_of(lg.id())?;
@@ -161,7 +161,7 @@ fn told() -> Result<()> {
     Ok(())
 }
 
-/// The memfd behind the RAM of a running lg's guest.
+/// The memfd behind the RAM of a running lg's Guest.
 fn ram_of(lg: u32) -> Result<File> {
     for entry in fs::read_dir(format!("/proc/{lg}/fd"))? {
         let path = entry?.path();
@@ -206,7 +206,7 @@ fn pin(cpu: usize) {
     }
 }
 
-/// How much memory the Host has given up.
+/// The amount of memory that the Host has given up.
 fn poisoned_kib() -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let line = text

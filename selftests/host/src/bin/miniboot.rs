@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! miniboot IMAGE [COMMAND-LINE]: boots a bare guest without a Launcher, in 64 MiB; exits as `lg run` would.
+//! miniboot IMAGE [COMMAND-LINE]: boots a bare Guest without a Launcher, in 64 MiB; exits as `lg run` would.
 
 use lguest_host_tests::{End, Result, Vm};
 use std::path::Path;

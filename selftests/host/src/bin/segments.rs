@@ -51,7 +51,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// A guest that tries selectors meets no descriptor of its Launcher's LDT, which could be a gate's.
+/// A Guest that tries selectors meets no descriptor of its Launcher's LDT, which could be a gate's.
 fn guests_have_no_ldt(calls: &Calls) -> Result<()> {
     calls.set_ldt(true)?;
     let vm = Vm::load(Path::new(HOSTILE), 64 << 20, "crime=selectors")?;
@@ -59,7 +59,7 @@ fn guests_have_no_ldt(calls: &Calls) -> Result<()> {
     Ok(())
 }
 
-/// Lets the guest do one instruction.
+/// Lets the Guest do one instruction.
 fn step(vm: &Vm) -> Result<()> {
     match vm.device.run() {
         Ok(run) if run.exit == abi::LGUEST_EXIT_DEBUG => Ok(()),

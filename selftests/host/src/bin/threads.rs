@@ -128,7 +128,7 @@ fn interrupt<T>(thread: &ScopedJoinHandle<'_, T>) {
     }
 }
 
-/// Lines are raised by the thousand while the guest runs; nobody there asked for them.
+/// Lines are raised by the thousand while the Guest runs; nobody there asked for them.
 fn lines_from_everywhere() -> Result<()> {
     let vm = Vm::load(
         Path::new(SPINNER),
@@ -155,7 +155,7 @@ fn lines_from_everywhere() -> Result<()> {
     Ok(())
 }
 
-/// Signals at any time: RUN returns EINTR, is called again, and the guest's registers come through.
+/// Signals at any time: RUN returns EINTR, is called again, and the Guest's registers come through.
 fn signals() -> Result<()> {
     let vm = Vm::load(Path::new(GUEST), 64 << 20, "")?;
     std::thread::scope(|scope| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Events that cannot be delivered, guests that never stop, and garbage in the state to resume.
+//! Events that cannot be delivered, Guests that never stop, and garbage in the state to resume.
 
 #![no_std]
 #![no_main]
@@ -71,7 +71,7 @@ fn main() -> u8 {
 
 fn event_not_taken() {
     shared_write!(event, u64::from(LGUEST_EVENT_VALID));
-    // SAFETY: ends the guest.
+    // SAFETY: ends the Guest.
     unsafe { asm!("ud2") };
 }
 
@@ -80,7 +80,7 @@ fn event_not_taken_by_a_handler() {
         vector::BREAKPOINT,
         Some(|_| {
             shared_write!(event, u64::from(LGUEST_EVENT_VALID) | 3);
-            // SAFETY: ends the guest.
+            // SAFETY: ends the Guest.
             unsafe { asm!("int3") };
         }),
     );
@@ -89,7 +89,7 @@ fn event_not_taken_by_a_handler() {
 }
 
 fn no_stack() {
-    // SAFETY: ends the guest.
+    // SAFETY: ends the Guest.
     unsafe { asm!("mov {}, %rsp", "ud2", in(reg) KERNEL_NOTHING, options(att_syntax)) };
 }
 
@@ -102,7 +102,7 @@ fn non_canonical_stack() {
 fn stack_overflow() {
     let user = User::new();
     user.space.map_new_user(NOTHING);
-    // SAFETY: ends the guest.
+    // SAFETY: ends the Guest.
     unsafe {
         asm!("mov {}, %rsp", "6: push %rax", "jmp 6b", in(reg) NOTHING + 4096, options(att_syntax))
     };
@@ -113,7 +113,7 @@ fn entry_not_mapped() {
         hypercall::set_entries(KERNEL_NOTHING, KERNEL_NOTHING, KERNEL_NOTHING),
         0
     );
-    // SAFETY: ends the guest.
+    // SAFETY: ends the Guest.
     unsafe { asm!("ud2") };
 }
 
@@ -153,11 +153,11 @@ fn fault_for_ever_in_the_kernel() {
 
 fn halt_with_interrupts_off() {
     irq::disable();
-    // SAFETY: ends the guest.
+    // SAFETY: ends the Guest.
     unsafe { asm!("hlt") };
 }
 
-/// A handler that arms the timer for at once: the guest gets nowhere, the Host does.
+/// A handler that arms the timer for at once: the Guest gets nowhere, the Host does.
 fn interrupt_storm() {
     set_handler(
         u64::from(lguest_guest::abi::LGUEST_VECTOR_TIMER),
@@ -173,7 +173,7 @@ fn interrupt_storm() {
 }
 
 /// Bits of RFLAGS that only a real kernel may set: IOPL, VM, VIF, VIP and the reserved ones; for the
-/// guest kernel, whose IRET it would fail, NT too.
+/// Guest kernel, whose IRET it would fail, NT too.
 fn eret_flags() {
     const NT: u64 = 1 << 14;
     const FORBIDDEN: u64 =
@@ -219,7 +219,7 @@ fn eret_flags() {
         unsafe {
             asm!("int3", "pushf", "pop {}", "push $2", "popf", out(reg) flags, options(att_syntax))
         };
-        // The guest kernel may not have AC either: its memory accesses would fault.
+        // The Guest kernel may not have AC either: its memory accesses would fault.
         assert_eq!(
             flags & (FORBIDDEN | NT | (1 << 18)),
             0,

@@ -61,7 +61,7 @@ fn unknown_numbers() {
     }
 }
 
-/// Thousands of calls with arguments that are small, at a boundary or anything. Not those that end the guest or wait.
+/// Thousands of calls with arguments that are small, at a boundary or anything. Not those that end the Guest or wait.
 fn random_arguments() {
     const NUMBERS: [u32; 9] = [
         LHCALL_SET_ENTRIES,
@@ -87,7 +87,7 @@ fn random_arguments() {
             4 => random.number() | (0xffff << 48),
             _ => random.number(),
         });
-        // Text of the guest's own choice on the console is no crime, only long.
+        // Text of the Guest's own choice on the console is no crime, only long.
         if number == LHCALL_CONSOLE && arguments[1] < 4097 {
             continue;
         }
@@ -250,7 +250,7 @@ fn from_the_end_of_the_lower_half() {
     if frame.vector == vector::SYSCALL {
         assert_eq!(frame.rip, 0x8000_0000_0000);
     }
-    // In guest kernel mode: the same page, for the kernel.
+    // In Guest kernel mode: the same page, for the kernel.
     user.space.map(LAST, page, lguest_guest::paging::pte::WRITE);
     hypercall(
         u64::from(LHCALL_FLUSH_TLB),

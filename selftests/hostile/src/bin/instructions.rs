@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Instructions that a guest must not have, in both modes, and instructions known to confuse kernels.
+//! Instructions that a Guest must not have, in both modes, and instructions known to confuse kernels.
 
 #![no_std]
 #![no_main]
@@ -59,7 +59,7 @@ fn nop_in_tcg(name: &str) -> bool {
     in_tcg() && ["WBINVD", "INVD"].contains(&name)
 }
 
-/// What the Host emulates for a guest kernel is #GP for a program.
+/// What the Host emulates for a Guest kernel is #GP for a program.
 fn privileged() {
     check_user(
         &User::new(),
@@ -98,7 +98,7 @@ fn privileged() {
     );
 }
 
-/// What no guest has any use for, in both modes.
+/// No Guest has any use for these, in either mode.
 fn not_even_emulated() {
     let cases: [(&str, &[u64], Code); 14] = [
         ("SYSENTER", &[GP, UD], code!("sysenter")),
@@ -211,7 +211,7 @@ fn popf() {
             0,
             "IOPL and VM after POPF of {flags:#x}"
         );
-        // NT makes IRET fault: it must not be set while the Host returns to the guest.
+        // NT makes IRET fault: it must not be set while the Host returns to the Guest.
         let frame = user.run_with(code!("push %rsi", "popf", "int3"), flags);
         assert_eq!(
             frame.vector,
@@ -393,7 +393,7 @@ fn selectors() {
                     assert_eq!(frame.vector, GP, "selector {selector:#x}: {frame:x?}");
                     assert_eq!(frame.error_code, selector & !3 & 0xffff);
                 }
-                // A guest has no LDT, whatever its Launcher has.
+                // A Guest has no LDT, whatever its Launcher has.
                 None => assert_eq!(selector & LDT, 0, "selector {selector:#x} is one"),
             }
         }

@@ -45,7 +45,7 @@ fn load(root: u64) {
     hypercall::write_cr3(root);
 }
 
-/// The kernel half stays cached over a change of roots, and the guest lives on it until a flush.
+/// The kernel half stays cached over a change of roots, and the Guest lives on it until a flush.
 fn load_and_flush(root: u64) {
     load(root);
     hypercall::flush_tlb(LGUEST_FLUSH_ALL, 0);
@@ -156,7 +156,7 @@ fn reserved_bits() {
     assert_eq!(shared_read!(cr2), 0x8000_0000);
 }
 
-/// The guest maps something where the switcher is.
+/// The Guest maps something where the switcher is.
 fn hole() {
     let space = AddressSpace::new();
     let frame = alloc_frame();
@@ -234,7 +234,7 @@ fn many_tables() {
     }
 }
 
-/// Whatever the guest forgets at once, its Host, whose interrupts are off meanwhile, is done with it in far less time than
+/// Whatever the Guest forgets at once, its Host, whose interrupts are off meanwhile, is done with it in far less time than
 /// it took to make. For a machine on which the ticks are instructions (`scripts/testhost --icount`); elsewhere they are time,
 /// and whatever else happens meanwhile is in them.
 fn drop_a_thousand() {

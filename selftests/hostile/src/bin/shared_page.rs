@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The shared page under a guest that writes anything anywhere in it.
+//! The shared page under a Guest that writes anything anywhere in it.
 
 #![no_std]
 #![no_main]
@@ -25,7 +25,7 @@ fn main() -> u8 {
     ])
 }
 
-/// Random numbers into all words but the two that a guest needs to stay alive: `event` and `kernel_rsp`.
+/// Random numbers into all words but the two that a Guest needs to stay alive: `event` and `kernel_rsp`.
 fn scribble(random: &mut Random) {
     const KEPT: [usize; 2] = [
         offset_of!(lguest_shared, event),
@@ -107,7 +107,7 @@ fn execute_the_shared_page() {
     );
 }
 
-/// A mapping of the guest's own at that address does not hide it.
+/// A mapping of the Guest's own at that address does not hide it.
 fn map_over_the_shared_page() {
     let user = User::new();
     let shared = LGUEST_SHARED_VA as u64;
@@ -130,7 +130,7 @@ fn map_over_the_shared_page() {
     assert_eq!(word, 0, "the guest's own page is hidden");
 }
 
-/// What comes after the one shared page is the guest's own business: nothing is there.
+/// What comes after the one shared page is the Guest's own business: nothing is there.
 fn beyond_the_shared_page() {
     let frame = in_kernel(code!(
         "movabs $0xffff870000001000, %rax",

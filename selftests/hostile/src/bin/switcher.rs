@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A guest that looks for the switcher and for the Host.
+//! A Guest that looks for the switcher and for the Host.
 
 #![no_std]
 #![no_main]
@@ -71,7 +71,7 @@ fn from_user_mode() {
 /// The next event is delivered to the switcher's own text.
 fn entries_in_the_slot() {
     assert_eq!(hypercall::set_entries(SLOT, SLOT, SLOT), 0);
-    // SAFETY: ends the guest.
+    // SAFETY: ends the Guest.
     unsafe { core::arch::asm!("ud2") };
 }
 
@@ -87,7 +87,7 @@ fn kernel_stack_in_the_slot() {
     lguest_guest::user::run(&mut frame);
 }
 
-/// The kernel half is empty where the guest has put nothing.
+/// The kernel half is empty where the Guest has put nothing.
 fn every_top_level_slot() {
     let user = User::new();
     let root = lguest_guest::paging::gpa_to_ptr::<u64>(AddressSpace::current().0);
@@ -112,7 +112,7 @@ fn every_top_level_slot() {
     }
 }
 
-/// The Host's kernel text and its map of all memory lie where the guest's own do: under the Host's CR3, and not here.
+/// The Host's kernel text and its map of all memory lie where the Guest's own do: under the Host's CR3, and not here.
 fn where_the_host_is() {
     let user = User::new();
     let text = (0xffff_ffff_8020_0000..0xffff_ffff_ffff_0000).step_by(1 << 20);
@@ -135,8 +135,8 @@ fn where_the_host_is() {
     }
 }
 
-/// Hardware breakpoints on the switcher's addresses, on the guest's, on everything. The Host may fault the instructions or
-/// ignore them, but no breakpoint may fire outside the guest.
+/// Hardware breakpoints on the switcher's addresses, on the Guest's, on everything. The Host may fault the instructions or
+/// ignore them, but no breakpoint may fire outside the Guest.
 fn breakpoints() {
     let user = User::new();
     set_handler(

@@ -33,16 +33,16 @@ use crate::report::Explain;
 /// Linux calls them vda to vdz.
 const MAX_DISKS: usize = 26;
 
-/// What `--disk` says.
+/// The argument of `--disk`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
     /// A file or a block device.
     pub path: PathBuf,
-    /// What the Guest may do.
+    /// The Guest's rights.
     pub access: Access,
 }
 
-/// What the Guest may do with a disk.
+/// The Guest's rights on a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Read and write it.
@@ -80,7 +80,7 @@ impl Spec {
     }
 }
 
-/// What is wrong with a disk.
+/// The errors of a disk.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum DiskError {
@@ -138,7 +138,7 @@ impl DiskError {
     }
 }
 
-/// Why a Guest cannot have its disks.
+/// The reasons why a Guest cannot have its disks.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum DisksError {
@@ -187,7 +187,7 @@ enum Content {
 }
 
 impl Disk {
-    /// Opens all disks of a guest.
+    /// Opens all disks of a Guest.
     pub fn open_all(specs: &[Spec]) -> Result<Vec<Self>, DisksError> {
         if specs.len() > MAX_DISKS {
             return Err(DisksError::TooMany {

@@ -15,7 +15,7 @@ use nix::libc::O_TMPFILE;
 use super::raw::{Blocks, Raw};
 use super::sys::{Buffers, SECTOR};
 
-/// What is taken from one file or the other as a whole, in bytes.
+/// The unit, in bytes, that is taken from one file or the other as a whole.
 const BLOCK: u64 = 4096;
 /// To write less than [`BLOCK`] is to read it before.
 pub(super) const BLOCKS: Blocks = Blocks {
@@ -122,7 +122,7 @@ pub(super) fn temporary() -> Result<File, (PathBuf, io::Error)> {
         .map_err(|error| (directory, error))
 }
 
-/// Where large temporary files go.
+/// The directory of large temporary files.
 fn directory() -> PathBuf {
     let large = || Some(PathBuf::from("/var/tmp")).filter(|large| large.is_dir());
     let named = env::var_os("TMPDIR").map(PathBuf::from);

@@ -15,7 +15,7 @@ use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use super::sys::Buffers;
 
-/// What to do with the file.
+/// The operation on the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Fill the buffers.
@@ -25,7 +25,7 @@ pub enum Operation {
         /// It is on the medium when it is complete.
         stable: bool,
     },
-    /// What was complete before stays.
+    /// Writes that were complete before are on the medium.
     Flush,
 }
 
@@ -36,7 +36,8 @@ pub struct Ring<T> {
     /// and so locked, a while longer.
     file: File,
     completed: EventFd,
-    /// What the kernel works on. Buffers stay here until it says that it is done with them.
+    /// The operations that the kernel works on. Their buffers stay here until it says that it is
+    /// done with them.
     in_flight: Vec<Option<(T, Buffers)>>,
     /// The empty ones of these.
     free: Vec<usize>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! How much memory a Guest's changes may take.
+//! This module bounds the memory that a Guest's changes may take.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-/// What there is, in bytes, and how much of it is taken.
+/// The whole budget in bytes, and how much of it is taken.
 #[derive(Debug)]
 pub(super) struct Budget {
     max: u64,
@@ -28,7 +28,7 @@ impl Budget {
         self.max
     }
 
-    /// What is left, in bytes.
+    /// The rest of it, in bytes.
     pub(super) fn left(&self) -> u64 {
         self.max - self.used.load(Ordering::Relaxed)
     }
@@ -56,7 +56,7 @@ impl Charge {
         Ok(charge)
     }
 
-    /// How much it is.
+    /// Its size.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What is in a file that the Guest has made or changed: pages in memory, over a file of the Host's.
+//! The content of a file that the Guest has made or changed: pages in memory, over a file of the
+//! Host's.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,12 +16,12 @@ use super::budget::{Budget, Charge};
 pub(super) const PAGE: u64 = 4096;
 /// A page of memory takes so much of the budget: beside the bytes, its place in the tree.
 const PAGE_COST: u64 = PAGE + 64;
-/// Where a file ends at the latest.
+/// The largest size of a file.
 const SIZE_MAX: u64 = i64::MAX as u64;
 /// So much is read from the Host's file at once.
 const CHUNK: u64 = 1 << 17;
 
-/// What shows where there is no page.
+/// The content where there is no page.
 pub(super) enum Below {
     /// Zeros.
     Nothing,
@@ -65,7 +66,7 @@ impl Content {
         self.size
     }
 
-    /// What it takes, in units of 512 bytes.
+    /// Its use of space, in units of 512 bytes.
     pub(super) fn blocks(&self) -> u64 {
         (self.pages.len() as u64 * PAGE + self.below_end).div_ceil(512)
     }
@@ -277,7 +278,8 @@ impl Content {
         Ok(())
     }
 
-    /// Where there is data, or with `hole` none, from `offset` on. ENXIO: nowhere.
+    /// The next place from `offset` on where there is data, or with `hole` none. ENXIO says that
+    /// there is none.
     pub(super) fn seek(&self, offset: u64, hole: bool) -> io::Result<u64> {
         if offset >= self.size {
             return Err(Errno::NXIO.into());
@@ -316,7 +318,7 @@ mod tests {
 
     use super::*;
 
-    /// What is below, in pages and a bit.
+    /// The size of the file below, in pages and a bit.
     const BELOW: usize = 3 * PAGE as usize + 77;
 
     #[derive(Clone, Debug)]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What is in a directory: the Host's names, and those that are from here.
+//! The content of a directory: the Host's names, and those that are from here.
 
 use std::ffi::{CStr, CString};
 use std::io;

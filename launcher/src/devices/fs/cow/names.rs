@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the Guest has changed of the names in a directory.
+//! The Guest's changes of the names in a directory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, CString};

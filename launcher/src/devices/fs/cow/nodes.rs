@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What of an inode is the Guest's, and when that is needed no longer.
+//! The Guest's part of an inode, and when that is needed no longer.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -46,7 +46,7 @@ impl State {
         node.ok_or(Errno::STALE)?.shown(None)
     }
 
-    /// How long `attributes(number)` stay as they are.
+    /// The time for which `attributes(number)` stay as they are.
     pub(super) fn valid(&self, number: u64) -> Duration {
         let own = self.nodes.get(&number).and_then(|node| node.own.as_ref());
         match own {
@@ -137,7 +137,7 @@ impl State {
         }
     }
 
-    /// What differs of an inode; of one of the Host's, nothing yet.
+    /// The differences of an inode; one of the Host's has none yet.
     pub(super) fn node(&mut self, number: u64) -> io::Result<&mut Node> {
         if !is_made(number) && !self.nodes.contains_key(&number) {
             let charge = Charge::new(&self.budget, NODE_COST)?;

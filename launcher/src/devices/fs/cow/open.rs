@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the Guest has open.
+//! The files and directories that the Guest has open.
 
 use std::io;
 

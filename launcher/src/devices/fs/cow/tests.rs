@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a Guest finds in its private root.
+//! The state of a Guest's private root.
 
 mod beside;
 mod client;

@@ -16,7 +16,7 @@ use super::*;
 
 /// The paths that are tried: few, so that they meet.
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
-/// How many files may be open at a time.
+/// The most files that may be open at a time.
 pub(super) const OPEN: usize = 3;
 
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ pub(super) struct Seen {
     pub(super) body: (usize, u64),
 }
 
-/// What tells contents apart, and can be printed.
+/// A value that tells contents apart, and can be printed.
 pub(super) fn digest(body: &[u8]) -> (usize, u64) {
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);

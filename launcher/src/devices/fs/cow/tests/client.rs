@@ -33,7 +33,7 @@ impl ZeroCopyReader for Buffer {
         _: usize,
         _: u64,
     ) -> io::Result<usize> {
-        panic!("nothing is written to the Host's files");
+        panic!("nothing is written to the host's files");
     }
 }
 
@@ -68,7 +68,7 @@ impl ZeroCopyWriter for Buffer {
     }
 }
 
-/// What a kernel does with the server, in the names of paths.
+/// This module uses the server as a kernel does, by the names of paths.
 pub(super) struct Client {
     pub(super) server: CowServer,
     pub(super) open: [Option<(u64, u64)>; OPEN],
@@ -345,7 +345,7 @@ impl Client {
         names
     }
 
-    /// All that is in a directory.
+    /// The whole content of a directory.
     pub(super) fn tree(&self, path: &Path, all: &mut Tree, links: &mut HashMap<u64, PathBuf>) {
         let names = self.at(path, |found| Ok(self.list(found.inode)));
         for (name, shown) in names.expect("it is a directory") {
