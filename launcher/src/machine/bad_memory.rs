@@ -15,6 +15,7 @@ use vmm_sys_util::signal::register_signal_handler;
 
 use crate::report::codes::Code;
 use crate::report::end::LAUNCHER_ERROR;
+use crate::report::Explain;
 use crate::session::terminal;
 
 /// Of SIGBUS (`linux:include/uapi/asm-generic/siginfo.h`): somebody here has used what is bad.
@@ -22,9 +23,22 @@ const BUS_MCEERR_AR: i32 = 4;
 /// The Host has found it, and nobody has used it yet.
 const BUS_MCEERR_AO: i32 = 5;
 
-/// Why, for the three lines.
-pub(crate) const WHY: &str =
-    "there was an error in a page of the guest's that could not be corrected";
+const WHY: &str = "there was an error in a page of the guest's that could not be corrected";
+
+/// The Guest has met bad memory.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", Code::BadMemory.title())]
+pub struct BadMemory;
+
+impl Explain for BadMemory {
+    fn code(&self) -> Code {
+        Code::BadMemory
+    }
+
+    fn why(&self) -> String {
+        WHY.into()
+    }
+}
 
 thread_local! {
     /// This thread runs the Guest.

@@ -20,7 +20,7 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 
 use crate::boot::Entry;
-use crate::machine::bad_memory;
+use crate::machine::bad_memory::{self, BadMemory};
 use crate::memory::Memory;
 use crate::report::codes::Code;
 use crate::report::Explain;
@@ -45,8 +45,8 @@ pub enum ModuleError {
         call: &'static str,
         source: io::Error,
     },
-    #[error("{}", Code::BadMemory.title())]
-    BadMemory,
+    #[error(transparent)]
+    BadMemory(#[from] BadMemory),
 }
 
 impl Explain for ModuleError {
@@ -59,7 +59,7 @@ impl Explain for ModuleError {
             Self::Open(_) => Code::OpenDevice,
             Self::Abi { .. } => Code::ModuleAbi,
             Self::Refused { .. } => Code::Module,
-            Self::BadMemory => Code::BadMemory,
+            Self::BadMemory(error) => error.code(),
         }
     }
 
@@ -73,14 +73,14 @@ impl Explain for ModuleError {
             Self::Abi { theirs, ours } => {
                 format!("it speaks version {theirs} of the ABI, this lg version {ours}")
             }
-            Self::BadMemory => bad_memory::WHY.into(),
+            Self::BadMemory(error) => error.why(),
         }
     }
 
     fn fix(&self) -> String {
         match self {
             Self::NoDevice => "load it: sudo modprobe lg, or sudo insmod build/lg.ko".into(),
-            Self::Open(_) | Self::BadMemory => self.code().fix().to_string(),
+            Self::Open(_) | Self::BadMemory(_) => self.code().fix().to_string(),
             Self::Abi { .. } => "build and install the module and lg from the same source".into(),
             Self::Refused { .. } => "sudo dmesg may tell more".into(),
         }
@@ -184,7 +184,7 @@ fn open() -> Result<(File, lguest_info), ModuleError> {
 fn check(result: i32, call: &'static str) -> Result<(), ModuleError> {
     if result < 0 {
         if io::Error::last_os_error().raw_os_error() == Some(libc::EHWPOISON) {
-            return Err(ModuleError::BadMemory);
+            return Err(BadMemory.into());
         }
         return Err(ModuleError::Refused {
             call,
@@ -264,7 +264,7 @@ impl Vcpu {
             check(result, "LGUEST_RUN")
         });
         if hit {
-            return Err(ModuleError::BadMemory);
+            return Err(BadMemory.into());
         }
         match result {
             Err(ModuleError::Refused { source, .. }) if source.kind() == ErrorKind::Interrupted => {
