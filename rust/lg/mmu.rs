@@ -98,7 +98,7 @@ impl From<Need> for Unresolved {
 
 /// The whole cache of one VM. It points into the VM's RAM, which has to be there as long.
 pub(crate) struct Mmu {
-    shadow: Shadow<Table>,
+    shadow: Shadow<Table, KVec<Seat<Table>>>,
     slot: Arc<Lease>,
     prefilled: u64,
     recycled: u64,

@@ -72,7 +72,6 @@ impl Table {
 impl shadow::Table for Table {
     type Owned = TableBox;
     type List = Tables;
-    type Seats = KVec<shadow::Seat<Self>>;
 
     fn hpa(&self) -> Hpa {
         direct_map_to_hpa(core::ptr::from_ref(self).cast())

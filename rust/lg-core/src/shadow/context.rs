@@ -6,8 +6,21 @@ use super::super::addr::{Gva, Hpa};
 use super::super::paging::{Access, Translation, NX};
 use super::cursor::{clear, drop_page, link, make_child, make_leaf_table, put, Gone};
 use super::leaf::{half, Half};
+use super::stock::{Refused, Stock};
 use super::table::{List, Table, TABLE};
-use super::{Config, Refused, Stock};
+
+/// The parts that never change.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// The top-level entry that is the switcher's, in the upper half.
+    pub slot: usize,
+    /// Its content.
+    pub slot_entry: u64,
+    /// True if the Host's tables have five levels. The Guest's have four.
+    pub five_levels: bool,
+    /// The budget: with as many tables, something has to go before there can be more.
+    pub max_tables: usize,
+}
 
 /// The most tables that one context has before anything is mapped.
 pub(super) const MOST_ROOTS: usize = 4;

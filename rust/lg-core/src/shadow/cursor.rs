@@ -4,8 +4,8 @@
 
 use super::super::addr::Gva;
 use super::super::paging::{PageSize, ADDR};
+use super::stock::{Refused, Stock};
 use super::table::{List, Table, LARGE, OWNED, TABLE};
-use super::{Refused, Stock};
 use core::ops::Range;
 
 /// The tables that were dropped.

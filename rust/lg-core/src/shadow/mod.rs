@@ -32,16 +32,21 @@ mod context;
 mod cursor;
 mod dropped;
 mod leaf;
+mod stock;
 mod table;
 
+pub use context::Config;
 pub use dropped::{Dropped, Scope};
 pub use leaf::{half, leaf, permits, Half};
+pub use stock::Refused;
 pub use table::{List, Table, OWNED, TABLE};
 
 use super::addr::{Gpa, Gva, Hpa, PAGE_SIZE};
 use super::paging::{walk, Access, PageSize, TableMemory, Translation, WalkError};
 use context::{Context, MOST_ROOTS};
+use core::ops::DerefMut;
 use cursor::{clear, drop_page, make_leaf_table, put, Gone};
+use stock::Stock;
 
 /// The most contexts that there should be, so that looking for one stays quick.
 pub const MAX_CONTEXTS: usize = 128;
@@ -51,30 +56,6 @@ pub const STOCK: usize = 32;
 const MOST_FILLED: usize = 3;
 /// Pages looked at around one that faulted, in one table of level 1.
 const AROUND: u64 = 16;
-
-/// The parts that never change.
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// The top-level entry that is the switcher's, in the upper half.
-    pub slot: usize,
-    /// Its content.
-    pub slot_entry: u64,
-    /// True if the Host's tables have five levels. The Guest's have four.
-    pub five_levels: bool,
-    /// The budget: with as many tables, something has to go before there can be more.
-    pub max_tables: usize,
-}
-
-/// The reasons why nothing was done. All but `Stale` want something that may have to wait.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refused {
-    /// The stock is low: [`Shadow::stock_up`].
-    Stock,
-    /// The budget is used up, or all contexts are: [`Shadow::needs_room`].
-    Room,
-    /// The translation does not hold any more: let the Guest fault again.
-    Stale,
-}
 
 /// The outcome of a translation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,25 +131,6 @@ impl Resolved {
     }
 }
 
-/// Empty tables, to be had without waiting.
-struct Stock<T: Table> {
-    tables: T::List,
-    count: usize,
-}
-
-impl<T: Table> Stock<T> {
-    fn take(&mut self) -> Result<T::Owned, Refused> {
-        let table = self.tables.pop().ok_or(Refused::Stock)?;
-        self.count = self.count.saturating_sub(1);
-        Ok(table)
-    }
-
-    fn put(&mut self, table: T::Owned) {
-        self.tables.push(table);
-        self.count = self.count.saturating_add(1);
-    }
-}
-
 /// A place for a context, and one in the order of their use. What is in the one has nothing to do with
 /// what is in the other.
 pub struct Seat<T: Table> {
@@ -193,10 +155,10 @@ impl<T: Table> Default for Seat<T> {
     }
 }
 
-/// The whole cache of one VM.
-pub struct Shadow<T: Table> {
+/// The whole cache of one VM. `S` is room for contexts: as many as there can be.
+pub struct Shadow<T: Table, S> {
     config: Config,
-    seats: T::Seats,
+    seats: S,
     /// The number of contexts.
     count: usize,
     upper: T::Owned,
@@ -209,19 +171,16 @@ pub struct Shadow<T: Table> {
     flushes: u64,
 }
 
-impl<T: Table> Shadow<T> {
+impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
     /// An empty one, without a stock; so are `seats` and `upper`.
-    pub fn new(config: Config, seats: T::Seats, upper: T::Owned) -> Self {
+    pub fn new(config: Config, seats: S, upper: T::Owned) -> Self {
         Self {
             config,
             seats,
             count: 0,
             upper,
             buried: T::List::new(),
-            stock: Stock {
-                tables: T::List::new(),
-                count: 0,
-            },
+            stock: Stock::new(),
             tables: 1,
             flushes: 0,
         }

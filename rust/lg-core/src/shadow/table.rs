@@ -8,7 +8,6 @@
 
 use super::super::addr::Hpa;
 use super::super::paging::{A, P, U, W};
-use super::Seat;
 use core::ops::DerefMut;
 
 /// An entry that leads to a table. What may be done is said by the entry of level 1.
@@ -26,8 +25,6 @@ pub trait Table: Sized {
     type Owned: DerefMut<Target = Self>;
     /// Tables that are put aside.
     type List: List<Self::Owned>;
-    /// Room for contexts: as many as there can be.
-    type Seats: DerefMut<Target = [Seat<Self>]>;
 
     /// The address at which the processor finds the table.
     fn hpa(&self) -> Hpa;

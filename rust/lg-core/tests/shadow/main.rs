@@ -78,7 +78,7 @@ struct Machine {
     ram: Ram,
     pages: Vec<Gva>,
     oracle: Oracle,
-    shadow: Shadow<Tree>,
+    shadow: Shadow<Tree, Vec<Seat<Tree>>>,
     vcpus: Vec<Root>,
     tlb: Cached,
     pending: Vec<Pending>,
@@ -564,10 +564,10 @@ fn the_least_recent_goes_first() {
         max_tables: 1000,
     };
     let seats = (0..MANY).map(|_| Seat::new()).collect();
-    let mut shadow = Shadow::<Tree>::new(config, seats, host.table());
+    let mut shadow = Shadow::new(config, seats, host.table());
     let mut random = Random(7);
     let root = |n: usize| Gpa::new(n as u64 * 4096);
-    let stock = |shadow: &mut Shadow<Tree>| {
+    let stock = |shadow: &mut Shadow<Tree, Vec<Seat<Tree>>>| {
         (0..shadow.wants()).for_each(|_| shadow.stock_up(host.table()));
     };
     stock(&mut shadow);

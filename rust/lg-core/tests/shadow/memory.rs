@@ -5,7 +5,7 @@
 
 use lg_core::addr::{Gva, Hpa};
 use lg_core::paging::{ADDR, NX, P, U, W};
-use lg_core::shadow::{List, Seat, Table, OWNED};
+use lg_core::shadow::{List, Table, OWNED};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -132,7 +132,6 @@ impl Drop for Tree {
 impl Table for Tree {
     type Owned = Box<Tree>;
     type List = Shelf;
-    type Seats = Vec<Seat<Tree>>;
 
     fn hpa(&self) -> Hpa {
         Hpa::new(self.page.hpa)
