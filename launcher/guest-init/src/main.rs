@@ -134,13 +134,7 @@ fn run_command(config: &Config, log: Option<&File>) -> Result<i32, Failure> {
         umask(Mode::from_bits_truncate(user.umask));
         machine::run_as(&mut child, user);
     }
-    if let Some(mut log) = log {
-        // The Launcher, which sees the log, takes the time, and without this knows that no command
-        // was run (`launcher/src/session/log.rs`). So it must be told to whom the log is `quiet`, too.
-        // Each write is a message.
-        let message = format!("<0>{}\n", names::COMMAND_STARTS);
-        let _ = log.write_all(message.as_bytes());
-    }
+    tell_start(log);
     let started = child.spawn();
     // Nobody else has the command's ends of its pipes.
     drop(child);
@@ -150,12 +144,7 @@ fn run_command(config: &Config, log: Option<&File>) -> Result<i32, Failure> {
         Ok(child) => wait_for(Pid::from_raw(child.id() as i32))?,
         Err(error) => {
             say(&mut messages, format_args!("cannot run {program}: {error}"));
-            // A shell says the same.
-            if error.kind() == io::ErrorKind::NotFound {
-                127
-            } else {
-                126
-            }
+            status_of(&error)
         }
     };
     drop(messages);
@@ -166,6 +155,24 @@ fn run_command(config: &Config, log: Option<&File>) -> Result<i32, Failure> {
         let _ = termios::tcdrain(&terminal);
     }
     Ok(status)
+}
+
+/// Tells the Launcher, which sees the log and takes the time, that the command starts. Without this it knows
+/// that no command was run (`launcher/src/session/log.rs`), so it must be told to whom the log is `quiet`, too.
+fn tell_start(log: Option<&File>) {
+    if let Some(mut log) = log {
+        // Each write is a message.
+        let message = format!("<0>{}\n", names::COMMAND_STARTS);
+        let _ = log.write_all(message.as_bytes());
+    }
+}
+
+/// The status of a command that could not be run, as a shell has it.
+fn status_of(error: &io::Error) -> i32 {
+    match error.kind() {
+        io::ErrorKind::NotFound => 127,
+        _ => 126,
+    }
 }
 
 /// Lets `user` open the disks, which are his own files.

@@ -4,6 +4,9 @@
 //! A [`Device`] knows what it does with buffers; [`mmio::Mmio`] is the window through which the
 //! Guest's driver sets it up, and owns its virtqueues. The Guest is hostile: rings and buffers hold
 //! anything, and change while they are read.
+//!
+//! Another device is a folder here, with its [`Device`]; a variant of `plan::Make`, which says when a run has
+//! one; and the line of `machine::make` that makes it.
 
 pub mod blk;
 pub mod bytes;

@@ -102,26 +102,8 @@ impl Image {
 
     fn parse_elf(elf: Vec<u8>) -> Result<Self, ImageError> {
         let malformed = |what| move |_| ImageError::Malformed(what);
-        const CLASS: usize = 4;
-        const MACHINE: usize = 18;
-        if elf.get(CLASS) == Some(&ELFCLASS32.0) {
-            return Err(ImageError::Not64Bit);
-        }
         let data = elf.as_slice();
-        let header = FileHeader64::<LittleEndian>::parse(data)
-            .map_err(malformed("its ELF header makes no sense"))?;
-        let endian = header.endian().map_err(|_| {
-            ImageError::ForeignMachine(u16::from_be_bytes([data[MACHINE], data[MACHINE + 1]]))
-        })?;
-        let machine = header.e_machine(endian);
-        if machine != EM_X86_64 {
-            return Err(ImageError::ForeignMachine(machine.0));
-        }
-        if header.e_type(endian) != ET_EXEC {
-            return Err(ImageError::Malformed(
-                "it is not an executable with fixed addresses",
-            ));
-        }
+        let (header, endian) = elf_header(data)?;
         let program_headers = header
             .program_headers(endian, data)
             .map_err(malformed("its program headers are cut off"))?;
@@ -168,6 +150,30 @@ impl Image {
             elf,
         })
     }
+}
+
+/// The header of an executable that this machine could run.
+fn elf_header(elf: &[u8]) -> Result<(&FileHeader64<LittleEndian>, LittleEndian), ImageError> {
+    const CLASS: usize = 4;
+    const MACHINE: usize = 18;
+    if elf.get(CLASS) == Some(&ELFCLASS32.0) {
+        return Err(ImageError::Not64Bit);
+    }
+    let header = FileHeader64::<LittleEndian>::parse(elf)
+        .map_err(|_| ImageError::Malformed("its ELF header makes no sense"))?;
+    let endian = header.endian().map_err(|_| {
+        ImageError::ForeignMachine(u16::from_be_bytes([elf[MACHINE], elf[MACHINE + 1]]))
+    })?;
+    let machine = header.e_machine(endian);
+    if machine != EM_X86_64 {
+        return Err(ImageError::ForeignMachine(machine.0));
+    }
+    if header.e_type(endian) != ET_EXEC {
+        return Err(ImageError::Malformed(
+            "it is not an executable with fixed addresses",
+        ));
+    }
+    Ok((header, endian))
 }
 
 impl Segment {

@@ -4,6 +4,9 @@
 //!
 //! A code, once given, keeps its meaning for ever: scripts and web pages know it. A new error gets
 //! the next number.
+//!
+//! The message of one occurrence, and its own cause, are where the error is: in the module whose type
+//! `Explain`s itself. `git grep Code::NAME` finds it.
 
 use std::fmt::{self, Write};
 use std::str::FromStr;

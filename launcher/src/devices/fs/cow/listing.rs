@@ -10,6 +10,19 @@ use rustix::io::Errno;
 
 use super::{directory_type, is_made, nobody, Handle, Node, State, DOTS, FOREVER, OWN_NAMES};
 
+/// Takes an entry; says how much room that took, 0 if there was none.
+type Add<'a> = &'a mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>;
+
+/// What a request to list a directory asks for.
+struct Asked {
+    inode: u64,
+    /// How much room there is, in bytes.
+    size: u32,
+    /// Where to go on.
+    offset: u64,
+    with_attributes: bool,
+}
+
 impl State {
     /// Is inode `number`, which `name` in `parent` leads to, a file that the Host has there?
     pub(super) fn is_in_place(&self, parent: u64, name: &CStr, number: u64) -> bool {
@@ -65,7 +78,7 @@ impl State {
         size: u32,
         offset: u64,
         with_attributes: bool,
-        add: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
+        add: Add<'_>,
     ) -> io::Result<()> {
         let &Handle {
             inode: opened,
@@ -74,62 +87,86 @@ impl State {
         if opened != inode {
             return Err(Errno::BADF.into());
         }
-        let (mut full, mut to_forget) = (false, Vec::new());
         let is_own = (OWN_NAMES..u64::from(u32::MAX) + OWN_NAMES).contains(&offset);
+        let asked = Asked {
+            inode,
+            size,
+            offset,
+            with_attributes,
+        };
         if let (Some(host), false) = (host, is_own) {
-            let nodes = &self.nodes;
-            let names = nodes.get(&inode).and_then(|node| node.names.as_ref());
-            let mut pass = |found: DirEntry<'_>, mut entry: Entry| {
-                let name = CString::new(found.name)?;
-                let changed = names.and_then(|names| names.get(&name));
-                let own = changed.flatten().and_then(|number| nodes.get(&number));
-                let in_place = own.is_some_and(|node| node.is_file_of_host(found.ino));
-                if changed.is_some() && !in_place {
-                    to_forget.extend((entry.inode != 0).then_some(entry.inode));
-                    return Ok(1);
+            if self.list_host(&asked, host, add)? {
+                return Ok(());
+            }
+        }
+        let first = if is_own { offset - OWN_NAMES } else { 0 };
+        if host.is_none() && list_dots(inode, first, add)? {
+            return Ok(());
+        }
+        self.list_own(&asked, first, host.is_some(), add)
+    }
+
+    /// Gives what the Host has, but for what was changed; says whether there is no more room.
+    fn list_host(&mut self, asked: &Asked, host: u64, add: Add<'_>) -> io::Result<bool> {
+        let &Asked {
+            inode,
+            size,
+            offset,
+            with_attributes,
+        } = asked;
+        let (mut full, mut to_forget) = (false, Vec::new());
+        let nodes = &self.nodes;
+        let names = nodes.get(&inode).and_then(|node| node.names.as_ref());
+        let mut pass = |found: DirEntry<'_>, mut entry: Entry| {
+            let name = CString::new(found.name)?;
+            let changed = names.and_then(|names| names.get(&name));
+            let own = changed.flatten().and_then(|number| nodes.get(&number));
+            let in_place = own.is_some_and(|node| node.is_file_of_host(found.ino));
+            if changed.is_some() && !in_place {
+                to_forget.extend((entry.inode != 0).then_some(entry.inode));
+                return Ok(1);
+            }
+            if let Some(node) = nodes.get(&entry.inode) {
+                entry.attr = node.shown(Some(entry.attr.into()))?.into();
+                if in_place {
+                    (entry.attr_timeout, entry.entry_timeout) = (FOREVER, FOREVER);
                 }
-                if let Some(node) = nodes.get(&entry.inode) {
-                    entry.attr = node.shown(Some(entry.attr.into()))?.into();
-                    if in_place {
-                        (entry.attr_timeout, entry.entry_timeout) = (FOREVER, FOREVER);
-                    }
-                }
-                let added = add(found, entry)?;
-                full |= added == 0;
-                Ok(added)
-            };
-            match with_attributes {
-                true => self
-                    .host
-                    .readdirplus(&nobody(), inode, host, size, offset, &mut pass)?,
-                false => {
-                    let mut pass = |found: DirEntry<'_>| pass(found, Entry::default());
-                    self.host
-                        .readdir(&nobody(), inode, host, size, offset, &mut pass)?;
-                }
+            }
+            let added = add(found, entry)?;
+            full |= added == 0;
+            Ok(added)
+        };
+        match with_attributes {
+            true => self
+                .host
+                .readdirplus(&nobody(), inode, host, size, offset, &mut pass)?,
+            false => {
+                let mut pass = |found: DirEntry<'_>| pass(found, Entry::default());
+                self.host
+                    .readdir(&nobody(), inode, host, size, offset, &mut pass)?;
             }
         }
         for number in to_forget {
             self.forget(number, 1);
         }
-        if full {
-            return Ok(());
-        }
-        let first = if is_own { offset - OWN_NAMES } else { 0 };
-        let dots = DOTS
-            .iter()
-            .filter(|&&(at, _)| host.is_none() && at >= first);
-        for &(at, name) in dots {
-            let shown = DirEntry {
-                ino: inode,
-                offset: OWN_NAMES + at + 1,
-                type_: directory_type(FileType::Directory.as_raw_mode()),
-                name: name.to_bytes(),
-            };
-            if add(shown, Entry::default())? == 0 {
-                return Ok(());
-            }
-        }
+        Ok(full)
+    }
+
+    /// Gives the names of our own, from the `first` on: those that were made, and those that were changed. On
+    /// a directory that the Host has (`on_host`), some were listed there.
+    fn list_own(
+        &mut self,
+        asked: &Asked,
+        first: u64,
+        on_host: bool,
+        add: Add<'_>,
+    ) -> io::Result<()> {
+        let &Asked {
+            inode,
+            size,
+            with_attributes,
+            ..
+        } = asked;
         let dots = DOTS.len() as u64;
         let names = self.nodes.get(&inode).and_then(|node| node.names.as_ref());
         let names = names
@@ -147,7 +184,7 @@ impl State {
             };
             // Where the Host has it, it was listed: it may have been before it was changed, and must
             // not be twice.
-            if host.is_some() && self.is_in_place(inode, &name, number) {
+            if on_host && self.is_in_place(inode, &name, number) {
                 continue;
             }
             let shown = DirEntry {
@@ -171,4 +208,20 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// Gives the two names that each directory has, from the `first` on; says whether there is no more room.
+fn list_dots(inode: u64, first: u64, add: Add<'_>) -> io::Result<bool> {
+    for &(at, name) in DOTS.iter().filter(|&&(at, _)| at >= first) {
+        let shown = DirEntry {
+            ino: inode,
+            offset: OWN_NAMES + at + 1,
+            type_: directory_type(FileType::Directory.as_raw_mode()),
+            name: name.to_bytes(),
+        };
+        if add(shown, Entry::default())? == 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
