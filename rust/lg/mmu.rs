@@ -84,10 +84,25 @@ pub(crate) enum Need {
     Room,
 }
 
-/// The reasons why a fault could not be dealt with.
+/// The reasons why a fault is not one to fill in, or not yet.
 pub(crate) enum Unresolved {
+    /// There is nothing to fill in.
+    Settled(Fault),
+    /// It cannot be dealt with without this.
     Need(Need),
     Death(Death),
+}
+
+impl From<Fault> for Unresolved {
+    fn from(fault: Fault) -> Self {
+        Self::Settled(fault)
+    }
+}
+
+impl From<Death> for Unresolved {
+    fn from(death: Death) -> Self {
+        Self::Death(death)
+    }
 }
 
 impl From<Need> for Unresolved {
@@ -211,10 +226,7 @@ impl Mmu {
         let known = walked.take().filter(|walk| walk.is_of(at, gva, access));
         let resolved = match known {
             Some(resolved) => resolved,
-            None => match self.resolve(ram, at, gva, access)? {
-                Ok(resolved) => resolved,
-                Err(fault) => return Ok(fault),
-            },
+            None => self.resolve(ram, at, gva, access)?,
         };
         let gpa = resolved.gpa();
         let Some(hpa) = ram.pinned_page(gpa) else {
@@ -242,41 +254,38 @@ impl Mmu {
         Err(need.into())
     }
 
-    /// The translation of `gva`; or what else comes of the fault.
+    /// The translation of `gva`.
     fn resolve(
         &mut self,
         ram: &GuestRam,
         at: &Root,
         gva: Gva,
         access: Access,
-    ) -> Result<Result<Resolved, Fault>, Unresolved> {
+    ) -> Result<Resolved, Unresolved> {
         if gva.is_canonical() {
             match gva.index(4) {
                 hole::SLOT if !access.user => {
-                    return Err(Unresolved::Death(Death::SwitcherSlot(gva)));
+                    return Err(Death::SwitcherSlot(gva).into());
                 }
                 SHARED_SLOT if !access.user => {
                     if let Some(fault) = self.map_shared(at, gva, access)? {
-                        return Ok(Err(fault));
+                        return Err(fault.into());
                     }
                 }
                 _ => {}
             }
         }
         let tables = ram.tables(Wait::Forbidden);
-        Ok(Err(match self.shadow.resolve(at, &tables, gva, access) {
-            Ok(resolved) => return Ok(Ok(resolved)),
-            Err(WalkError::Fault(code)) => Fault::Inject(code),
-            Err(WalkError::NotCanonical) => Fault::GeneralProtection,
-            Err(WalkError::TableOutside(table)) if ram.contains(table) => {
-                return Err(Need::Page(table).into());
-            }
-            Err(WalkError::TableOutside(table)) => {
-                return Err(Unresolved::Death(Death::TableOutside(table, gva)));
-            }
-            // The Guest will fault again.
-            Err(WalkError::Contended) => Fault::Filled,
-        }))
+        self.shadow
+            .resolve(at, &tables, gva, access)
+            .map_err(|error| match error {
+                WalkError::Fault(code) => Fault::Inject(code).into(),
+                WalkError::NotCanonical => Fault::GeneralProtection.into(),
+                WalkError::TableOutside(table) if ram.contains(table) => Need::Page(table).into(),
+                WalkError::TableOutside(table) => Death::TableOutside(table, gva).into(),
+                // The Guest will fault again.
+                WalkError::Contended => Fault::Filled.into(),
+            })
     }
 
     /// Maps the shared page at `gva`, if there is one there.

@@ -99,7 +99,7 @@ impl Shared {
         loop {
             let result = self.shadow(wait)?.fault(&self.ram, at, walked, gva, access);
             match result {
-                Ok(fault) => return Ok(fault),
+                Ok(fault) | Err(Unresolved::Settled(fault)) => return Ok(fault),
                 Err(Unresolved::Need(need)) => self.provide(need, wait)?,
                 Err(Unresolved::Death(death)) => return Err(death.into()),
             }

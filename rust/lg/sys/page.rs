@@ -90,19 +90,6 @@ pub(crate) enum Wait {
     Forbidden,
 }
 
-impl Wait {
-    fn gfp(self) -> bindings::gfp_t {
-        match self {
-            Self::Allowed => bindings::GFP_KERNEL_ACCOUNT,
-            Self::Forbidden => {
-                const ACCOUNT: bindings::gfp_t =
-                    bindings::GFP_KERNEL_ACCOUNT & !bindings::GFP_KERNEL;
-                bindings::GFP_NOWAIT | ACCOUNT
-            }
-        }
-    }
-}
-
 /// A zeroed page of the Host's, charged to the cgroup of the caller.
 ///
 /// # Invariants
@@ -116,10 +103,10 @@ unsafe impl Send for HostPage {}
 unsafe impl Sync for HostPage {}
 
 impl HostPage {
-    /// Allocates one. `ENOMEM`, perhaps only because waiting is forbidden.
-    pub(crate) fn new(wait: Wait) -> Result<Self> {
-        // SAFETY: The flags are those for the context that the caller says it is in.
-        let addr = unsafe { bindings::get_zeroed_page_noprof(wait.gfp()) };
+    /// Allocates one, or says `ENOMEM`. Process context, IRQs on: may sleep.
+    pub(crate) fn new() -> Result<Self> {
+        // SAFETY: The flags are those of the context in which this may be called.
+        let addr = unsafe { bindings::get_zeroed_page_noprof(bindings::GFP_KERNEL_ACCOUNT) };
         // INVARIANT: The page allocator gave it to us alone.
         NonNull::new(addr as *mut u8).map(Self).ok_or(ENOMEM)
     }

@@ -17,8 +17,7 @@ use super::{
     },
     mitigations,
     page::{
-        HostPage,
-        Wait, //
+        HostPage, //
     },
 };
 use crate::lg_core::xcr0;
@@ -91,7 +90,7 @@ impl GuestFpu {
                 }
             }
         }
-        let area = HostPage::new(Wait::Allowed)?;
+        let area = HostPage::new()?;
         // SAFETY: The area is a page of ours, and the offset inside it is aligned.
         unsafe {
             area.as_ptr::<u8>()

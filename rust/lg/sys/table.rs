@@ -10,8 +10,7 @@ use super::page::{
     direct_map,
     direct_map_to_hpa,
     owner_words,
-    HostPage,
-    Wait, //
+    HostPage, //
 };
 use crate::lg_core::{
     addr::Hpa,
@@ -210,7 +209,7 @@ pub(crate) struct TableBox(HostPage);
 impl TableBox {
     /// An empty one. May sleep.
     pub(crate) fn new() -> Result<Self> {
-        let mut this = HostPage::new(Wait::Allowed).map(Self)?;
+        let mut this = HostPage::new().map(Self)?;
         this.set_groups(0);
         Ok(this)
     }

@@ -108,13 +108,13 @@ impl Request {
             VIRTIO_BLK_T_FLUSH if limits.can_flush => Ok(Task::Flush),
             VIRTIO_BLK_T_GET_ID => Ok(Task::Id(writable)),
             VIRTIO_BLK_T_DISCARD if limits.can_discard => {
-                let ranges = ranges(&data, memory, limits, 0)?;
+                let bytes = copy_ranges(&data, memory)?;
                 let only = |ranges: Ranges| ranges.into_iter().map(|(range, _)| range).collect();
-                ranges.map(only).map(Task::Discard)
+                ranges(&bytes, limits, 0).map(only).map(Task::Discard)
             }
             VIRTIO_BLK_T_WRITE_ZEROES if !limits.read_only => {
                 let unmap = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
-                ranges(&data, memory, limits, unmap)?.map(Task::Zero)
+                ranges(&copy_ranges(&data, memory)?, limits, unmap).map(Task::Zero)
             }
             _ => Err(Status::Unsupported),
         };
@@ -211,16 +211,19 @@ fn place(limits: &Limits, sector: u64, length: usize) -> Result<u64, Status> {
         .ok_or(Status::Failed)
 }
 
-/// The ranges of a DISCARD or a WRITE_ZEROES, whose flags are `known`, and whether they have any.
-fn ranges(
-    data: &[Piece],
-    memory: &Memory,
-    limits: &Limits,
-    known: u32,
-) -> Result<Result<Ranges, Status>, Fault> {
+/// The bytes of the ranges of a DISCARD or a WRITE_ZEROES; none if there are too many, or a part of one.
+fn copy_ranges(data: &[Piece], memory: &Memory) -> Result<Vec<u8>, Fault> {
     let length: usize = data.iter().map(|&(_, length)| length).sum();
-    if length == 0 || length % RANGE != 0 || length > RANGE * MAX_RANGES as usize {
-        return Ok(Err(Status::Failed));
+    match length % RANGE == 0 && length <= RANGE * MAX_RANGES as usize {
+        true => copy(data, memory),
+        false => Ok(Vec::new()),
+    }
+}
+
+/// The ranges of a DISCARD or a WRITE_ZEROES, whose flags are `known`, and whether they have any.
+fn ranges(bytes: &[u8], limits: &Limits, known: u32) -> Result<Ranges, Status> {
+    if bytes.is_empty() {
+        return Err(Status::Failed);
     }
     let range = |bytes: &[u8]| {
         let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
@@ -236,5 +239,5 @@ fn ranges(
         let offset = place(limits, sector, length as usize)?;
         Ok((offset..offset + length, flags != 0))
     };
-    Ok(copy(data, memory)?.chunks_exact(RANGE).map(range).collect())
+    bytes.chunks_exact(RANGE).map(range).collect()
 }

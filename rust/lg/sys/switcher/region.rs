@@ -6,8 +6,7 @@ use super::{
     super::{
         host,
         page::{
-            HostPage,
-            Wait, //
+            HostPage, //
         },
     },
     layout::*, //
@@ -32,11 +31,11 @@ impl Region {
     pub(super) fn new(base: u64) -> Result<Self> {
         let this = Self {
             base,
-            state: HostPage::new(Wait::Allowed)?,
-            shared: HostPage::new(Wait::Allowed)?,
-            gdt: HostPage::new(Wait::Allowed)?,
-            idt: HostPage::new(Wait::Allowed)?,
-            stacks: HostPage::new(Wait::Allowed)?,
+            state: HostPage::new()?,
+            shared: HostPage::new()?,
+            gdt: HostPage::new()?,
+            idt: HostPage::new()?,
+            stacks: HostPage::new()?,
         };
         this.fill_gdt();
         this.fill_tss();
