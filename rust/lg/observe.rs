@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The deeds of a vCPU are counted here and nowhere else.
+//! What a vCPU does is counted here, and nowhere else: entries, exits, faults, what the Guest is given.
 
 use crate::{
-    abi::{
-        lguest_stats,
-        LHCALL_ERET, //
-    },
+    abi::lguest_stats,
     lg_core::exit::Exit,
     mmu::Fault,
     sys::{
@@ -93,7 +90,7 @@ impl Counts {
         let mut stats = self.0;
         stats.direct_syscalls = alone.syscalls;
         stats.direct_erets = alone.erets;
-        stats.hypercalls[LHCALL_ERET as usize] += alone.erets;
+        stats.hypercalls[Alone::ERET] += alone.erets;
         stats.pf_spurious += alone.spurious;
         // A direct switch loads CR3 once, a return to kernel mode not at all: an upper bound.
         stats.cr3_loads += alone.syscalls + alone.erets;

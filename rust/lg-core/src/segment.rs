@@ -5,6 +5,8 @@
 //!
 //! The switcher's GDT keeps Linux's indices, so that STAR stays what the Host made it.
 
+use super::eret::{CS_USER32, CS_USER64, SS_USER};
+
 /// Accessed. Set in every descriptor here, because the GDT is read-only to the processor: setting
 /// the bit itself, it would fault.
 const ACCESSED: u64 = 1 << 40;
@@ -101,13 +103,21 @@ pub const fn tls_descriptor(wanted: u64) -> Option<u64> {
 /// level does not matter to the Guest's processor and not here.
 pub const fn data_selector_ok(selector: u16, tls: &[u64; 3]) -> bool {
     let [tls0, tls1, tls2] = *tls;
+    const NULL: u16 = 0;
+    const CODE32: u16 = CS_USER32 as u16 & !3;
+    const CODE64: u16 = CS_USER64 as u16 & !3;
+    const DATA: u16 = SS_USER as u16 & !3;
+    // LGUEST_TLS_FIRST, and what is behind it; then the entry whose limit is the CPU and node number.
+    const TLS0: u16 = 12 * 8;
+    const TLS1: u16 = 13 * 8;
+    const TLS2: u16 = 14 * 8;
+    const CPU_NODE: u16 = 15 * 8;
     match selector & !3 {
-        // Null, 32-bit code, data, 64-bit code, CPU and node number.
-        0 | 0x20 | 0x28 | 0x30 | 0x78 => true,
+        NULL | CODE32 | CODE64 | DATA | CPU_NODE => true,
         // All data that `tls_descriptor` let through.
-        0x60 => tls0 != 0,
-        0x68 => tls1 != 0,
-        0x70 => tls2 != 0,
+        TLS0 => tls0 != 0,
+        TLS1 => tls1 != 0,
+        TLS2 => tls2 != 0,
         _ => false,
     }
 }

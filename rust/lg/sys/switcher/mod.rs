@@ -39,7 +39,10 @@ use super::{
     },
 };
 use crate::{
-    abi::LGUEST_HOST_CLEARS_BUFFERS,
+    abi::{
+        LGUEST_HOST_CLEARS_BUFFERS,
+        LHCALL_ERET, //
+    },
     lg_core::{
         addr::{
             Gva,
@@ -73,6 +76,11 @@ pub(crate) struct Alone {
     pub(crate) syscalls: u64,
     pub(crate) erets: u64,
     pub(crate) spurious: u64,
+}
+
+impl Alone {
+    /// The number of the hypercall that each of `erets` was.
+    pub(crate) const ERET: usize = LHCALL_ERET as usize;
 }
 
 /// Drives one vCPU's region.
