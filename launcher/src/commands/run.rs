@@ -160,7 +160,7 @@ fn to_the_end(
     let signals = session.take_signals()?;
     // From here on, nobody is waited for before there is somebody else to see to the time.
     drop(watch);
-    machine.confine(session.watcher(), terminal::restore)?;
+    machine.confine(session.watcher(), terminal::give_back)?;
     let shell = options.command.is_empty();
     let session = session.start(signals, machine.console(), machine.ports(), shell, &ends)?;
     deadline

@@ -86,7 +86,7 @@ fn tell_and_end() -> ! {
         Code::BadMemory.fix()
     );
     let length = 512 - left.len();
-    terminal::restore();
+    terminal::give_back();
     // SAFETY: reads `text`.
     let _ = unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), length) };
     // SAFETY: ends the process without running anything of it.

@@ -103,7 +103,7 @@ impl Drop for Watch {
 fn give_up(record: &Record) -> ! {
     // Without a thread, what is said below has all the time.
     let _ = thread::Builder::new().spawn(|| exit_after_last_words());
-    terminal::restore();
+    terminal::give_back();
     End::TimedOut.tell();
     let _ = record.write(&End::TimedOut);
     exit()
@@ -111,7 +111,7 @@ fn give_up(record: &Record) -> ! {
 
 fn exit_after_last_words() -> ! {
     thread::sleep(LAST_WORDS);
-    terminal::restore();
+    terminal::give_back();
     exit()
 }
 

@@ -73,7 +73,7 @@ impl Signals {
                     let end = End::Signal(signal);
                     let status = end.status();
                     if ends.send(end).is_err() {
-                        terminal::restore();
+                        terminal::give_back();
                         process::exit(status.into());
                     }
                 }

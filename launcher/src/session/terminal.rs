@@ -11,7 +11,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Mutex;
+use std::sync::{Mutex, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
@@ -28,6 +30,8 @@ const TIOCGDEV: c_uint = 0x8004_5432;
 
 /// The change of the terminal's modes, made while the Guest has its keys.
 static TAKEN: Mutex<Option<Taken>> = Mutex::new(None);
+/// Nobody takes it any more: lg ends.
+static OVER: AtomicBool = AtomicBool::new(false);
 /// The terminal does not make lines of what is written to it.
 static BARE_LINES: AtomicBool = AtomicBool::new(false);
 struct Taken {
@@ -165,6 +169,9 @@ impl Claim {
     /// keys one by one. Tells whether it is; then its keys may be read.
     pub fn take(&self) -> bool {
         let mut taken = TAKEN.lock().unwrap();
+        if OVER.load(Ordering::SeqCst) {
+            return false;
+        }
         if !self.is_ours() {
             *taken = None;
             return false;
@@ -204,6 +211,17 @@ impl Claim {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
+        // The thread that reads the keys may be about to take it, which it has done soon, unless nobody
+        // reads what was shown before. Then it does not get that far.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        OVER.store(true, Ordering::SeqCst);
+        let began = Instant::now();
+        while matches!(TAKEN.try_lock(), Err(TryLockError::WouldBlock)) {
+            if began.elapsed() > PATIENCE {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
         restore();
     }
 }
@@ -222,9 +240,15 @@ fn raw(modes: &Termios, alone: bool) -> Termios {
     raw
 }
 
-/// Gives the terminal its modes back. No harm if it is not raw, or if somebody has given it others
-/// since. Signal handlers may call this.
-pub fn restore() {
+/// Gives the terminal its modes back for good: who reads the keys does not take it again. No harm if it is not
+/// raw, or if somebody has given it others since. Signal handlers may call this.
+pub fn give_back() {
+    OVER.store(true, Ordering::SeqCst);
+    restore();
+}
+
+/// Gives the terminal its modes back.
+fn restore() {
     // Who has it locked is about to change it, and the watcher looks after that.
     let Ok(mut taken) = TAKEN.try_lock() else {
         return;
@@ -262,7 +286,7 @@ pub fn is_ignored(signal: Signal) -> bool {
 pub fn restore_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        restore();
+        give_back();
         print(panic);
         std::process::exit(crate::report::end::LAUNCHER_ERROR.into());
     }));
