@@ -17,7 +17,7 @@
 //!   guest::privileged   rare instructions of a guest's kernel
 //!   guest::lguest       the lguest ABI: hypercalls, events, the shared page
 //!   guest               the state of one virtual CPU
-//!   observe             counts
+//!   counts              what a vCPU does: entries, exits, faults
 //!   shared              what vCPUs share: RAM, the shadow, kicks; the order of locks
 //!   inbox, notify       what one vCPU receives; which eventfd a virtqueue's kick goes to
 //!   mmu                 the shadow
@@ -79,6 +79,7 @@ pub mod lg_core {
 }
 
 mod blame;
+mod counts;
 mod debug;
 mod device;
 mod exits;
@@ -86,7 +87,6 @@ mod guest;
 mod inbox;
 mod mmu;
 mod notify;
-mod observe;
 mod shared;
 #[allow(unsafe_code)]
 mod sys;

@@ -8,6 +8,7 @@ use crate::{
         Death,
         Stop, //
     },
+    counts::Counts,
     debug::Debug,
     exits,
     guest::{
@@ -25,7 +26,6 @@ use crate::{
         flags,
         shadow::Root, //
     },
-    observe::Counts,
     shared::Shared,
     sys::{
         cpu::IrqsOff,

@@ -13,6 +13,7 @@ use crate::{
         Death,
         Stop, //
     },
+    counts::Counts,
     inbox::Inbox,
     lg_core::{
         addr::{
@@ -26,7 +27,6 @@ use crate::{
         },
     },
     mmu,
-    observe::Counts,
     shared::Shared,
     sys::{
         page::Wait,
