@@ -20,6 +20,21 @@ fn the_guests_crate() {
 }
 
 #[test]
+fn what_all_guests_call() {
+    assert_eq!(layers::problems("../lguest-call/src/lib.rs"), NONE);
+}
+
+#[test]
+fn the_shim() {
+    assert_eq!(layers::problems("../xen-shim/src/main.rs"), NONE);
+}
+
+#[test]
+fn the_shims_pure_half() {
+    assert_eq!(layers::problems("../xen-core/src/lib.rs"), NONE);
+}
+
+#[test]
 fn this_one() {
     assert_eq!(layers::problems("src/lib.rs"), NONE);
 }

@@ -23,32 +23,25 @@
 //!   boot            from the entry point to `main`, and the end
 //!   event           exceptions, interrupts, system calls: the stubs and the handlers
 //!   user            guest user mode
-//!   irq             virtual interrupts on, off, and waiting
 //!   paging          frames and page tables
 //!   console         printing
 //!   params          what the Launcher told
-//!   hypercall       a function for each
-//!   shared          the shared page
 //!   frame, address  the interrupted state; GVAs and GPAs
-//!   mem             memcpy and its kin
-//!   abi             the contract
 //! ```
+//!
+//! Below all of them is `lguest-call`: hypercalls, the shared page, virtual interrupts.
 
 #![no_std]
 
-pub use lguest_abi as abi;
+pub use lguest_call::{abi, hypercall, irq, shared, shared_read, shared_write};
 
 mod address;
 mod boot;
 pub mod console;
 pub mod event;
 mod frame;
-pub mod hypercall;
-pub mod irq;
-mod mem;
 pub mod paging;
 mod params;
-pub mod shared;
 pub mod user;
 
 pub use boot::exit;

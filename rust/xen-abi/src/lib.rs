@@ -7,4 +7,8 @@
 
 #![no_std]
 
+pub mod event_channel;
 pub mod handover;
+pub mod memory;
+pub mod number;
+pub mod vcpu;

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Segments: of the kernel's GDT lg takes over what matters.
+
+use super::Result;
+use crate::cpu;
+use crate::memory::{is_ram, read, word, PAGE};
+use crate::vcpu::Vcpu;
+use core::sync::atomic::Ordering::Relaxed;
+use lguest_call::{hypercall, shared_write};
+use xen_abi::number::error::EINVAL;
+use xen_abi::number::segment;
+use xen_core::descriptor::{effect, Effect, ENTRIES};
+use xen_core::page_table::is_canonical;
+
+/// SET_GDT: the frame of the GDT, of which there is one.
+pub(super) fn set_gdt(cpu: &mut Vcpu, frames: u64, entries: u64) -> Result {
+    let frame: u64 = read(frames)?;
+    if entries > PAGE / 8 || !is_ram(frame) {
+        return Err(EINVAL);
+    }
+    cpu.gdt = frame * PAGE;
+    for index in 0..entries.min(ENTRIES) {
+        let descriptor = word(cpu.gdt + index * 8).ok_or(EINVAL)?.load(Relaxed);
+        apply(cpu, index, descriptor);
+    }
+    Ok(0)
+}
+
+/// UPDATE_DESCRIPTOR: writes an entry by its machine address.
+pub(super) fn update(cpu: &mut Vcpu, address: u64, descriptor: u64) -> Result {
+    word(address).ok_or(EINVAL)?.store(descriptor, Relaxed);
+    if address & !(PAGE - 1) == cpu.gdt {
+        apply(cpu, (address - cpu.gdt) / 8, descriptor);
+    }
+    Ok(0)
+}
+
+fn apply(cpu: &mut Vcpu, index: u64, descriptor: u64) {
+    match effect(index, descriptor) {
+        Effect::Tls(i) => {
+            let known = &mut cpu.tls[i as usize];
+            // What lg refuses, no program can load either.
+            if *known != descriptor && hypercall::set_tls(i, descriptor) == 0 {
+                *known = descriptor;
+            }
+        }
+        Effect::CpuNode(limit) => {
+            hypercall::set_cpunode(limit.into());
+        }
+        Effect::None => {}
+    }
+}
+
+/// SET_SEGMENT_BASE.
+pub(super) fn set_segment_base(which: u64, base: u64) -> Result {
+    if which == segment::GS_USER_SELECTOR {
+        shared_write!(user_gs_base, cpu::load_gs(base as u16));
+        return Ok(0);
+    }
+    if !is_canonical(base) {
+        return Err(EINVAL);
+    }
+    match which {
+        segment::FS => cpu::set_fs_base(base),
+        segment::GS_USER => shared_write!(user_gs_base, base),
+        segment::GS_KERNEL => cpu::set_gs_base(base),
+        _ => return Err(EINVAL),
+    }
+    Ok(0)
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The CPU: instructions that are done for the kernel, and registers that only instructions reach.
+
+use crate::memory::read;
+use crate::vcpu::Vcpu;
+use core::arch::asm;
+use core::arch::x86_64::{__cpuid_count, _xgetbv};
+use lguest_call::abi::LGUEST_HOST_CLEARS_BUFFERS;
+use lguest_call::shared_read;
+use xen_core::cpuid::{self, Registers};
+use xen_core::instruction::{self, Msr, FORCED_CPUID, MSR_LENGTH};
+
+/// Executes Xen's CPUID, if that is what faulted.
+pub(crate) fn forced_cpuid(cpu: &mut Vcpu) -> bool {
+    if !matches!(read(cpu.frame.rip), Ok(FORCED_CPUID)) {
+        return false;
+    }
+    let frame = &mut cpu.frame;
+    let out = cpuid::answer(frame.rax as u32, frame.rcx as u32, &host(), native);
+    frame.rax = out.eax.into();
+    frame.rbx = out.ebx.into();
+    frame.rcx = out.ecx.into();
+    frame.rdx = out.edx.into();
+    frame.rip += FORCED_CPUID.len() as u64;
+    true
+}
+
+fn native(leaf: u32, subleaf: u32) -> Registers {
+    // SAFETY: every 64-bit CPU has CPUID, and at CPL3 it is the CPU's own.
+    let out = unsafe { __cpuid_count(leaf, subleaf) };
+    Registers {
+        eax: out.eax,
+        ebx: out.ebx,
+        ecx: out.ecx,
+        edx: out.edx,
+    }
+}
+
+fn host() -> cpuid::Host {
+    const OSXSAVE: u32 = 1 << 27;
+    cpuid::Host {
+        xcr0: if native(1, 0).ecx & OSXSAVE != 0 {
+            xcr0()
+        } else {
+            0
+        },
+        clears_buffers: shared_read!(host_features) & u64::from(LGUEST_HOST_CLEARS_BUFFERS) != 0,
+    }
+}
+
+fn xcr0() -> u64 {
+    #[target_feature(enable = "xsave")]
+    unsafe fn get() -> u64 {
+        // SAFETY: the caller has looked at OSXSAVE.
+        unsafe { _xgetbv(0) }
+    }
+    // SAFETY: the caller has looked at OSXSAVE.
+    unsafe { get() }
+}
+
+/// Does the access to an MSR of ours, if that is what faulted.
+pub(crate) fn msr(cpu: &mut Vcpu) -> bool {
+    let Some(access) = read(cpu.frame.rip).ok().and_then(instruction::msr) else {
+        return false;
+    };
+    let Some(value) = instruction::msr_value(cpu.frame.rcx as u32) else {
+        return false;
+    };
+    match access {
+        Msr::Read => {
+            cpu.frame.rax = value & 0xffff_ffff;
+            cpu.frame.rdx = value >> 32;
+        }
+        // They are what they are.
+        Msr::Write => {}
+    }
+    cpu.frame.rip += MSR_LENGTH;
+    true
+}
+
+/// DS, ES, FS and GS.
+pub(crate) fn data_selectors() -> [u64; 4] {
+    let (ds, es, fs, gs): (u64, u64, u64, u64);
+    // SAFETY: reads registers.
+    unsafe {
+        asm!("mov {:r}, ds", "mov {:r}, es", "mov {:r}, fs", "mov {:r}, gs",
+            out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs, options(nomem, nostack, preserves_flags));
+    }
+    [ds, es, fs, gs]
+}
+
+/// Debug status: lg does the instruction for us.
+pub(crate) fn dr6() -> u64 {
+    let value;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, dr6", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Sets the FS base, which is canonical.
+pub(crate) fn set_fs_base(base: u64) {
+    // SAFETY: the shim does not use FS; lg demands FSGSBASE of its Host.
+    unsafe { asm!("wrfsbase {}", in(reg) base, options(nomem, nostack, preserves_flags)) };
+}
+
+/// Sets the GS base of kernel mode, which is canonical.
+pub(crate) fn set_gs_base(base: u64) {
+    // SAFETY: as in `set_fs_base`.
+    unsafe { asm!("wrgsbase {}", in(reg) base, options(nomem, nostack, preserves_flags)) };
+}
+
+fn gs_base() -> u64 {
+    let base;
+    // SAFETY: as in `set_fs_base`.
+    unsafe { asm!("rdgsbase {}", out(reg) base, options(nomem, nostack, preserves_flags)) };
+    base
+}
+
+extern "C" {
+    fn shim_load_gs(selector: u64) -> u64;
+}
+
+/// Loads GS with `selector`, or with null if that cannot be, and returns the base that it has then. That of kernel mode stays.
+pub(crate) fn load_gs(selector: u16) -> u64 {
+    let kernel = gs_base();
+    // SAFETY: a selector that faults ends the function; the shim does not use GS.
+    unsafe {
+        if shim_load_gs(selector.into()) != 0 {
+            shim_load_gs(0);
+        }
+    }
+    let user = gs_base();
+    set_gs_base(kernel);
+    user
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the shim knows of a vCPU. The assembly knows the offsets of the first fields.
+
+use crate::memory;
+use core::sync::atomic::{AtomicU64, AtomicU8, Ordering::SeqCst};
+use lguest_call::abi::{LGUEST_CS_KERNEL, LGUEST_CS_USER64, LGUEST_SS_USER};
+use xen_core::ports::Words;
+
+/// vCPUs that a domain may have. The assembly has stubs for each.
+pub(crate) const VCPUS: usize = 1;
+/// Bytes of a vCPU's stack in the shim.
+pub(crate) const STACK_SIZE: usize = 32 * 1024;
+
+/// CS of lg's frames for kernel mode, and the selectors of user mode, which the CPU has in both.
+pub(crate) const KERNEL_CS: u64 = LGUEST_CS_KERNEL as u64;
+pub(crate) const USER_CS: u64 = LGUEST_CS_USER64 as u64;
+pub(crate) const USER_SS: u64 = LGUEST_SS_USER as u64;
+
+/// The interrupted state, or the one to resume. After a hypercall RBX, RBP and R12 to R15 are not in here but still in the
+/// CPU: a function call keeps them.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct Frame {
+    pub(crate) rax: u64,
+    pub(crate) rcx: u64,
+    pub(crate) rdx: u64,
+    pub(crate) rsi: u64,
+    pub(crate) rdi: u64,
+    pub(crate) r8: u64,
+    pub(crate) r9: u64,
+    pub(crate) r10: u64,
+    pub(crate) r11: u64,
+    pub(crate) rbx: u64,
+    pub(crate) rbp: u64,
+    pub(crate) r12: u64,
+    pub(crate) r13: u64,
+    pub(crate) r14: u64,
+    pub(crate) r15: u64,
+    // From here on as IRETQ pops it.
+    pub(crate) rip: u64,
+    pub(crate) cs: u64,
+    pub(crate) rflags: u64,
+    pub(crate) rsp: u64,
+    pub(crate) ss: u64,
+}
+
+/// A handler that the kernel registered; its address is 0 if it has none.
+#[derive(Clone, Copy)]
+pub(crate) struct Trap {
+    pub(crate) address: u64,
+    /// As `xen_abi::vcpu::TrapInfo` has them.
+    pub(crate) flags: u8,
+}
+
+/// `xen_abi::vcpu::VcpuInfo`, as both sides write it.
+#[repr(C)]
+pub(crate) struct Info {
+    pub(crate) upcall: AtomicU8,
+    pub(crate) mask: AtomicU8,
+    pad: [u8; 6],
+    pub(crate) selector: AtomicU64,
+    pub(crate) cr2: AtomicU64,
+}
+
+/// A virtual CPU. All bytes 0 is its state before [`crate::start`].
+#[repr(C)]
+pub(crate) struct Vcpu {
+    pub(crate) frame: Frame,
+    /// What the frame is of: 0 for the kernel, else the program's code selector.
+    pub(crate) user: u64,
+    /// Where its [`Info`] is: a GVA in the alias.
+    pub(crate) info: u64,
+    /// The kernel's stack for what comes from user mode; a multiple of 16.
+    pub(crate) kernel_sp: u64,
+    /// The kernel's handler of system calls.
+    pub(crate) syscall: u64,
+    /// That of page faults, if it masks events.
+    pub(crate) page_fault: u64,
+    /// Registers that the assembly needs for a moment.
+    pub(crate) saved: [u64; 4],
+
+    pub(crate) id: u32,
+    /// The kernel's handlers of events, and of frames that cannot be resumed.
+    pub(crate) event: Trap,
+    pub(crate) failsafe: Trap,
+    pub(crate) traps: [Trap; 256],
+    /// GPA of the root in use.
+    pub(crate) cr3: u64,
+    /// GPA of the GDT, or 0.
+    pub(crate) gdt: u64,
+    /// What lg has as TLS segments.
+    pub(crate) tls: [u64; 3],
+    /// Debug registers 0 to 3 and 7 as the kernel wrote them.
+    pub(crate) debug: [u64; 8],
+    /// System time at which the kernel's timer fires; `u64::MAX`: never.
+    pub(crate) deadline: u64,
+    /// Says whether VCPU_OP has registered an Info of its own, which it may do once.
+    pub(crate) registered: bool,
+    pub(crate) stack: Stack,
+}
+
+/// A stack.
+#[repr(C, align(16))]
+pub(crate) struct Stack([u8; STACK_SIZE]);
+
+impl Vcpu {
+    /// What it shares with the kernel.
+    pub(crate) fn info(&self) -> &'static Info {
+        // SAFETY: `info` is an address in the alias of 64 bytes of RAM, aligned to 8 (`set_info` alone writes it), and an
+        // Info is atomics.
+        unsafe { &*(self.info as *const Info) }
+    }
+
+    /// Shares the [`Info`] at `gpa`, which is a multiple of 8 and RAM for 64 bytes.
+    pub(crate) fn set_info(&mut self, gpa: u64) {
+        self.info = memory::address(gpa);
+    }
+
+    /// Are events masked?
+    pub(crate) fn masked(&self) -> bool {
+        self.info().mask.load(SeqCst) != 0
+    }
+
+    /// Masks events, or not.
+    pub(crate) fn mask(&self, masked: bool) {
+        self.info().mask.store(masked.into(), SeqCst);
+    }
+
+    /// The words by which a port of this vCPU is raised.
+    pub(crate) fn words(&self) -> Words<'static> {
+        let info = self.info();
+        let domain = memory::shared_info();
+        Words {
+            pending: &domain.pending,
+            mask: &domain.mask,
+            selector: &info.selector,
+            upcall: &info.upcall,
+        }
+    }
+
+    /// Raises a port, which is this vCPU's.
+    pub(crate) fn raise(&self, port: u32) {
+        self.words().raise(port);
+    }
+}
