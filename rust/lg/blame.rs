@@ -70,6 +70,8 @@ pub(crate) enum Errno {
     Invalid,
     /// There is no such hypercall.
     NoSuchCall,
+    /// It can be done once only.
+    Busy,
 }
 
 impl Errno {
@@ -78,6 +80,7 @@ impl Errno {
         let error = match self {
             Self::Invalid => EINVAL,
             Self::NoSuchCall => ENOSYS,
+            Self::Busy => EBUSY,
         };
         i64::from(error.to_errno()) as u64
     }

@@ -60,6 +60,10 @@ pub(crate) fn handle(
             lguest::event::system_call(cpu);
             Next::Resume
         }
+        Exit::Monitored => {
+            lguest::event::call_monitor(cpu);
+            Next::Resume
+        }
         Exit::Syscall32 { user_mode: true } => inject_exception(cpu, lguest::event::SYSCALL32)?,
         Exit::Syscall32 { user_mode: false } => {
             lguest::back_to_syscall(cpu);

@@ -72,6 +72,7 @@ pub mod lg_core {
     pub mod flags;
     pub mod irq;
     pub mod mitigations;
+    pub mod monitor;
     pub mod paging;
     pub mod segment;
     pub mod shadow;

@@ -18,6 +18,10 @@ use crate::{
             Gpa,
             Gva, //
         },
+        monitor::{
+            self,
+            Monitor, //
+        },
         paging::{
             self,
             Access,
@@ -173,6 +177,12 @@ impl Mmu {
         self.forget(dropped);
     }
 
+    /// From now on, the slots of `monitor` are translated by its root. Forgets everything.
+    pub(crate) fn set_monitor(&mut self, at: &Root, monitor: Monitor) {
+        let dropped = self.shadow.set_monitor(at, monitor);
+        self.forget(dropped);
+    }
+
     /// There is one vCPU, and it is out: no CPU knows anything of the scope (see [`Tables`]).
     ///
     /// [`Tables`]: crate::sys::table::Tables
@@ -325,9 +335,16 @@ impl Drop for Mmu {
     }
 }
 
-/// Reads Guest memory at `gva`, under `root`, as the mode would fetch it; returns how many bytes could be
-/// read. May sleep.
-pub(crate) fn fetch(ram: &GuestRam, root: Gpa, gva: Gva, user: bool, buf: &mut [u8]) -> usize {
+/// Reads Guest memory at `gva`, under `root` and that of `monitor`, as the mode would fetch it; returns how many
+/// bytes could be read. May sleep.
+pub(crate) fn fetch(
+    ram: &GuestRam,
+    root: Gpa,
+    monitor: Option<&Monitor>,
+    gva: Gva,
+    user: bool,
+    buf: &mut [u8],
+) -> usize {
     let access = Access {
         write: false,
         fetch: true,
@@ -336,6 +353,7 @@ pub(crate) fn fetch(ram: &GuestRam, root: Gpa, gva: Gva, user: bool, buf: &mut [
     let mut done = 0;
     while done < buf.len() {
         let at = Gva::new(gva.get().wrapping_add(done as u64));
+        let root = monitor::root_of(monitor, root, at, user);
         let Ok(t) = paging::walk_quiet(&ram.tables(Wait::Allowed), root, at, access) else {
             break;
         };

@@ -106,6 +106,7 @@ impl Vcpu {
             root,
             walked: None,
             entries: None,
+            monitor: None,
             shared,
             inbox,
             counts: Counts::default(),

@@ -8,8 +8,8 @@
  * both.  Rust gets it through bindgen, so that there is only one copy of every number.
  *
  * Version rules: LGUEST_ABI_VERSION changes when something here changes meaning; additions come
- * with a feature bit (part 1) or with a new ioctl, which is -ENOTTY where it is unknown (part 2); a
- * number, once given, is never given again.
+ * with a feature bit or a new hypercall, which is -ENOSYS where it is unknown (part 1), or with a
+ * new ioctl, which is -ENOTTY (part 2); a number, once given, is never given again.
  *
  * Words: "guest kernel mode" and "guest user mode" are virtual; the CPU runs both at CPL3.  A GVA
  * is a Guest virtual address, a GPA a Guest physical one, an HVA an address in the Launcher.
@@ -117,8 +117,29 @@ struct lguest_note {
  * translation of this root.  A hint that saves memory.
  */
 #define LHCALL_DROP_ROOT	12
+/*
+ * Put a monitor below the Guest's kernel: code in Guest kernel mode that takes the SYSCALLs of a
+ * kernel which speaks another ABI than this one.  RDI is the GVA of its entry point, RSI the GPA of
+ * its root.  From then on, and for good:
+ *
+ * Guest kernel mode finds the monitor's memory in the top-level slots LGUEST_MONITOR_FIRST to
+ * LGUEST_MONITOR_CODE of every root.  Their addresses are translated by the tables of RSI, whatever
+ * CR3 is, and what other roots have there is not looked at.  The shared pages stay where they are.
+ * For Guest user mode nothing changes: it has no upper half.
+ *
+ * A SYSCALL in Guest kernel mode is a hypercall only if the instruction behind it is in slot
+ * LGUEST_MONITOR_CODE.  Any other arrives at the monitor's entry point, as one from user mode does
+ * at its own: .rip and .rflags saved (with the virtual IF), RCX and R11 lost, RSP, GS base and all
+ * else as they are, virtual interrupts off.
+ *
+ * Whatever was cached is dropped.  -EINVAL: the entry point is not in these slots, or the root not a
+ * page of RAM.  -EBUSY: there is a monitor already.
+ */
+#define LHCALL_SET_MONITOR	13
+#define LGUEST_MONITOR_FIRST	256	/* from 0xffff800000000000 */
+#define LGUEST_MONITOR_CODE	270	/* the last: from LGUEST_SHARED_VA, 512 GiB */
 
-#define LHCALL_COUNT		13
+#define LHCALL_COUNT		14
 
 /*
  * Virtual interrupt vectors.  Edge-like: a vector is pending once until it is delivered.  Delivery

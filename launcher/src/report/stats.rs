@@ -18,6 +18,7 @@ const HYPERCALLS: [(u32, &str); LHCALL_COUNT as usize] = [
     (LHCALL_SET_TLS, "set_tls"),
     (LHCALL_SET_CPUNODE, "set_cpunode"),
     (LHCALL_DROP_ROOT, "drop_root"),
+    (LHCALL_SET_MONITOR, "set_monitor"),
 ];
 
 /// The counters, with the header's names.

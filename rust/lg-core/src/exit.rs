@@ -29,6 +29,8 @@ pub struct Raw {
     pub fault_rip: u64,
     /// The mode that the Guest left.
     pub user_mode: bool,
+    /// A SYSCALL of Guest kernel mode is the monitor's, if the Guest left by one.
+    pub monitored: bool,
     /// The Host may have given vector 0x80 to a device, and its gate is closed to `int 0x80`.
     pub int80_is_a_device: bool,
 }
@@ -40,6 +42,8 @@ pub enum Exit {
     Hypercall,
     /// SYSCALL in Guest user mode. The switcher does it alone unless the Guest is stepped.
     Syscall,
+    /// SYSCALL in Guest kernel mode that is for the Guest's monitor. As above.
+    Monitored,
     /// SYSCALL of 32-bit code, in whichever mode.
     Syscall32 {
         /// The mode.
@@ -90,6 +94,7 @@ impl Exit {
         let Ok(vector) = u8::try_from(raw.vector) else {
             return match raw.vector {
                 SYSCALL if raw.user_mode => Self::Syscall,
+                SYSCALL if raw.monitored => Self::Monitored,
                 SYSCALL => Self::Hypercall,
                 SYSCALL32 => Self::Syscall32 {
                     user_mode: raw.user_mode,

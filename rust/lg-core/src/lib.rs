@@ -22,6 +22,7 @@ pub mod exit;
 pub mod flags;
 pub mod irq;
 pub mod mitigations;
+pub mod monitor;
 pub mod paging;
 pub mod segment;
 pub mod shadow;

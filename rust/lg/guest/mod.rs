@@ -20,6 +20,7 @@ use crate::{
             Gpa,
             Gva, //
         },
+        monitor::Monitor,
         paging,
         shadow::{
             Resolved,
@@ -66,6 +67,7 @@ pub(crate) struct Cpu {
     /// The walk of a fault that is still to be dealt with.
     pub(crate) walked: Option<Resolved>,
     pub(crate) entries: Option<Entries>,
+    pub(crate) monitor: Option<Monitor>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) counts: Counts,
@@ -91,6 +93,16 @@ impl Cpu {
         Ok(())
     }
 
+    /// Puts a monitor below the Guest's kernel. From the next section on, the switcher knows of it.
+    pub(crate) fn set_monitor(&mut self, monitor: Monitor) -> Result<(), Stop> {
+        let shared = self.shared.clone();
+        let mut shadow = shared.shadow(Wait::Allowed)?;
+        shadow.set_monitor(&self.root, monitor);
+        self.switcher.set_monitor_entry(monitor.entry());
+        self.monitor = Some(monitor);
+        Ok(())
+    }
+
     /// Waits for an interrupt. `EINTR` when a signal came first: the Guest halts again afterwards. May sleep.
     pub(crate) fn halt(&mut self) -> Result<(), Stop> {
         self.counts.halt();
@@ -105,6 +117,7 @@ impl Cpu {
     /// May sleep.
     pub(crate) fn fetch(&mut self, gva: Gva, buf: &mut [u8]) -> usize {
         let user = self.switcher.user_mode();
-        mmu::fetch(&self.shared.ram, self.root.gpa(), gva, user, buf)
+        let (ram, monitor) = (&self.shared.ram, self.monitor.as_ref());
+        mmu::fetch(ram, self.root.gpa(), monitor, gva, user, buf)
     }
 }

@@ -296,6 +296,7 @@ lg_switcher_syscall:
 	 * A system call: from Guest user mode straight into Guest kernel mode.  The Host never
 	 * hears of it.
 	 */
+system_call:
 	incq	state + {ST_DIRECT_SYSCALLS}(%rip)
 	movq	%rcx, shared + {SH_RIP}(%rip)
 	movq	%r11, shared + {SH_RFLAGS}(%rip)
@@ -407,6 +408,35 @@ eret_slow:
 	pushq	$0
 	pushq	${EXIT_SYSCALL}
 	jmp	save_and_leave
+
+/*
+ * lg_switcher_syscall_monitored - LSTAR of a Guest with a monitor.
+ *
+ * Entered by: the CPU, as above.  A SYSCALL of Guest kernel mode from outside of the monitor's code goes
+ * to the monitor, in the same mode and on the same root: to the CPU, it is a jump.  The rule is
+ * lg_core::monitor::is_hypercall.
+ */
+	.globl lg_switcher_syscall_monitored
+lg_switcher_syscall_monitored:
+	endbr64
+	cmpl	$0, st_mode(%rip)
+	jne	system_call
+	movq	%r11, regs + {R_RFLAGS}(%rip)
+	movq	%rcx, %r11
+	shrq	${SLOT_SHIFT}, %r11
+	cmpq	${MONITOR_CODE}, %r11
+	movq	regs + {R_RFLAGS}(%rip), %r11
+	je	hypercall
+	movq	%rcx, shared + {SH_RIP}(%rip)
+	movl	shared + {SH_IRQ_ENABLED}(%rip), %ecx
+	andl	${IF}, %ecx
+	andl	${NOT_IF}, %r11d
+	orl	%ecx, %r11d
+	movq	%r11, shared + {SH_RFLAGS}(%rip)
+	movq	$0, shared + {SH_IRQ_ENABLED}(%rip)
+	movq	state + {ST_MONITOR_ENTRY}(%rip), %rcx	/* canonical: checked */
+	movl	${AT_EVENT_ENTRY}, %r11d
+	jmp	guest_sysret
 
 /*
  * lg_switcher_syscall_stepped - LSTAR while the Launcher steps the Guest.

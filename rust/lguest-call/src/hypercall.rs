@@ -3,8 +3,8 @@
 
 use crate::abi::{
     LHCALL_CONSOLE, LHCALL_DROP_ROOT, LHCALL_FLUSH_TLB, LHCALL_HALT, LHCALL_IRQ_WINDOW,
-    LHCALL_SET_CPUNODE, LHCALL_SET_ENTRIES, LHCALL_SET_TIMER, LHCALL_SET_TLS, LHCALL_SHUTDOWN,
-    LHCALL_WRITE_CR3,
+    LHCALL_SET_CPUNODE, LHCALL_SET_ENTRIES, LHCALL_SET_MONITOR, LHCALL_SET_TIMER, LHCALL_SET_TLS,
+    LHCALL_SHUTDOWN, LHCALL_WRITE_CR3,
 };
 use core::arch::asm;
 
@@ -81,4 +81,9 @@ pub fn set_tls(index: u64, descriptor: u64) -> i64 {
 /// Sets the limit that LSL reads from selector 0x7b.
 pub fn set_cpunode(limit: u64) -> i64 {
     call2(LHCALL_SET_CPUNODE, limit, 0)
+}
+
+/// Puts a monitor below the kernel: `entry` is the GVA of its entry point, `root` the GPA of its root.
+pub fn set_monitor(entry: u64, root: u64) -> i64 {
+    call2(LHCALL_SET_MONITOR, entry, root)
 }

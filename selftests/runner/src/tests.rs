@@ -10,7 +10,7 @@ use crate::{disk, fs, gdb, host, nmi, record, script, terminal, tmux, tools, vso
 use std::time::Duration;
 
 /// Bare Guests which test one mechanism each: they exit with 0, or panic and say what is wrong.
-const BARE: [&str; 19] = [
+const BARE: [&str; 20] = [
     "registers",
     "segments",
     "fpu",
@@ -30,6 +30,7 @@ const BARE: [&str; 19] = [
     "clock",
     "mmio",
     "debugged",
+    "monitor",
 ];
 
 /// The end that a crime must have.

@@ -42,6 +42,7 @@ pub use stock::Refused;
 pub use table::{List, Table, OWNED, TABLE};
 
 use super::addr::{Gpa, Gva, Hpa, PAGE_SIZE};
+use super::monitor::{root_of, Monitor};
 use super::paging::{walk, Access, PageSize, TableMemory, Translation, WalkError};
 use context::{Context, MOST_ROOTS};
 use core::ops::DerefMut;
@@ -169,6 +170,8 @@ pub struct Shadow<T: Table, S> {
     tables: usize,
     /// The number of the Guest's flushes.
     flushes: u64,
+    /// Whose slots are translated by a root of their own.
+    monitor: Option<Monitor>,
 }
 
 impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
@@ -183,6 +186,7 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
             stock: Stock::new(),
             tables: 1,
             flushes: 0,
+            monitor: None,
         }
     }
 
@@ -319,6 +323,13 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
         Dropped { tables, scope }
     }
 
+    /// From now on, the slots of `monitor` are translated by its root. Forgets everything, for the vCPU at `at`
+    /// as for the others.
+    pub fn set_monitor(&mut self, at: &Root, monitor: Monitor) -> Dropped<T> {
+        self.monitor = Some(monitor);
+        self.flush(at, Flush::All)
+    }
+
     /// Walks the Guest's tables for a fault. As many times as it may be done, it is done without a
     /// change to the shadow.
     pub fn resolve<M: TableMemory>(
@@ -328,12 +339,13 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
         gva: Gva,
         access: Access,
     ) -> Result<Resolved, WalkError> {
+        let root = root_of(self.monitor.as_ref(), at.gpa, gva, access.user);
         Ok(Resolved {
             root: at.gpa,
             gva,
             access,
             flushes: self.flushes,
-            translation: walk(memory, at.gpa, gva, access)?,
+            translation: walk(memory, root, gva, access)?,
         })
     }
 

@@ -3,7 +3,7 @@
 //! The switcher in a program: a copy of its text that may be executed, with a state page and a shared page behind it.
 
 use core::arch::global_asm;
-use lg_core::{eret, exit, flags};
+use lg_core::{eret, exit, flags, monitor};
 use std::cell::UnsafeCell;
 use std::ptr::{addr_of, null_mut};
 
@@ -51,6 +51,9 @@ global_asm!(
     GUEST_SS = const eret::SS_USER,
     AT_EVENT_ENTRY = const flags::AT_EVENT_ENTRY,
     IF = const flags::IF,
+    NOT_IF = const !(flags::IF as u32),
+    SLOT_SHIFT = const monitor::SLOT_SHIFT,
+    MONITOR_CODE = const monitor::CODE_PREFIX,
     IRET_FLAGS = const flags::TF | flags::RF,
     TSS_SELECTOR = const 0x40,
     TSS_TYPE = const 0x45,
@@ -120,6 +123,7 @@ global_asm!(
     ST_FAULT_RIP = const REST + 0x108,
     ST_DIRECT_SYSCALLS = const REST + 0x110,
     ST_DIRECT_ERETS = const REST + 0x118,
+    ST_MONITOR_ENTRY = const REST + 0x120,
     SH_IRQ_ENABLED = const 0,
     SH_RIP = const 8,
     SH_CS = const 16,

@@ -16,6 +16,7 @@ fn exit(vector: u64, error: u64, user_mode: bool, int80_is_a_device: bool) -> Ex
         error,
         user_mode,
         int80_is_a_device,
+        monitored: false,
         cr2: 0x1234,
         fault_rip: 0x5678,
     })

@@ -119,12 +119,24 @@ pub(crate) fn inject(cpu: &mut Cpu, event: Event) -> Result<Next, Stop> {
 /// What SYSCALL in user mode does where the switcher does not do it alone: kernel mode begins at the Guest's
 /// entry point, with the stack of user mode.
 pub(crate) fn system_call(cpu: &mut Cpu) {
+    let entry = cpu.switcher.syscall_entry();
+    arrive(cpu, entry);
+    cpu.switcher.set_user_mode(false);
+}
+
+/// The same for a SYSCALL of the kernel that is for the monitor.
+pub(crate) fn call_monitor(cpu: &mut Cpu) {
+    let entry = cpu.switcher.monitor_entry();
+    arrive(cpu, entry);
+}
+
+/// Takes the Guest from its SYSCALL to `entry`, which is canonical.
+fn arrive(cpu: &mut Cpu, entry: u64) {
     let (rip, rflags) = (cpu.switcher.regs().rip, cpu.switcher.regs().rflags);
+    let rflags = flags::guest_view(rflags, virtual_if(cpu));
     cpu.switcher.page.set_rip(rip);
     cpu.switcher.page.set_rflags(rflags);
     set_virtual_if(cpu, false);
-    cpu.switcher.set_user_mode(false);
-    let entry = cpu.switcher.syscall_entry();
     let regs = cpu.switcher.regs();
     regs.rip = entry;
     regs.rflags = flags::AT_EVENT_ENTRY;

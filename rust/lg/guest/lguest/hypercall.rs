@@ -26,6 +26,7 @@ use crate::{
         },
         eret,
         event::Event,
+        monitor::Monitor,
         paging,
         segment,
         shadow::Flush, //
@@ -104,6 +105,7 @@ fn call(
             let root = Gpa::new(regs.rdi & paging::ADDR);
             cpu.shared.shadow(wait)?.drop_root(&cpu.root, root);
         }
+        LHCALL_SET_MONITOR => set_monitor(cpu, Gva::new(regs.rdi), Gpa::new(regs.rsi), wait)?,
         _ => return Err(Errno::NoSuchCall.into()),
     }
     Ok(Next::Resume)
@@ -189,5 +191,21 @@ fn set_cpunode(cpu: &mut Cpu, limit: u64) -> Result<(), Errno> {
             Ok(())
         }
         _ => Err(Errno::Invalid),
+    }
+}
+
+/// A section has the entry point of SYSCALL that it began with, so this is done outside of one.
+fn set_monitor(cpu: &mut Cpu, entry: Gva, root: Gpa, wait: Wait) -> Result<(), Refused<Errno>> {
+    if cpu.monitor.is_some() {
+        return Err(Errno::Busy.into());
+    }
+    match Monitor::new(entry, root) {
+        Some(monitor) if cpu.shared.ram.contains(root) => {
+            if wait == Wait::Forbidden {
+                return Err(Stop::Later.into());
+            }
+            Ok(cpu.set_monitor(monitor)?)
+        }
+        _ => Err(Errno::Invalid.into()),
     }
 }

@@ -12,7 +12,8 @@ use crate::{
     guest::Cpu,
     lg_core::{
         eret,
-        flags, //
+        flags,
+        monitor, //
     },
     sys::{
         cpu,
@@ -27,6 +28,8 @@ const _: () = {
     assert!(eret::CS_USER32 == LGUEST_CS_USER32 as u64);
     assert!(eret::SS_KERNEL == LGUEST_SS_KERNEL as u64);
     assert!(eret::SS_USER == LGUEST_SS_USER as u64);
+    assert!(monitor::FIRST == LGUEST_MONITOR_FIRST as usize);
+    assert!(monitor::CODE == LGUEST_MONITOR_CODE as usize);
 };
 
 /// The length of the instruction SYSCALL.

@@ -18,7 +18,8 @@ use crate::{
     },
     lg_core::{
         exit,
-        flags, //
+        flags,
+        monitor, //
     },
 };
 use core::{
@@ -148,6 +149,8 @@ pub(super) struct State {
     pub(super) fs: u16,
     pub(super) gs: u16,
     pub(super) syscall_entry: u64,
+    /// 0: there is no monitor.
+    pub(super) monitor_entry: u64,
     pub(super) cr2: u64,
     /// GVA whose translation to drop on the way in, or 0.
     pub(super) invlpg: u64,
@@ -193,6 +196,9 @@ global_asm!(
     GUEST_SS = const LGUEST_SS_USER,
     AT_EVENT_ENTRY = const flags::AT_EVENT_ENTRY,
     IF = const flags::IF,
+    NOT_IF = const !(flags::IF as u32),
+    SLOT_SHIFT = const monitor::SLOT_SHIFT,
+    MONITOR_CODE = const monitor::CODE_PREFIX,
     IRET_FLAGS = const flags::TF | flags::RF,
     TSS_SELECTOR = const TSS_SELECTOR,
     TSS_TYPE = const 8 * TSS_INDEX + 5,
@@ -251,6 +257,7 @@ global_asm!(
     ST_FS = const offset_of!(State, fs),
     ST_GS = const offset_of!(State, gs),
     ST_SYSCALL_ENTRY = const offset_of!(State, syscall_entry),
+    ST_MONITOR_ENTRY = const offset_of!(State, monitor_entry),
     ST_CR2 = const offset_of!(State, cr2),
     ST_INVLPG = const offset_of!(State, invlpg),
     ST_SPURIOUS = const offset_of!(State, spurious),
@@ -280,6 +287,7 @@ unsafe extern "C" {
     pub(super) static lg_switcher_end: u8;
     pub(super) static lg_switcher_enter: u8;
     pub(super) static lg_switcher_syscall: u8;
+    pub(super) static lg_switcher_syscall_monitored: u8;
     pub(super) static lg_switcher_syscall_stepped: u8;
     pub(super) static lg_switcher_syscall32: u8;
 }

@@ -62,6 +62,7 @@ use crate::{
             Policy,
             Set, //
         },
+        monitor,
         segment, //
     }, //
 };
@@ -243,6 +244,15 @@ impl Switcher {
         self.state().syscall_entry = gva.canonicalize().get();
     }
 
+    /// The address at which the monitor gets the SYSCALLs of the kernel. It is canonical; 0 if there is none.
+    pub(crate) fn monitor_entry(&mut self) -> u64 {
+        self.state().monitor_entry
+    }
+
+    pub(crate) fn set_monitor_entry(&mut self, gva: Gva) {
+        self.state().monitor_entry = gva.canonicalize().get();
+    }
+
     pub(crate) fn set_roots(&mut self, kernel: Hpa, user: Hpa) {
         let state = self.state();
         state.kernel_cr3 = kernel.get();
@@ -314,6 +324,8 @@ impl Switcher {
         let lstar = self.base
             + offset(if self.stepping {
                 &raw const lg_switcher_syscall_stepped
+            } else if self.monitor_entry() != 0 {
+                &raw const lg_switcher_syscall_monitored
             } else {
                 &raw const lg_switcher_syscall
             });
@@ -396,6 +408,7 @@ impl Switcher {
             cr2: state.cr2,
             fault_rip: state.fault_rip,
             user_mode: state.mode != 0,
+            monitored: state.monitor_entry != 0 && !monitor::is_hypercall(state.regs.rip),
             int80_is_a_device,
         });
         if exit != Exit::Interrupted {
