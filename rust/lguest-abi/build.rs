@@ -23,6 +23,8 @@ fn main() {
         .arg(HEADERS[0])
         .arg("-o")
         .arg(out)
+        // The layout is that of all x86-64; the headers are Linux's.
+        .args(["--", "--target=x86_64-unknown-linux-gnu"])
         .status()
         .expect(
             "cannot run bindgen, which makes the Rust of lguest.h; install the package `bindgen`",

@@ -3,6 +3,7 @@
 
 use crate::abi::{
     LHCALL_CONSOLE, LHCALL_DROP_ROOT, LHCALL_FLUSH_TLB, LHCALL_HALT, LHCALL_IRQ_WINDOW,
+    LHCALL_NOTIFY,
     LHCALL_SET_CPUNODE, LHCALL_SET_ENTRIES, LHCALL_SET_MONITOR, LHCALL_SET_TIMER, LHCALL_SET_TLS,
     LHCALL_SHUTDOWN, LHCALL_WRITE_CR3,
 };
@@ -86,4 +87,9 @@ pub fn set_cpunode(limit: u64) -> i64 {
 /// Puts a monitor below the kernel: `entry` is the GVA of its entry point, `root` the GPA of its root.
 pub fn set_monitor(entry: u64, root: u64) -> i64 {
     call2(LHCALL_SET_MONITOR, entry, root)
+}
+
+/// Kicks a queue: `gpa` is its QueueNotify register.
+pub fn notify(gpa: u64, queue: u64) -> i64 {
+    call2(LHCALL_NOTIFY, gpa, queue)
 }

@@ -46,6 +46,7 @@ pub(crate) struct Frame {
 
 /// A handler that the kernel registered; its address is 0 if it has none.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Trap {
     pub(crate) address: u64,
     /// As `xen_abi::vcpu::TrapInfo` has them.
