@@ -1,229 +1,81 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The MMIO transport, version 2: a page of registers (section 4.2 of the specification).
 
-use std::io;
-use std::sync::atomic::{fence, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use virtio_bindings::virtio_config::{
-    VIRTIO_CONFIG_S_DRIVER_OK as DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK as FEATURES_OK,
-    VIRTIO_CONFIG_S_NEEDS_RESET as NEEDS_RESET, VIRTIO_F_VERSION_1,
-};
 use virtio_bindings::virtio_mmio::*;
-use virtio_bindings::virtio_ring::{
-    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT,
-};
-use virtio_queue::{Queue, QueueT};
-use vm_memory::{Address, Bytes, GuestAddress};
-use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
+use virtio_queue::QueueT;
 
-use super::{Device, Fault, Interrupt, Source};
-use crate::memory::Memory;
+use super::virtio::{State, Virtio};
+use super::Window;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 const VERSION: u32 = 2;
 /// "lg", a vendor that nobody has registered.
 const VENDOR: u32 = u32::from_le_bytes(*b"lg\0\0");
-const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
-/// The queues' iterators walk indirect tables as they do the ring's own.
-const INDIRECT_DESC: u64 = 1 << VIRTIO_RING_F_INDIRECT_DESC;
-const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
-
-/// Told when a driver has stopped its device, with the device's name.
-type OnFault = Box<dyn Fn(&str, &Fault) + Send>;
 
 /// A device behind its registers.
-pub struct Mmio {
-    /// Apart from the state: a driver asks why it was interrupted while the device is at work.
-    interrupt: Arc<Interrupt>,
-    kicks: Vec<Option<Arc<EventFd>>>,
-    state: Mutex<State>,
-}
-
-/// The part that one thread uses at a time.
-struct State {
-    device: Box<dyn Device>,
-    memory: Memory,
-    interrupt: Arc<Interrupt>,
-    kicks: Vec<Option<Arc<EventFd>>>,
-    on_fault: OnFault,
-    queues: Vec<Queue>,
-    status: u32,
-    device_features_sel: u32,
-    driver_features_sel: u32,
-    driver_features: u64,
-    queue_sel: u32,
-}
+pub struct Mmio(Arc<Virtio>);
 
 impl Mmio {
-    /// Puts `device` behind registers. Its buffers are in `memory`, and `interrupt` is its
-    /// interrupt. `on_fault` is told when a driver has stopped the device, with the device's name.
-    pub fn new(
-        device: Box<dyn Device>,
-        memory: Memory,
-        interrupt: Arc<Interrupt>,
-        on_fault: impl Fn(&str, &Fault) + Send + 'static,
-    ) -> io::Result<Self> {
-        let sizes = device.queue_sizes();
-        let queues = sizes
-            .iter()
-            .map(|&size| Queue::new(size).map_err(io::Error::other));
-        let kick = |index| match device.serves_at_once(index) {
-            true => Ok(None),
-            false => EventFd::new(EFD_NONBLOCK).map(Arc::new).map(Some),
-        };
-        let kicks: Vec<_> = (0..sizes.len()).map(kick).collect::<io::Result<_>>()?;
-        Ok(Self {
-            interrupt: interrupt.clone(),
-            kicks: kicks.clone(),
-            state: Mutex::new(State {
-                queues: queues.collect::<io::Result<_>>()?,
-                kicks,
-                device,
-                memory,
-                interrupt,
-                on_fault: Box::new(on_fault),
-                status: 0,
-                device_features_sel: 0,
-                driver_features_sel: 0,
-                driver_features: 0,
-                queue_sel: 0,
-            }),
-        })
+    /// Puts `device` behind registers.
+    pub fn new(device: Arc<Virtio>) -> Self {
+        Self(device)
     }
+}
 
-    /// The eventfd that says "there is something to do for this queue" to the thread that serves
-    /// it. None for a queue which the driver's own kick serves.
-    pub fn kick(&self, index: usize) -> Option<&Arc<EventFd>> {
-        self.kicks[index].as_ref()
-    }
-
-    /// The number of queues.
-    pub fn queue_count(&self) -> usize {
-        self.kicks.len()
-    }
-
-    /// The device's interrupt.
-    pub fn interrupt(&self) -> &Arc<Interrupt> {
-        &self.interrupt
-    }
-
-    /// The event by which the device hears from our side.
-    pub fn source(&self) -> Option<Source> {
-        self.state().device.source()
-    }
-
-    /// The driver loads from `offset` of the window.
-    pub fn load(&self, offset: u64, data: &mut [u8]) {
+impl Window for Mmio {
+    fn load(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if let Some(offset) = offset.checked_sub(VIRTIO_MMIO_CONFIG.into()) {
-            self.state().device.read_config(offset, data);
+            self.0.state().device.read_config(offset, data);
         } else if let Some(offset) = register(offset, data.len()) {
             let value = match offset {
-                VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.reasons(),
-                _ => self.state().load_register(offset),
+                VIRTIO_MMIO_INTERRUPT_STATUS => self.0.interrupt().reasons(),
+                _ => load(&self.0.state(), offset),
             };
             data.copy_from_slice(&value.to_le_bytes());
         }
     }
 
-    /// The driver stores to `offset` of the window. No device here lets it change its configuration
-    /// space.
-    pub fn store(&self, offset: u64, data: &[u8]) {
+    fn store(&self, offset: u64, data: &[u8]) {
         if let Some(offset) = register(offset, data.len()) {
             let value = data.try_into().expect("a register has four bytes");
             match (offset, u32::from_le_bytes(value)) {
-                (VIRTIO_MMIO_INTERRUPT_ACK, value) => self.interrupt.acknowledge(value),
-                (VIRTIO_MMIO_QUEUE_NOTIFY, value) => self.notify(value.into()),
-                (offset, value) => self.state().store_register(offset, value),
+                (VIRTIO_MMIO_INTERRUPT_ACK, value) => self.0.interrupt().acknowledge(value),
+                (VIRTIO_MMIO_QUEUE_NOTIFY, value) => self.0.notify(value.into()),
+                (offset, value) => store(&mut self.0.state(), offset, value),
             }
         }
     }
+}
 
-    /// The driver kicks a queue. One that is not there is the driver's problem.
-    pub fn notify(&self, index: u64) {
-        let index = usize::try_from(index).ok();
-        match index.and_then(|index| Some((index, self.kicks.get(index)?))) {
-            Some((_, Some(kick))) => ring(kick),
-            Some((index, None)) => self.process(index),
-            None => {}
-        }
-    }
-
-    /// There may be something to do for queue `index`.
-    pub fn process(&self, index: usize) {
-        self.state().process(index);
-    }
-
-    /// The state, which stays sound whatever a thread that panicked did: the Guest's rings are not
-    /// trusted anyway.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+fn load(state: &State, offset: u32) -> u32 {
+    match offset {
+        VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
+        VIRTIO_MMIO_VERSION => VERSION,
+        VIRTIO_MMIO_DEVICE_ID => state.device.device_type(),
+        VIRTIO_MMIO_VENDOR_ID => VENDOR,
+        VIRTIO_MMIO_DEVICE_FEATURES => state.offered_half(),
+        VIRTIO_MMIO_QUEUE_NUM_MAX => state.queue().map_or(0, |queue| queue.max_size().into()),
+        VIRTIO_MMIO_QUEUE_READY => state.queue().map_or(0, |queue| queue.ready().into()),
+        VIRTIO_MMIO_STATUS => state.status(),
+        VIRTIO_MMIO_CONFIG_GENERATION => state.generation(),
+        // There is no shared memory: its size is all ones.
+        VIRTIO_MMIO_SHM_LEN_LOW | VIRTIO_MMIO_SHM_LEN_HIGH => u32::MAX,
+        _ => 0,
     }
 }
 
-/// Signals a kick. It can only fail when 2^64 kicks are waiting.
-fn ring(kick: &EventFd) {
-    let _ = kick.write(1);
-}
-
-impl State {
-    fn load_register(&self, offset: u32) -> u32 {
-        match offset {
-            VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
-            VIRTIO_MMIO_VERSION => VERSION,
-            VIRTIO_MMIO_DEVICE_ID => self.device.device_type(),
-            VIRTIO_MMIO_VENDOR_ID => VENDOR,
-            VIRTIO_MMIO_DEVICE_FEATURES => match self.device_features_sel {
-                0 => self.features() as u32,
-                1 => (self.features() >> 32) as u32,
-                _ => 0,
-            },
-            VIRTIO_MMIO_QUEUE_NUM_MAX => self.queue().map_or(0, |queue| queue.max_size().into()),
-            VIRTIO_MMIO_QUEUE_READY => self.queue().map_or(0, |queue| queue.ready().into()),
-            VIRTIO_MMIO_STATUS => self.status,
-            VIRTIO_MMIO_CONFIG_GENERATION => self.interrupt.generation.load(Ordering::SeqCst),
-            // There is no shared memory: its size is all ones.
-            VIRTIO_MMIO_SHM_LEN_LOW | VIRTIO_MMIO_SHM_LEN_HIGH => u32::MAX,
-            _ => 0,
-        }
-    }
-
-    fn store_register(&mut self, offset: u32, value: u32) {
-        match offset {
-            VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_sel = value,
-            VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_sel = value,
-            VIRTIO_MMIO_DRIVER_FEATURES if self.status & FEATURES_OK == 0 => {
-                let (shift, value) = match self.driver_features_sel {
-                    0 => (0, u64::from(value)),
-                    1 => (32, u64::from(value)),
-                    _ => return,
-                };
-                let other_half = self.driver_features & !(u64::from(u32::MAX) << shift);
-                self.driver_features = other_half | (value << shift);
-            }
-            VIRTIO_MMIO_QUEUE_SEL => self.queue_sel = value,
-            VIRTIO_MMIO_STATUS => self.set_status(value),
-            _ => self.store_queue_register(offset, value),
-        }
-    }
-
-    /// A queue is set up after the features are agreed on, and before the device is used.
-    fn store_queue_register(&mut self, offset: u32, value: u32) {
-        let setting_up = self.status & (FEATURES_OK | DRIVER_OK) == FEATURES_OK;
-        let Some(queue) = self.queues.get_mut(self.queue_sel as usize) else {
-            return;
-        };
-        if !setting_up {
-            return;
-        }
-        if offset == VIRTIO_MMIO_QUEUE_READY {
-            return queue.set_ready(value == 1);
-        }
-        if queue.ready() {
-            return;
-        }
-        match offset {
+fn store(state: &mut State, offset: u32, value: u32) {
+    match offset {
+        VIRTIO_MMIO_DEVICE_FEATURES_SEL => state.device_features_sel = value,
+        VIRTIO_MMIO_DRIVER_FEATURES_SEL => state.driver_features_sel = value,
+        VIRTIO_MMIO_DRIVER_FEATURES => state.accept_half(value),
+        VIRTIO_MMIO_QUEUE_SEL => state.queue_sel = value,
+        VIRTIO_MMIO_STATUS => state.set_status(value),
+        VIRTIO_MMIO_QUEUE_READY => state.set_ready(value == 1),
+        _ => state.set_up(|queue| match offset {
             // A value that cannot be leaves the queue as it is.
             VIRTIO_MMIO_QUEUE_NUM => {
                 let _ = u16::try_from(value).map(|size| queue.try_set_size(size));
@@ -235,144 +87,8 @@ impl State {
             VIRTIO_MMIO_QUEUE_USED_LOW => queue.set_used_ring_address(Some(value), None),
             VIRTIO_MMIO_QUEUE_USED_HIGH => queue.set_used_ring_address(None, Some(value)),
             _ => {}
-        }
+        }),
     }
-
-    fn set_status(&mut self, value: u32) {
-        if value == 0 {
-            return self.reset();
-        }
-        // A driver only adds bits; the device's own bit is not the driver's to set.
-        let mut new = value & !self.status & !NEEDS_RESET;
-        if new & FEATURES_OK != 0 && !self.accepts(self.driver_features) {
-            new &= !FEATURES_OK;
-        }
-        let agreed = (self.status | new) & FEATURES_OK != 0;
-        if new & DRIVER_OK != 0 && !agreed {
-            new &= !DRIVER_OK;
-        }
-        self.status |= new;
-        if new & DRIVER_OK != 0 {
-            self.start();
-        }
-    }
-
-    /// The driver is ready.
-    fn start(&mut self) {
-        let event_idx = self.driver_features & EVENT_IDX != 0;
-        self.device
-            .start(self.driver_features & self.device.features());
-        for index in 0..self.queues.len() {
-            let queue = &mut self.queues[index];
-            queue.set_event_idx(event_idx);
-            if queue.ready() && !queue.is_valid(&self.memory) {
-                return self.fail(Fault::BadQueue(index));
-            }
-            // Our side may have waited for this.
-            self.notify_queue(index);
-        }
-    }
-
-    fn reset(&mut self) {
-        self.device.reset();
-        self.queues.iter_mut().for_each(QueueT::reset);
-        self.interrupt.acknowledge(u32::MAX);
-        self.status = 0;
-        self.device_features_sel = 0;
-        self.driver_features_sel = 0;
-        self.driver_features = 0;
-        self.queue_sel = 0;
-    }
-
-    fn process(&mut self, index: usize) {
-        let mut queues = 1u64 << index;
-        while queues != 0 {
-            let index = queues.trailing_zeros() as usize;
-            queues &= !(1 << index);
-            queues |= self.serve(index);
-        }
-    }
-
-    /// Serves one queue, and returns the set of queues that it is then the turn of.
-    fn serve(&mut self, index: usize) -> u64 {
-        if self.status & (DRIVER_OK | NEEDS_RESET) != DRIVER_OK || !self.queues[index].ready() {
-            return 0;
-        }
-        let queue = &mut self.queues[index];
-        let before = queue.next_used();
-        let result = self
-            .device
-            .serve(index, queue, &self.memory)
-            .and_then(|served| {
-                let interrupt = served.used && wants_interrupt(queue, &self.memory, before)?;
-                Ok((interrupt, served.then))
-            });
-        if self.device.config_changed() {
-            self.interrupt.config_changed();
-        }
-        match result {
-            Ok((interrupt, then)) => {
-                if interrupt {
-                    self.interrupt.buffers_used();
-                }
-                then
-            }
-            Err(fault) => {
-                self.fail(fault);
-                0
-            }
-        }
-    }
-
-    /// The driver broke the rules: tells it, and the user, and stops.
-    fn fail(&mut self, fault: Fault) {
-        (self.on_fault)(self.device.name(), &fault);
-        self.status |= NEEDS_RESET;
-        self.interrupt.config_changed();
-    }
-
-    fn notify_queue(&mut self, index: usize) {
-        match &self.kicks[index] {
-            Some(kick) => ring(kick),
-            None => self.process(index),
-        }
-    }
-
-    fn features(&self) -> u64 {
-        self.device.features() | VERSION_1 | EVENT_IDX | INDIRECT_DESC
-    }
-
-    fn accepts(&self, features: u64) -> bool {
-        features & !self.features() == 0 && features & VERSION_1 != 0
-    }
-
-    fn queue(&self) -> Option<&Queue> {
-        self.queues.get(self.queue_sel as usize)
-    }
-}
-
-/// Does the driver want to hear of the buffers that were used since the used ring's index was
-/// `before`? (Sections 2.7.7 and 2.7.10 of the specification. [`QueueT::needs_notification`] knows only
-/// of buffers that were used one by one.)
-fn wants_interrupt(queue: &Queue, memory: &Memory, before: u16) -> Result<bool, Fault> {
-    const NO_INTERRUPT: u16 = VRING_AVAIL_F_NO_INTERRUPT as u16;
-    // What the driver reads must be there before what it wants is looked at.
-    fence(Ordering::SeqCst);
-    let ring = GuestAddress(queue.avail_ring());
-    // Behind flags, index and ring.
-    let used_event = ring.unchecked_add(4 + 2 * u64::from(queue.size()));
-    let place = match queue.event_idx_enabled() {
-        true => used_event,
-        false => ring,
-    };
-    let wish: u16 = memory
-        .load(place, Ordering::Relaxed)
-        .map_err(virtio_queue::Error::GuestMemory)?;
-    let count = queue.next_used().wrapping_sub(before);
-    Ok(match queue.event_idx_enabled() {
-        true => wish.wrapping_sub(before) < count,
-        false => wish & NO_INTERRUPT == 0,
-    })
 }
 
 /// A register is loaded and stored as a whole; `None` for anything else.

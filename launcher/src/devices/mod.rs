@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! virtio devices, as the specification (version 1.3) describes them.
 //!
-//! A [`Device`] knows what it does with buffers; [`mmio::Mmio`] is the window through which the
-//! Guest's driver sets it up, and owns its virtqueues. The Guest is hostile: rings and buffers hold
+//! A [`Device`] knows what it does with buffers; [`virtio::Virtio`] owns its virtqueues, which the
+//! Guest's driver sets up through a [`Window`]. The Guest is hostile: rings and buffers hold
 //! anything, and change while they are read.
 //!
 //! Another device is a folder here, with its [`Device`]; a variant of `plan::Make`, which says when a run has
@@ -18,6 +18,7 @@ pub mod rng;
 pub mod slot;
 #[cfg(any(test, fuzzing))]
 pub mod testing;
+pub mod virtio;
 pub mod vsock;
 
 use std::os::fd::RawFd;
@@ -127,6 +128,14 @@ pub trait Device: Send {
     /// There may be something to do for queue `index`, which is set up: the driver said so, or our
     /// side of the device.
     fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault>;
+}
+
+/// The registers of a device, in the Guest's physical memory: what a transport is.
+pub trait Window: Send + Sync {
+    /// The driver loads from `offset`.
+    fn load(&self, offset: u64, data: &mut [u8]);
+    /// The driver stores to `offset`. No device here lets it change its configuration space.
+    fn store(&self, offset: u64, data: &[u8]);
 }
 
 /// Fills `data` with what is at `offset` of a configuration space; beyond its end is 0.

@@ -10,7 +10,8 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::devices::mmio::Mmio;
 use crate::devices::slot::Slot;
-use crate::devices::{Device, Fault, Interrupt, Source};
+use crate::devices::virtio::Virtio;
+use crate::devices::{Device, Fault, Interrupt, Source, Window};
 use crate::machine::module::Vm;
 use crate::memory::Memory;
 use crate::report::messages::say;
@@ -20,9 +21,12 @@ use crate::report::Error;
 /// Marks an event of a device's source; without it, the event is a queue's kick.
 const OF_SOURCE: u64 = 1 << 32;
 
+/// Offset of the register whose GPA hypercall NOTIFY names.
+const NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
+
 /// The devices, each at its number.
 #[derive(Clone, Default)]
-pub struct Devices(Vec<Arc<Mmio>>);
+pub struct Devices(Vec<(Arc<Virtio>, Arc<dyn Window>)>);
 
 impl Devices {
     /// Adds a device whose buffers are in `memory`. `raise` raises the line whose number it gets.
@@ -31,7 +35,7 @@ impl Devices {
         device: Box<dyn Device>,
         memory: &Memory,
         raise: impl Fn(u32) + Send + Sync + 'static,
-    ) -> Result<Arc<Mmio>, Error> {
+    ) -> Result<Arc<Virtio>, Error> {
         let slot = Slot::new(self.0.len())?;
         let interrupt = Arc::new(Interrupt::new(move || raise(slot.line())));
         let on_fault = |name: &str, fault: &Fault| {
@@ -39,22 +43,22 @@ impl Devices {
                 "{name}: stopped until the guest resets it: {fault}"
             ));
         };
-        let device = Mmio::new(device, memory.clone(), interrupt, on_fault);
+        let device = Virtio::new(device, memory.clone(), interrupt, on_fault);
         let device = Arc::new(device.map_err(setup("a device"))?);
-        self.0.push(device.clone());
+        let window = Arc::new(Mmio::new(device.clone()));
+        self.0.push((device.clone(), window));
         Ok(device)
     }
 
     /// The devices, in the order of their numbers.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Mmio>> {
-        self.0.iter()
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Virtio>> {
+        self.0.iter().map(|(device, _)| device)
     }
 
     /// Tells `vm` where the queues' kicks go.
     pub fn connect(&self, vm: &Vm) -> Result<(), Error> {
-        for (number, device) in self.0.iter().enumerate() {
-            let window = Slot::new(number)?.window();
-            let register = window + u64::from(VIRTIO_MMIO_QUEUE_NOTIFY);
+        for (number, device) in self.iter().enumerate() {
+            let register = Slot::new(number)?.window() + NOTIFY;
             for index in 0..device.queue_count() {
                 if let Some(kick) = device.kick(index) {
                     vm.set_kick(register, index as u32, kick)?;
@@ -70,14 +74,24 @@ impl Devices {
     }
 
     /// The device whose window `gpa` is in, and the offset there.
-    pub fn at(&self, gpa: u64) -> Option<(&Mmio, u64)> {
+    pub fn at(&self, gpa: u64) -> Option<(&dyn Window, u64)> {
         let (number, offset) = Slot::at(gpa)?;
-        Some((self.0.get(number)?, offset))
+        let (_, window) = self.0.get(number)?;
+        Some((window.as_ref(), offset))
+    }
+
+    /// Hypercall NOTIFY came for a queue that has no eventfd, and named the register at `gpa`.
+    pub fn notify(&self, gpa: u64, queue: u64) {
+        if let Some((number, NOTIFY)) = Slot::at(gpa) {
+            if let Some((device, _)) = self.0.get(number) {
+                device.notify(queue);
+            }
+        }
     }
 
     /// Serves every queue once, so that nothing that the Guest has put there is lost.
     pub fn drain(&self) {
-        for device in &self.0 {
+        for device in self.iter() {
             for index in 0..device.queue_count() {
                 device.process(index);
             }
@@ -87,7 +101,7 @@ impl Devices {
 
 /// Serves the queues of `device` that have eventfds, for ever: waits for those and for the device's
 /// source, and does what is to be done.
-pub fn serve(device: &Mmio) -> io::Result<()> {
+pub fn serve(device: &Virtio) -> io::Result<()> {
     let epoll = Epoll::new()?;
     for index in 0..device.queue_count() {
         if let Some(kick) = device.kick(index) {
@@ -175,12 +189,8 @@ mod tests {
             let raise = move |line| raised.lock().unwrap().push(line);
             devices.add(Box::new(console), &memory, raise).unwrap();
         }
-        devices
-            .at(0xd000_1000)
-            .unwrap()
-            .0
-            .interrupt()
-            .config_changed();
+        let second = devices.iter().nth(1).unwrap();
+        second.interrupt().config_changed();
         assert_eq!(*raised.lock().unwrap(), [1]);
     }
 }

@@ -12,12 +12,11 @@ use lguest_abi::{
     LGUEST_CONSOLE_MAX, LGUEST_SHUTDOWN_PANIC, LGUEST_SHUTDOWN_POWEROFF, LGUEST_SHUTDOWN_RESTART,
 };
 use nix::sys::signal::Signal;
-use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::signal::Killable;
 
 use crate::devices::bytes::Output;
-use crate::devices::mmio::Mmio;
+use crate::devices::Window;
 use crate::machine::bus::Devices;
 use crate::machine::insn::{self, Target};
 use crate::machine::module::{Exit, Vcpu};
@@ -30,8 +29,6 @@ use crate::signal;
 /// Of a panic message, this many bytes are read.
 const MESSAGE_MAX: usize = 1024;
 
-/// Offset of the register whose GPA hypercall NOTIFY names.
-const NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 /// Takes a vCPU's thread out of the Guest.
 pub const STOP_SIGNAL: Signal = Signal::SIGUSR1;
 
@@ -149,11 +146,7 @@ impl Executor {
                 vcpu.set_regs(regs);
             }
             // The queue has no eventfd.
-            Exit::Notify { gpa, queue } => {
-                if let Some((device, NOTIFY)) = devices.at(gpa) {
-                    device.notify(queue);
-                }
-            }
+            Exit::Notify { gpa, queue } => devices.notify(gpa, queue),
             Exit::Console { gpa, len } => {
                 let mut text = vec![0; len.min(LGUEST_CONSOLE_MAX.into()) as usize];
                 if memory.read_slice(&mut text, GuestAddress(gpa)).is_ok() {
@@ -195,7 +188,7 @@ fn message(gpa: u64, memory: &Memory) -> String {
 }
 
 /// The place that an instruction reached for: in a device's window, or nothing at all.
-struct Bus<'a>(Option<(&'a Mmio, u64)>);
+struct Bus<'a>(Option<(&'a dyn Window, u64)>);
 
 impl<'a> Bus<'a> {
     fn find(devices: &'a Devices, gpa: u64) -> Self {

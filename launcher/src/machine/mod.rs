@@ -29,9 +29,9 @@ use crate::devices::blk::disk::Disk;
 use crate::devices::blk::{self, Blk};
 use crate::devices::bytes::Output;
 use crate::devices::fs::{attributes, share};
-use crate::devices::mmio::Mmio;
 use crate::devices::net::{options as net, Net};
 use crate::devices::rng::Rng;
+use crate::devices::virtio::Virtio;
 use crate::devices::vsock::hub::{Hub, VsockError};
 use crate::devices::vsock::Vsock;
 use crate::devices::Device;
@@ -65,8 +65,8 @@ pub struct Machine {
     gdb: Option<Gdb>,
     devices: Devices,
     /// The device that has the front's console, and that of its ports.
-    console: Arc<Mmio>,
-    ports: Option<Arc<Mmio>>,
+    console: Arc<Virtio>,
+    ports: Option<Arc<Virtio>>,
     grants: Vec<Grant>,
     sockets: Option<PathBuf>,
     socket_file: Option<SocketFile>,
@@ -118,12 +118,12 @@ impl Machine {
     }
 
     /// The device of the console.
-    pub fn console(&self) -> &Arc<Mmio> {
+    pub fn console(&self) -> &Arc<Virtio> {
         &self.console
     }
 
     /// The device of the ports.
-    pub fn ports(&self) -> Option<&Arc<Mmio>> {
+    pub fn ports(&self) -> Option<&Arc<Virtio>> {
         self.ports.as_ref()
     }
 

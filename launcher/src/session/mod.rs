@@ -28,7 +28,7 @@ use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 use crate::devices::bytes::{Input, Outlet, Output};
 use crate::devices::console::ports::{self, Ports};
 use crate::devices::console::{self, Console, WindowSize};
-use crate::devices::mmio::Mmio;
+use crate::devices::virtio::Virtio;
 use crate::report::end::End;
 use crate::report::messages::{self, say};
 use crate::report::system::setup;
@@ -148,8 +148,8 @@ impl Session {
     pub(crate) fn start(
         self,
         signals: Signals,
-        console: &Arc<Mmio>,
-        ports: Option<&Arc<Mmio>>,
+        console: &Arc<Virtio>,
+        ports: Option<&Arc<Virtio>>,
         shell: bool,
         ends: &Sender<End>,
     ) -> Result<Open, Error> {
@@ -194,7 +194,7 @@ impl Session {
         })
     }
 
-    fn keyboard(&self, console: &Mmio, ports: Option<&Arc<Mmio>>) -> Keyboard {
+    fn keyboard(&self, console: &Virtio, ports: Option<&Arc<Virtio>>) -> Keyboard {
         let kick = match (self.streams.input_port(), ports) {
             (Some(port), Some(ports)) => kick_of(ports, ports::receive_queue(port)),
             _ => kick_of(console, console::RECEIVE),
@@ -203,7 +203,11 @@ impl Session {
         Keyboard { input, kick }
     }
 
-    fn window(&self, console: &Mmio, ports: Option<&Arc<Mmio>>) -> Result<Option<Window>, Error> {
+    fn window(
+        &self,
+        console: &Virtio,
+        ports: Option<&Arc<Virtio>>,
+    ) -> Result<Option<Window>, Error> {
         let (Some(size), Some(place)) = (&self.size, &self.streams.place) else {
             return Ok(None);
         };
@@ -250,7 +254,7 @@ impl Open {
     }
 }
 
-fn kick_of(device: &Mmio, queue: usize) -> Arc<EventFd> {
+fn kick_of(device: &Virtio, queue: usize) -> Arc<EventFd> {
     device.kick(queue).expect("a thread serves it").clone()
 }
 

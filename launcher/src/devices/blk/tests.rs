@@ -89,10 +89,10 @@ impl Bench {
     /// Lets the device work until it has used `count` requests in all.
     fn work(&mut self, count: usize) {
         let patience = Instant::now() + Duration::from_secs(10);
-        self.driver.mmio.process(0);
+        self.driver.device.process(0);
         while self.driver.used(0).len() < count {
             assert!(Instant::now() < patience && !self.driver.needs_reset());
-            self.driver.mmio.process(0);
+            self.driver.device.process(0);
         }
     }
 
@@ -359,7 +359,7 @@ fn broken_requests() {
             let mut bench = bench(Access::Write, with_ring);
             bench.offer(VIRTIO_BLK_T_OUT, 0, 512);
             break_it(&bench.driver, outside);
-            bench.driver.mmio.process(0);
+            bench.driver.device.process(0);
             assert!(bench.driver.needs_reset(), "{number}");
             assert_eq!(bench.status(), NO_STATUS);
             assert!(bench.on_disk() == content());
@@ -374,7 +374,7 @@ fn a_reset_waits() {
         for _ in 0..40 {
             bench.offer(VIRTIO_BLK_T_IN, 0, 0x4000);
         }
-        bench.driver.mmio.process(0);
+        bench.driver.device.process(0);
         bench.reset();
         // Whatever was in flight, this stays.
         bench.put(&[0x77; 0x4000]);
@@ -481,7 +481,7 @@ proptest! {
             bench.driver.offer(0, head);
         }
         for reset in resets {
-            bench.driver.mmio.process(0);
+            bench.driver.device.process(0);
             if reset {
                 bench.reset();
             }

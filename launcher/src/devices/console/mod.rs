@@ -111,6 +111,7 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress};
 
     use crate::devices::testing::driver::{show, Driver, Registers, Shown, SIZE};
+    use crate::devices::Window;
 
     use super::*;
 
@@ -149,11 +150,11 @@ mod tests {
         driver.descriptor(TRANSMIT, 3, 0x8000, 7, VRING_DESC_F_NEXT as u16, 5);
         driver.descriptor(TRANSMIT, 5, 0x9000, 6, 0, 0);
         driver.offer(TRANSMIT, 3);
-        driver.mmio.process(TRANSMIT);
+        driver.device.process(TRANSMIT);
         assert_eq!(*screen.lock().unwrap(), b"hello, world\n");
         assert_eq!(driver.used(TRANSMIT), [[3, 0]]);
         assert!(driver.interrupted());
-        driver.mmio.process(TRANSMIT);
+        driver.device.process(TRANSMIT);
         assert!(!driver.interrupted());
     }
 
@@ -164,11 +165,11 @@ mod tests {
                 input, mut driver, ..
             } = bench(features);
             assert_eq!(input.offer(&[b'x'; 0x180]), 0x180);
-            driver.mmio.process(RECEIVE);
+            driver.device.process(RECEIVE);
             assert!(!driver.interrupted());
             driver.give(RECEIVE);
             driver.give(RECEIVE);
-            driver.mmio.process(RECEIVE);
+            driver.device.process(RECEIVE);
             assert!(driver.interrupted());
             assert_eq!(
                 driver.filled(RECEIVE),
@@ -210,7 +211,7 @@ mod tests {
         } = bench(0);
         driver.descriptor(TRANSMIT, 0, 0xffff_f000, 16, 0, 0);
         driver.offer(TRANSMIT, 0);
-        driver.mmio.process(TRANSMIT);
+        driver.device.process(TRANSMIT);
         assert!(driver.needs_reset());
         assert!(screen.lock().unwrap().is_empty());
     }
@@ -238,7 +239,7 @@ mod tests {
                 }
                 let at = driver.rings[queue].available() + 2;
                 driver.memory.write_obj(available, GuestAddress(at)).unwrap();
-                driver.mmio.process(queue);
+                driver.device.process(queue);
             }
         }
     }

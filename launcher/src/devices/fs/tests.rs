@@ -21,6 +21,7 @@ use super::*;
 use crate::devices::fs::host;
 use crate::devices::fs::server::{FileServer, Limits};
 use crate::devices::testing::driver::{Driver, WRITE};
+use crate::devices::Window;
 
 const QUEUE: usize = 1;
 const REQUEST: u64 = 0xa_0000;
@@ -154,7 +155,7 @@ impl Client {
         driver.descriptor(queue, slot, at, request.len() as u32, next, slot + 1);
         driver.descriptor(queue, slot + 1, answer, room, WRITE, 0);
         driver.offer(queue, slot);
-        driver.mmio.process(queue);
+        driver.device.process(queue);
         assert!(!driver.needs_reset());
     }
 
@@ -280,11 +281,11 @@ impl Client {
     /// Waits until one of those is answered. Which, and how.
     fn locked(&mut self) -> (u16, Result<(), Errno>) {
         let before = self.driver.used_index(QUEUE);
-        let source = self.driver.mmio.source().expect("the waits have one");
+        let source = self.driver.device.source().expect("the waits have one");
         assert_eq!(source.queue, QUEUE);
         while self.driver.used_index(QUEUE) == before {
             readable(source.fd);
-            self.driver.mmio.process(QUEUE);
+            self.driver.device.process(QUEUE);
         }
         let used = self.driver.used_since(QUEUE, before);
         let [head, length] = used[0];

@@ -1,15 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The registers of a device, as its driver sees them.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::prelude::*;
-use virtio_queue::QueueOwnedT;
-use vm_memory::GuestAddress;
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_DRIVER_OK as DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET as NEEDS_RESET,
+    VIRTIO_F_VERSION_1,
+};
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use virtio_queue::{Queue, QueueOwnedT};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::devices::testing::driver::Registers;
-use crate::devices::Served;
+use crate::devices::{Device, Fault, Interrupt, Served};
+use crate::memory::Memory;
+
+const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
+const INDIRECT_DESC: u64 = 1 << VIRTIO_RING_F_INDIRECT_DESC;
+const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
 
 const SIZE: u16 = 16;
 const RAM: u64 = 1 << 20;
@@ -63,15 +73,17 @@ fn memory() -> Memory {
 }
 
 fn sink() -> (Mmio, Arc<AtomicU32>) {
+    sink_in(memory())
+}
+
+fn sink_in(memory: Memory) -> (Mmio, Arc<AtomicU32>) {
     let count = Arc::new(AtomicU32::new(0));
     let raised = count.clone();
     let interrupt = Interrupt::new(move || {
         raised.fetch_add(1, Ordering::SeqCst);
     });
-    (
-        Mmio::new(Box::new(Sink), memory(), Arc::new(interrupt), |_, _| {}).unwrap(),
-        count,
-    )
+    let device = Virtio::new(Box::new(Sink), memory, Arc::new(interrupt), |_, _| {});
+    (Mmio::new(Arc::new(device.unwrap())), count)
 }
 
 #[test]
@@ -136,7 +148,11 @@ fn the_order_of_setting_up_is_kept() {
     mmio.set_up(0, SIZE, [0x1000, 0x2000, 0x3000]);
     assert_eq!(mmio.get(VIRTIO_MMIO_QUEUE_READY), 1);
     mmio.put(VIRTIO_MMIO_QUEUE_DESC_LOW, 0x5000);
-    assert_eq!(mmio.state().queues[0].desc_table(), 0x1000, "while ready");
+    assert_eq!(
+        mmio.0.state().queue().unwrap().desc_table(),
+        0x1000,
+        "while ready"
+    );
     mmio.driver_ok();
     mmio.put(VIRTIO_MMIO_QUEUE_READY, 0);
     assert_eq!(mmio.get(VIRTIO_MMIO_QUEUE_READY), 1, "after DRIVER_OK");
@@ -160,7 +176,7 @@ fn a_queue_outside_ram_stops_the_device() {
         VIRTIO_MMIO_INT_CONFIG
     );
     assert_eq!(raised.load(Ordering::SeqCst), 1);
-    mmio.process(0);
+    mmio.0.process(0);
     assert_eq!(raised.load(Ordering::SeqCst), 1);
     mmio.put(VIRTIO_MMIO_STATUS, 0);
     assert_eq!(mmio.get(VIRTIO_MMIO_STATUS), 0);
@@ -173,15 +189,15 @@ fn notify_kicks_the_queue() {
     mmio.put(VIRTIO_MMIO_QUEUE_NOTIFY, 1);
     mmio.put(VIRTIO_MMIO_QUEUE_NOTIFY, 2);
     mmio.put(VIRTIO_MMIO_QUEUE_NOTIFY, u32::MAX);
-    assert_eq!(mmio.kick(1).unwrap().read().unwrap(), 1);
-    assert!(mmio.kick(0).unwrap().read().is_err());
+    assert_eq!(mmio.0.kick(1).unwrap().read().unwrap(), 1);
+    assert!(mmio.0.kick(0).unwrap().read().is_err());
 }
 
 #[test]
 fn a_busy_device_is_still_asked_why_it_interrupted() {
     let (mmio, _) = sink();
-    mmio.interrupt().config_changed();
-    let _at_work = mmio.state();
+    mmio.0.interrupt().config_changed();
+    let _at_work = mmio.0.state();
     assert_eq!(
         mmio.get(VIRTIO_MMIO_INTERRUPT_STATUS),
         VIRTIO_MMIO_INT_CONFIG
@@ -189,7 +205,7 @@ fn a_busy_device_is_still_asked_why_it_interrupted() {
     mmio.put(VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_CONFIG);
     assert_eq!(mmio.get(VIRTIO_MMIO_INTERRUPT_STATUS), 0);
     mmio.put(VIRTIO_MMIO_QUEUE_NOTIFY, 1);
-    assert_eq!(mmio.kick(1).unwrap().read().unwrap(), 1);
+    assert_eq!(mmio.0.kick(1).unwrap().read().unwrap(), 1);
 }
 
 proptest! {
@@ -214,9 +230,8 @@ proptest! {
         ),
         ram in prop::collection::vec(any::<u8>(), 4096),
     ) {
-        use vm_memory::Bytes;
-        let (mmio, _) = sink();
-        let memory = mmio.state().memory.clone();
+        let memory = memory();
+        let (mmio, _) = sink_in(memory.clone());
         for page in (0..RAM).step_by(4096) {
             memory.write_slice(&ram, GuestAddress(page)).unwrap();
         }
@@ -228,8 +243,8 @@ proptest! {
             let data = u64::from(value).to_le_bytes();
             mmio.store(offset, &data[..size]);
             mmio.load(offset, &mut [0; 8][..size]);
-            mmio.process(0);
-            mmio.process(1);
+            mmio.0.process(0);
+            mmio.0.process(1);
         }
     }
 }

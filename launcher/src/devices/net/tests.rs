@@ -14,6 +14,7 @@ use super::*;
 use crate::devices::net::peer::{Header, PLAIN};
 use crate::devices::testing::driver::Registers;
 use crate::devices::testing::driver::{Driver, SIZE, WRITE};
+use crate::devices::Window;
 
 const MAC: Mac = Mac([2, 0, 0, 0, 0xab, 0xcd]);
 const OFFLOAD: u64 = 1 << VIRTIO_NET_F_CSUM;
@@ -182,7 +183,7 @@ fn a_frame_in_pieces_is_one() {
     bench.driver.descriptor(TRANSMIT, 1, gpa, 20, next, 2);
     bench.driver.descriptor(TRANSMIT, 2, gpa, 75, 0, 0);
     bench.driver.offer(TRANSMIT, 0);
-    bench.driver.mmio.process(TRANSMIT);
+    bench.driver.device.process(TRANSMIT);
     assert_eq!(bench.cable.end().got, [[7; 100]]);
 }
 
@@ -206,7 +207,7 @@ fn giants() {
         let length = (HEADER_SIZE + length) as u32;
         bench.driver.descriptor(TRANSMIT, 0, 0x8_0000, length, 0, 0);
         bench.driver.offer(TRANSMIT, 0);
-        bench.driver.mmio.process(TRANSMIT);
+        bench.driver.device.process(TRANSMIT);
         assert_eq!(bench.driver.needs_reset(), !fits);
         assert_eq!(bench.cable.end().got.len(), usize::from(fits));
     }
@@ -224,7 +225,7 @@ fn back_pressure() {
     assert_eq!(bench.driver.used(TRANSMIT).len(), 2);
     bench.cable.end().room = 9;
     // That there is room is told as a frame would be.
-    bench.driver.mmio.process(RECEIVE);
+    bench.driver.device.process(RECEIVE);
     assert_eq!(bench.driver.used(TRANSMIT).len(), 4);
     let expected: Vec<_> = (0..4).map(|n| vec![n; 40]).collect();
     assert_eq!(bench.cable.end().got, expected);
@@ -235,13 +236,13 @@ fn frames_wait_for_buffers() {
     for features in [0, 1 << VIRTIO_RING_F_EVENT_IDX] {
         let mut bench = bench(features);
         let frames = [60, 100].map(|length| bench.cable.comes(length));
-        bench.driver.mmio.process(RECEIVE);
+        bench.driver.device.process(RECEIVE);
         assert!(!bench.driver.interrupted());
         bench.driver.give(RECEIVE);
-        bench.driver.mmio.process(RECEIVE);
+        bench.driver.device.process(RECEIVE);
         assert!(bench.driver.interrupted());
         bench.driver.give(RECEIVE);
-        bench.driver.mmio.process(RECEIVE);
+        bench.driver.device.process(RECEIVE);
         assert_eq!(bench.received(), frames);
     }
 }
@@ -258,14 +259,14 @@ fn a_frame_fills_several_buffers() {
     };
     for given in 1..=2 {
         bench.driver.give(RECEIVE);
-        bench.driver.mmio.process(RECEIVE);
+        bench.driver.device.process(RECEIVE);
         assert!(bench.driver.used(RECEIVE).is_empty());
         assert_eq!(avail_event(&bench.driver), given);
     }
     for _ in 0..4 {
         bench.driver.give(RECEIVE);
     }
-    bench.driver.mmio.process(RECEIVE);
+    bench.driver.device.process(RECEIVE);
     assert_eq!(bench.received(), frames);
     let lengths: Vec<_> = bench
         .driver
@@ -289,7 +290,7 @@ fn an_interrupt_for_any_buffer_of_a_frame() {
         for _ in 0..3 {
             bench.driver.give(RECEIVE);
         }
-        bench.driver.mmio.process(RECEIVE);
+        bench.driver.device.process(RECEIVE);
         assert_eq!(bench.driver.interrupted(), expected, "{event}");
     }
 }
@@ -300,7 +301,7 @@ fn without_merging_what_is_too_long_is_lost() {
     bench.cable.comes(256);
     let fits = bench.cable.comes(256 - HEADER_SIZE);
     bench.driver.give(RECEIVE);
-    bench.driver.mmio.process(RECEIVE);
+    bench.driver.device.process(RECEIVE);
     assert_eq!(bench.received(), [fits]);
     assert!(!bench.driver.needs_reset());
 }
@@ -313,7 +314,7 @@ fn what_no_ring_can_hold_is_lost() {
     for _ in 0..SIZE {
         bench.driver.give(RECEIVE);
     }
-    bench.driver.mmio.process(RECEIVE);
+    bench.driver.device.process(RECEIVE);
     assert_eq!(bench.received(), [fits]);
 }
 
@@ -323,7 +324,7 @@ fn a_cut_cable_is_told_once_and_the_driver_goes_on() {
     bench.cable.end().cut = true;
     for _ in 0..3 {
         bench.driver.send(TRANSMIT, &[1; 40]);
-        bench.driver.mmio.process(RECEIVE);
+        bench.driver.device.process(RECEIVE);
     }
     assert_eq!(bench.driver.used(TRANSMIT).len(), 3);
     assert_eq!(bench.cuts.lock().unwrap().len(), 1);
@@ -345,7 +346,7 @@ fn bursts_take_turns() {
         bench.driver.offer(TRANSMIT, n);
     }
     bench.cable.comes(20);
-    bench.driver.mmio.process(RECEIVE);
+    bench.driver.device.process(RECEIVE);
     assert_eq!(bench.received().len(), usize::from(SIZE));
     assert_eq!(bench.cable.end().got.len(), usize::from(SIZE));
 }
@@ -386,7 +387,7 @@ proptest! {
                 }
                 let at = bench.driver.rings[queue].available() + 2;
                 bench.driver.memory.write_obj(available, GuestAddress(at)).unwrap();
-                bench.driver.mmio.process(queue);
+                bench.driver.device.process(queue);
             }
         }
     }
@@ -407,7 +408,7 @@ proptest! {
             let gpa = bench.driver.rings[RECEIVE].buffer(slot);
             bench.driver.descriptor(RECEIVE, slot, gpa, size, WRITE, 0);
             bench.driver.offer(RECEIVE, slot);
-            bench.driver.mmio.process(RECEIVE);
+            bench.driver.device.process(RECEIVE);
             let packet: Vec<u8> = bench.driver.filled_since(RECEIVE, seen).concat();
             seen = bench.driver.used_index(RECEIVE);
             if let Some(frame) = packet.get(HEADER_SIZE..) {

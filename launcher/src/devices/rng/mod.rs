@@ -86,7 +86,7 @@ mod tests {
             let mut driver = Driver::new(Rng, features);
             driver.give(0);
             driver.give(0);
-            driver.mmio.process(0);
+            driver.device.process(0);
             assert!(driver.interrupted());
             let [first, second] = &driver.filled(0)[..] else {
                 panic!("two buffers were given");
@@ -102,7 +102,7 @@ mod tests {
         let mut driver = Driver::new(Rng, 0);
         driver.descriptor(0, 0, 0x8_0000, 0x4_0000, WRITE, 0);
         driver.offer(0, 0);
-        driver.mmio.process(0);
+        driver.device.process(0);
         assert_eq!(driver.used(0), [[0, AT_ONCE as u32]]);
         let beyond: [u8; 16] = driver
             .memory
@@ -144,7 +144,7 @@ mod tests {
             }
             let at = driver.rings[0].available() + 2;
             driver.memory.write_obj(available, GuestAddress(at)).unwrap();
-            driver.mmio.process(0);
+            driver.device.process(0);
         }
     }
 }

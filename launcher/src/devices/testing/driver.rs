@@ -14,7 +14,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::devices::bytes::Output;
 use crate::devices::mmio::Mmio;
-use crate::devices::{Device, Interrupt};
+use crate::devices::virtio::Virtio;
+use crate::devices::{Device, Interrupt, Window};
 use crate::memory::Memory;
 
 pub(in crate::devices) const WRITE: u16 = VRING_DESC_F_WRITE as u16;
@@ -127,6 +128,7 @@ pub(in crate::devices) fn show() -> (Shown, Output) {
 pub(in crate::devices) struct Driver {
     pub(in crate::devices) memory: Memory,
     pub(in crate::devices) interrupt: Arc<Interrupt>,
+    pub(in crate::devices) device: Arc<Virtio>,
     pub(in crate::devices) mmio: Mmio,
     pub(in crate::devices) rings: Vec<Ring>,
     features: u64,
@@ -145,17 +147,18 @@ impl Driver {
         });
         let rings = rings.collect();
         let interrupt = Arc::new(Interrupt::new(|| {}));
-        let mmio = Mmio::new(
+        let device = Virtio::new(
             Box::new(device),
             memory.clone(),
             interrupt.clone(),
             |_, _| {},
-        )
-        .unwrap();
+        );
+        let device = Arc::new(device.unwrap());
         let driver = Self {
             memory,
             interrupt,
-            mmio,
+            mmio: Mmio::new(device.clone()),
+            device,
             rings,
             features,
         };
@@ -199,7 +202,7 @@ impl Driver {
         self.memory.write_slice(bytes, GuestAddress(gpa)).unwrap();
         self.descriptor(queue, slot, gpa, bytes.len() as u32, 0, 0);
         self.offer(queue, slot);
-        self.mmio.process(queue);
+        self.device.process(queue);
     }
 
     /// The bytes with which the device has filled buffers so far.

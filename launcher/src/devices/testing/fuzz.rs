@@ -12,7 +12,7 @@ use virtio_bindings::virtio_ring::{
 use vm_memory::{Bytes, GuestAddress};
 
 use super::driver::{Driver, Registers, SIZE, WRITE};
-use crate::devices::Device;
+use crate::devices::{Device, Window};
 
 /// Deeds per input: more find nothing new, and take their time.
 const DEEDS_MAX: usize = 64;
@@ -106,7 +106,7 @@ fn act(
         // A request in good order: what the device reads, and room for what it answers.
         0..=2 => request(driver, queue, choices),
         3 => driver.give(queue),
-        4 => driver.mmio.process(queue),
+        4 => driver.device.process(queue),
         5 => our_side(choices),
         6 => {
             let (slot, gpa) = (choices.u16() % SIZE, address(driver, choices));
@@ -158,7 +158,7 @@ fn request(driver: &mut Driver, queue: usize, choices: &mut Choices<'_>) {
     driver.descriptor(queue, slot, gpa, bytes.len() as u32, flags, next);
     driver.descriptor(queue, SIZE - 1, room_gpa, room, WRITE, 0);
     driver.offer(queue, slot);
-    driver.mmio.process(queue);
+    driver.device.process(queue);
 }
 
 /// Somewhere: in a buffer, in a ring, or anywhere.

@@ -184,6 +184,7 @@ mod tests {
     use crate::devices::testing::driver::{Driver, SIZE};
     use crate::devices::vsock::hub::Spec;
     use crate::devices::vsock::packet::{op, shutdown};
+    use crate::devices::Window;
     use crate::socket_file::SocketFile;
 
     const CID: u64 = 3;
@@ -248,7 +249,7 @@ mod tests {
             for _ in 0..5 {
                 self.driver.give(RECEIVE);
             }
-            self.driver.mmio.process(RECEIVE);
+            self.driver.device.process(RECEIVE);
             let all = self.driver.filled(RECEIVE);
             let new = all[self.seen..].iter().map(|packet| {
                 let (header, data) = packet.split_first_chunk().unwrap();
@@ -470,7 +471,7 @@ mod tests {
             }
             let at = driver.rings[queue].available() + 2;
             driver.memory.write_obj(available, GuestAddress(at)).unwrap();
-            driver.mmio.process(queue);
+            driver.device.process(queue);
         }
 
         /// Packets that are nearly right, in any order: no panic, and never more than its bound.
@@ -499,7 +500,7 @@ mod tests {
                     sockets.push(socket);
                 }
                 bench.driver.give(RECEIVE);
-                bench.driver.mmio.process(RECEIVE);
+                bench.driver.device.process(RECEIVE);
             }
             prop_assert!(!bench.driver.needs_reset());
         }

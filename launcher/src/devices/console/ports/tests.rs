@@ -6,6 +6,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::devices::testing::driver::{Driver, SIZE};
+use crate::devices::Window;
 
 fn reads(input: &Arc<Input>) -> Stream {
     Stream {
@@ -134,7 +135,7 @@ fn a_chain_that_is_too_long_stops_the_device() {
     bench.driver.descriptor(5, 0, 0, 1 << 20, 1, 1);
     bench.driver.descriptor(5, 1, 0, 1, 0, 0);
     bench.driver.offer(5, 0);
-    bench.driver.mmio.process(5);
+    bench.driver.device.process(5);
     assert!(bench.driver.needs_reset());
     assert_eq!(bench.output.pending(), 0);
 }
@@ -150,7 +151,7 @@ fn input_waits_until_the_port_is_open() {
     let mut bench = Bench::with_ports(&[]);
     bench.driver.give(receive_queue(0));
     assert_eq!(bench.input.offer(b"data"), 4);
-    bench.driver.mmio.process(receive_queue(0));
+    bench.driver.device.process(receive_queue(0));
     assert!(bench.driver.filled(receive_queue(0)).is_empty());
     bench.control(0, event::PORT_OPEN, 1);
     assert_eq!(bench.driver.filled(receive_queue(0)), [b"data"]);
@@ -162,7 +163,7 @@ fn the_end_of_input_comes_last_and_once() {
     let closed = [0, 0, 0, 0, event::PORT_OPEN as u8, 0, 0, 0];
     bench.input.offer(b"data");
     bench.input.end();
-    bench.driver.mmio.process(receive_queue(0));
+    bench.driver.device.process(receive_queue(0));
     assert!(
         !bench
             .driver
@@ -171,8 +172,8 @@ fn the_end_of_input_comes_last_and_once() {
         "data waits"
     );
     bench.driver.give(receive_queue(0));
-    bench.driver.mmio.process(receive_queue(0));
-    bench.driver.mmio.process(receive_queue(0));
+    bench.driver.device.process(receive_queue(0));
+    bench.driver.device.process(receive_queue(0));
     let messages = bench.driver.filled(CONTROL_RECEIVE);
     assert_eq!(
         messages
@@ -205,7 +206,7 @@ fn more_buffers_than_there_can_be_stop_the_device() {
             .write_obj(beyond, GuestAddress(at))
             .unwrap();
         // Something waits for buffers of every queue but these two.
-        bench.driver.mmio.process(queue);
+        bench.driver.device.process(queue);
         let looked_at = queue != receive_queue(1) && queue != CONTROL_RECEIVE;
         assert!(bench.driver.needs_reset() || !looked_at, "queue {queue}");
     }
@@ -249,6 +250,6 @@ proptest! {
         }
         let at = driver.rings[queue].available() + 2;
         driver.memory.write_obj(available, GuestAddress(at)).unwrap();
-        driver.mmio.process(queue);
+        driver.device.process(queue);
     }
 }
