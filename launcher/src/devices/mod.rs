@@ -14,6 +14,7 @@ pub mod console;
 pub mod fs;
 pub mod mmio;
 pub mod net;
+pub mod pci;
 pub mod rng;
 pub mod slot;
 #[cfg(any(test, fuzzing))]
@@ -149,16 +150,25 @@ fn copy_config(config: &[u8], offset: u64, data: &mut [u8]) {
     }
 }
 
-/// A device's interrupt: the reasons for it, and the line that it goes out by.
+/// The cause of an interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The configuration space has changed.
+    Config,
+    /// Buffers of this queue were used.
+    Queue(usize),
+}
+
+/// A device's interrupt: the reasons for it, and the way out.
 pub struct Interrupt {
     reasons: AtomicU32,
     generation: AtomicU32,
-    raise: Box<dyn Fn() + Send + Sync>,
+    raise: Box<dyn Fn(Cause) + Send + Sync>,
 }
 
 impl Interrupt {
-    /// An interrupt for which `raise` raises the line.
-    pub fn new(raise: impl Fn() + Send + Sync + 'static) -> Self {
+    /// An interrupt that `raise` raises.
+    pub fn new(raise: impl Fn(Cause) + Send + Sync + 'static) -> Self {
         Self {
             reasons: AtomicU32::new(0),
             generation: AtomicU32::new(0),
@@ -169,7 +179,7 @@ impl Interrupt {
     /// Tells the driver that the configuration space has changed.
     pub fn config_changed(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
-        self.send(VIRTIO_MMIO_INT_CONFIG);
+        self.send(VIRTIO_MMIO_INT_CONFIG, Cause::Config);
     }
 
     /// The reasons that the driver has not acknowledged.
@@ -182,13 +192,18 @@ impl Interrupt {
         self.reasons.fetch_and(!reasons, Ordering::SeqCst);
     }
 
-    /// Tells the driver that buffers were used.
-    fn buffers_used(&self) {
-        self.send(VIRTIO_MMIO_INT_VRING);
+    /// The driver hears the reasons, and acknowledges them with that.
+    fn take(&self) -> u32 {
+        self.reasons.swap(0, Ordering::SeqCst)
     }
 
-    fn send(&self, reason: u32) {
+    /// Tells the driver that buffers of queue `index` were used.
+    fn buffers_used(&self, index: usize) {
+        self.send(VIRTIO_MMIO_INT_VRING, Cause::Queue(index));
+    }
+
+    fn send(&self, reason: u32, cause: Cause) {
         self.reasons.fetch_or(reason, Ordering::SeqCst);
-        (self.raise)();
+        (self.raise)(cause);
     }
 }

@@ -40,6 +40,7 @@ pub struct Virtio {
 /// The part that one thread uses at a time.
 pub(super) struct State {
     pub(super) device: Box<dyn Device>,
+    transport: u64,
     memory: Memory,
     interrupt: Arc<Interrupt>,
     kicks: Vec<Option<Arc<EventFd>>>,
@@ -56,10 +57,11 @@ pub(super) struct State {
 }
 
 impl Virtio {
-    /// Gives `device` its queues. Its buffers are in `memory`, and `interrupt` is its
-    /// interrupt. `on_fault` is told when a driver has stopped the device, with the device's name.
+    /// Gives `device` its queues. `transport` are the features of its transport's own. Its buffers
+    /// are in `memory`, and `interrupt` is its interrupt. `on_fault` is told when a driver has stopped the device, with the device's name.
     pub fn new(
         device: Box<dyn Device>,
+        transport: u64,
         memory: Memory,
         interrupt: Arc<Interrupt>,
         on_fault: impl Fn(&str, &Fault) + Send + 'static,
@@ -80,6 +82,7 @@ impl Virtio {
                 queues: queues.collect::<io::Result<_>>()?,
                 kicks,
                 device,
+                transport,
                 memory,
                 interrupt,
                 on_fault: Box::new(on_fault),
@@ -101,6 +104,11 @@ impl Virtio {
     /// The number of queues.
     pub fn queue_count(&self) -> usize {
         self.kicks.len()
+    }
+
+    /// The device type.
+    pub(super) fn device_type(&self) -> u32 {
+        self.state().device.device_type()
     }
 
     /// The device's interrupt.
@@ -144,6 +152,11 @@ impl State {
     /// The half of the offered features that is selected.
     pub(super) fn offered_half(&self) -> u32 {
         half_of(self.features(), self.device_features_sel)
+    }
+
+    /// The half of the driver's features that is selected.
+    pub(super) fn accepted_half(&self) -> u32 {
+        half_of(self.driver_features, self.driver_features_sel)
     }
 
     /// The driver wants these of the half that is selected.
@@ -272,7 +285,7 @@ impl State {
         match result {
             Ok((interrupt, then)) => {
                 if interrupt {
-                    self.interrupt.buffers_used();
+                    self.interrupt.buffers_used(index);
                 }
                 then
             }
@@ -298,7 +311,7 @@ impl State {
     }
 
     fn features(&self) -> u64 {
-        self.device.features() | VERSION_1 | EVENT_IDX | INDIRECT_DESC
+        self.device.features() | self.transport | VERSION_1 | EVENT_IDX | INDIRECT_DESC
     }
 
     fn accepts(&self, features: u64) -> bool {

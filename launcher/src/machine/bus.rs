@@ -37,13 +37,13 @@ impl Devices {
         raise: impl Fn(u32) + Send + Sync + 'static,
     ) -> Result<Arc<Virtio>, Error> {
         let slot = Slot::new(self.0.len())?;
-        let interrupt = Arc::new(Interrupt::new(move || raise(slot.line())));
+        let interrupt = Arc::new(Interrupt::new(move |_| raise(slot.line())));
         let on_fault = |name: &str, fault: &Fault| {
             say(&format!(
                 "{name}: stopped until the guest resets it: {fault}"
             ));
         };
-        let device = Virtio::new(device, memory.clone(), interrupt, on_fault);
+        let device = Virtio::new(device, 0, memory.clone(), interrupt, on_fault);
         let device = Arc::new(device.map_err(setup("a device"))?);
         let window = Arc::new(Mmio::new(device.clone()));
         self.0.push((device.clone(), window));

@@ -79,10 +79,10 @@ fn sink() -> (Mmio, Arc<AtomicU32>) {
 fn sink_in(memory: Memory) -> (Mmio, Arc<AtomicU32>) {
     let count = Arc::new(AtomicU32::new(0));
     let raised = count.clone();
-    let interrupt = Interrupt::new(move || {
+    let interrupt = Interrupt::new(move |_| {
         raised.fetch_add(1, Ordering::SeqCst);
     });
-    let device = Virtio::new(Box::new(Sink), memory, Arc::new(interrupt), |_, _| {});
+    let device = Virtio::new(Box::new(Sink), 0, memory, Arc::new(interrupt), |_, _| {});
     (Mmio::new(Arc::new(device.unwrap())), count)
 }
 

@@ -146,9 +146,10 @@ impl Driver {
             size,
         });
         let rings = rings.collect();
-        let interrupt = Arc::new(Interrupt::new(|| {}));
+        let interrupt = Arc::new(Interrupt::new(|_| {}));
         let device = Virtio::new(
             Box::new(device),
+            0,
             memory.clone(),
             interrupt.clone(),
             |_, _| {},
