@@ -11,7 +11,8 @@ import stat
 from common import BUILD, CACHE, callers, output_of
 
 # What of build/ goes into the test machine: the module, the Launcher, its default Guest, the tests.
-PAYLOAD = ["lg.ko", "lg", "vmlinux", "initramfs.cpio", "busybox.cpio", "guests", "selftests"]
+PAYLOAD = ["lg.ko", "lg", "xen-shim", "vmlinux", "initramfs.cpio", "busybox.cpio", "guests",
+    "selftests"]  # fmt: skip
 # Programs of other people that the tests use: what a Guest's network and disks are made and tried
 # with, and a terminal with a shell.
 PROGRAMS = ["bin/passt", "bin/passt.avx2", "bin/iperf3", "bin/curl", "sbin/mke2fs", "sbin/e2fsck",

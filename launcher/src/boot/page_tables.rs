@@ -17,6 +17,7 @@ const WRITABLE: u64 = 1 << 1;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE_PAGE: u64 = 1 << 7;
+const NO_CODE: u64 = 1 << 63;
 const TABLE: u64 = PRESENT | WRITABLE | ACCESSED;
 const LEAF: u64 = TABLE | DIRTY;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
@@ -30,7 +31,30 @@ pub enum MapError {
     Full,
 }
 
+/// What may be done with a page in Guest kernel mode. In user mode it does not exist.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Access {
+    /// All.
+    All,
+    /// All but running it.
+    Data,
+    /// Reading.
+    Read,
+}
+
+impl Access {
+    /// The flags of an entry for the page.
+    fn leaf(self) -> u64 {
+        match self {
+            Self::All => LEAF,
+            Self::Data => LEAF | NO_CODE,
+            Self::Read => LEAF & !WRITABLE | NO_CODE,
+        }
+    }
+}
+
 /// Page tables which will lie at consecutive pages of RAM, the root first.
+#[derive(Debug)]
 pub struct PageTables {
     room: Range<u64>,
     tables: Vec<[u64; ENTRIES]>,
@@ -64,10 +88,21 @@ impl PageTables {
     /// `gva` and `gpa` lie at the same place in their pages, and neither range wraps around.
     /// Mapping again what is mapped already is no conflict.
     pub fn map(&mut self, gva: u64, gpa: u64, size: u64) -> Result<(), MapError> {
+        self.map_for(Access::All, gva, gpa, size)
+    }
+
+    /// As [`Self::map`], for `access`.
+    pub fn map_for(
+        &mut self,
+        access: Access,
+        gva: u64,
+        gpa: u64,
+        size: u64,
+    ) -> Result<(), MapError> {
         let (mut gva, mut gpa, last) = (gva & !(PAGE - 1), gpa & !(PAGE - 1), gva + (size - 1));
         loop {
             let large = (gva | gpa) % LARGE == 0 && last - gva >= LARGE - 1;
-            self.map_page(gva, gpa, large)?;
+            self.map_page(gva, gpa | access.leaf(), large)?;
             let page = if large { LARGE } else { PAGE };
             if last - gva < page {
                 return Ok(());
@@ -77,17 +112,17 @@ impl PageTables {
         }
     }
 
-    fn map_page(&mut self, gva: u64, gpa: u64, large: bool) -> Result<(), MapError> {
+    /// Makes `new` the entry for the page at `gva`, a large one or not.
+    fn map_page(&mut self, gva: u64, new: u64, large: bool) -> Result<(), MapError> {
         let mut table = 0;
         for level in [4, 3, 2, 1] {
             let index = (gva >> (12 + 9 * (level - 1))) as usize % ENTRIES;
             let entry = self.tables[table][index];
-            let leaf = match level {
-                1 => LEAF,
-                2 if large => LEAF | LARGE_PAGE,
+            let new = match level {
+                1 => new,
+                2 if large => new | LARGE_PAGE,
                 _ if entry & LARGE_PAGE != 0 => {
-                    let there = (entry & ADDRESS) + gva % LARGE;
-                    return if there == gpa {
+                    return if (entry & !LARGE_PAGE) + gva % LARGE == new {
                         Ok(())
                     } else {
                         Err(MapError::Conflict)
@@ -102,10 +137,10 @@ impl PageTables {
                     continue;
                 }
             };
-            if entry != 0 && entry != gpa | leaf {
+            if entry != 0 && entry != new {
                 return Err(MapError::Conflict);
             }
-            self.tables[table][index] = gpa | leaf;
+            self.tables[table][index] = new;
             return Ok(());
         }
         unreachable!("level 1 is a leaf")

@@ -68,7 +68,7 @@ mod tests {
     fn codes_and_statuses() {
         let text = explain("LG0010").unwrap();
         assert!(
-            text.starts_with("LG0010: ") && text.contains("\n  fix: Apply the series"),
+            text.starts_with("LG0010: ") && text.contains("\n  fix: Build it with CONFIG_XEN_PV"),
             "{text}"
         );
         assert!(explain("255").unwrap().contains("panicked"));

@@ -17,9 +17,12 @@ const MAGIC: &[u8] = b"HdrS";
 const VERSION_PAYLOAD: u16 = 0x208;
 const SECTOR: usize = 512;
 
-/// The payload of a bzImage: a compressed kernel, and the kernel's size in the last four bytes.
+/// The parts of a bzImage.
 pub(crate) struct BzImage<'a> {
+    /// A compressed kernel, and the kernel's size in the last four bytes.
     payload: &'a [u8],
+    /// `uname -r` and more about the kernel, in words.
+    version: Option<&'a [u8]>,
 }
 
 impl<'a> BzImage<'a> {
@@ -46,12 +49,28 @@ impl<'a> BzImage<'a> {
         let payload = file
             .get(start..start + length as usize)
             .ok_or(ImageError::Malformed("its compressed kernel is cut off"))?;
-        Ok(Some(Self { payload }))
+        // Where the text is, less the sector that a boot loader once was; 0: nowhere.
+        let version = u32_at(offset_of!(boot_params, hdr.kernel_version)).ok_or_else(cut_off)?;
+        let version = match version as u16 {
+            0 => None,
+            at => file.get(usize::from(at) + SECTOR..),
+        };
+        Ok(Some(Self { payload, version }))
+    }
+
+    /// What `uname -r` says in the kernel.
+    pub(crate) fn release(&self) -> Option<String> {
+        release(self.version?)
+    }
+
+    /// The way in which the kernel is compressed.
+    pub(crate) fn format(&self) -> Option<Format> {
+        Format::of(self.payload)
     }
 
     /// Unpacks the kernel.
     pub(crate) fn unpack(&self) -> Result<Vec<u8>, ImageError> {
-        let format = Format::of(self.payload).ok_or(UnpackError::Unknown)?;
+        let format = self.format().ok_or(UnpackError::Unknown)?;
         let (packed, size) = self
             .payload
             .split_last_chunk::<4>()
@@ -71,6 +90,18 @@ impl<'a> BzImage<'a> {
         }
         Ok(elf)
     }
+}
+
+/// The release at the beginning of `text`: the name of a directory of modules, and so without any "/".
+pub(crate) fn release(text: &[u8]) -> Option<String> {
+    const MAX: usize = 64;
+    let end = text
+        .iter()
+        .take(MAX + 1)
+        .position(|byte| !byte.is_ascii_graphic())?;
+    let release = std::str::from_utf8(&text[..end]).ok()?;
+    let good = !release.contains('/') && release.starts_with(|first: char| first.is_ascii_digit());
+    good.then(|| release.to_owned())
 }
 
 /// The four bytes at `at`.
@@ -169,6 +200,31 @@ mod tests {
         assert!(message(short).contains("header is cut off"));
         let wrong_size = [&payload[..payload.len() - 4], &[0xff; 4]].concat();
         assert!(message(bzimage(&wrong_size)).contains("gzip"));
+    }
+
+    #[test]
+    fn the_release() {
+        let (_, payload) = payloads(&elf(&good_notes())).swap_remove(0);
+        let told = |text: &[u8]| {
+            let mut file = bzimage(&payload);
+            // Into the code before the payload, which is as good a place.
+            put(
+                &mut file,
+                offset_of!(boot_params, hdr.kernel_version),
+                &[0, 2],
+            );
+            put(&mut file, 2 * SECTOR, text);
+            Image::parse(file).unwrap().release
+        };
+        assert_eq!(
+            told(b"7.3.4-cloud-amd64 (a b) #1\0"),
+            Some("7.3.4-cloud-amd64".into())
+        );
+        for bad in [&b"../7.3 \0"[..], b"\0", b"7/3 \0", b"x7.3 \0", b"7\xff \0"] {
+            let release = told(bad);
+            assert!(release.is_none_or(|release| release == "7"), "{bad:?}");
+        }
+        assert_eq!(Image::parse(bzimage(&payload)).unwrap().release, None);
     }
 
     static PAYLOADS: LazyLock<Vec<(Format, Vec<u8>)>> =

@@ -2,13 +2,14 @@
 //! The Guest's kernel: from the bytes of a file to segments that can be loaded.
 //!
 //! Takes an ELF executable (`vmlinux`, a bare Guest), the same compressed, or a bzImage, whose
-//! payload is a compressed ELF executable. The note `Lguest` of the contract must be there: it says
-//! that the kernel can run at CPL3, and where it starts. Files are not trusted: whatever they hold,
-//! the result is an [`Image`] or an [`ImageError`].
+//! payload is a compressed ELF executable. Its notes say whether the kernel can run at CPL3, and where
+//! it starts: the note `Lguest` of the contract, or those for Xen, see [`xen`]. Files are not trusted:
+//! whatever they hold, the result is an [`Image`] or an [`ImageError`].
 
 mod bzimage;
 mod refused;
 mod unpack;
+pub mod xen;
 
 use std::fs;
 use std::ops::Range;
@@ -24,6 +25,7 @@ use object::LittleEndian;
 use crate::image::bzimage::BzImage;
 pub use crate::image::refused::{ImageError, Refused};
 use crate::image::unpack::Format;
+use crate::memory::PAGE;
 use crate::report::system::cannot_read;
 use crate::report::Error;
 
@@ -32,14 +34,27 @@ use crate::report::Error;
 pub struct Image {
     /// Its file.
     pub path: PathBuf,
+    /// What `uname -r` says in it, if its container tells.
+    pub release: Option<String>,
     /// GVA of the first instruction.
     pub entry: u64,
     /// Is it Linux, or a bare Guest?
     pub linux: bool,
+    /// The way in which it speaks to its hypervisor.
+    pub abi: Abi,
     /// What to load. Every segment has a canonical range of GVAs and lies within the largest RAM
     /// there can be.
     pub segments: Vec<Segment>,
     elf: Vec<u8>,
+}
+
+/// The ways in which a kernel can speak to its hypervisor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Abi {
+    /// lg's own contract, `include/uapi/linux/lguest.h`.
+    Lguest,
+    /// That of Xen for paravirtualized machines, which the shim answers.
+    Xen(xen::Notes),
 }
 
 /// A `PT_LOAD` segment.
@@ -69,6 +84,30 @@ impl Image {
         }
     }
 
+    /// Reads a program that is linked at `base`, runs beside a kernel, and starts where its ELF header
+    /// says. Its segments' GPAs are offsets from where it will be.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or is no such program.
+    pub fn open_linked_at(base: u64, path: &Path) -> Result<Self, Error> {
+        let elf = fs::read(path).map_err(cannot_read(path))?;
+        let path = path.to_owned();
+        let place = |gva: u64, _| gva.wrapping_sub(base);
+        match Program::read(&elf, place) {
+            Ok(program) => Ok(Self {
+                path,
+                release: None,
+                entry: program.entry,
+                linux: false,
+                abi: Abi::Lguest,
+                segments: program.segments,
+                elf,
+            }),
+            Err(source) => Err(Refused { path, source }.into()),
+        }
+    }
+
     /// The error that it cannot be run after all.
     pub fn refused(&self, source: ImageError) -> Refused {
         let path = self.path.clone();
@@ -77,22 +116,9 @@ impl Image {
 
     /// Unpacks and checks `file`, the content of a kernel's file.
     pub fn parse(file: Vec<u8>) -> Result<Self, ImageError> {
-        if file.starts_with(&ELFMAG) {
-            return Self::parse_elf(file);
-        }
-        let elf = if let Some(bzimage) = BzImage::find(&file)? {
-            bzimage.unpack()?
-        } else if let Some(format) = Format::of(&file) {
-            unpack::unpack(format, &file, unpack::LIMIT)?
-        } else {
-            return Err(ImageError::NotAKernel);
-        };
-        if !elf.starts_with(&ELFMAG) {
-            return Err(ImageError::Malformed(
-                "what it unpacks to is not an ELF file",
-            ));
-        }
-        Self::parse_elf(elf)
+        let (elf, release) = unpacked(file)?;
+        let image = Self::parse_elf(elf)?;
+        Ok(Self { release, ..image })
     }
 
     /// The bytes of `segment` which come from the file.
@@ -101,54 +127,142 @@ impl Image {
     }
 
     fn parse_elf(elf: Vec<u8>) -> Result<Self, ImageError> {
-        let malformed = |what| move |_| ImageError::Malformed(what);
-        let data = elf.as_slice();
-        let (header, endian) = elf_header(data)?;
-        let program_headers = header
-            .program_headers(endian, data)
-            .map_err(malformed("its program headers are cut off"))?;
+        let Program {
+            notes, segments, ..
+        } = Program::read(&elf, |_, physical| physical)?;
+        let linux = notes.linux;
+        let (abi, entry) = notes.abi()?;
+        let contains = |gva: u64| {
+            segments
+                .iter()
+                .any(|segment: &Segment| segment.contains(gva))
+        };
+        if !contains(entry) {
+            return Err(ImageError::Malformed("its entry point is in no segment"));
+        }
+        if let Abi::Xen(notes) = &abi {
+            // Whole, in the file or not.
+            let whole = |page: u64| page % PAGE == 0 && contains(page) && contains(page + PAGE - 1);
+            if !notes.hypercall_page.is_none_or(whole) {
+                return Err(ImageError::Malformed("its hypercall page is in no segment"));
+            }
+        }
+        Ok(Self {
+            path: PathBuf::new(),
+            release: None,
+            entry,
+            linux,
+            abi,
+            segments,
+            elf,
+        })
+    }
+}
 
-        let (mut note, mut linux, mut segments) = (None, false, Vec::new());
+/// What the headers of an ELF executable say.
+struct Program {
+    entry: u64,
+    notes: Notes,
+    segments: Vec<Segment>,
+}
+
+impl Program {
+    /// Reads the headers of `elf`. `place` makes the GPA of a segment of its virtual and its physical
+    /// address.
+    fn read(elf: &[u8], place: impl Fn(u64, u64) -> u64) -> Result<Self, ImageError> {
+        let malformed = |what| move |_| ImageError::Malformed(what);
+        let (header, endian) = elf_header(elf)?;
+        let program_headers = header
+            .program_headers(endian, elf)
+            .map_err(malformed("its program headers are cut off"))?;
+        let (mut notes, mut segments) = (Notes::default(), Vec::new());
         for program_header in program_headers {
             let bad_notes = malformed("its notes make no sense");
-            if let Some(mut notes) = program_header.notes(endian, data).map_err(bad_notes)? {
-                while let Some(found) = notes.next().map_err(bad_notes)? {
-                    linux |= found.name() == b"Linux";
-                    if [found.name(), b"\0"].concat() == LGUEST_NOTE_NAME
-                        && found.n_type(endian).0 == LGUEST_NOTE_ENTRY
-                    {
-                        note = Some(parse_note(found.desc())?);
-                    }
+            if let Some(mut found) = program_header.notes(endian, elf).map_err(bad_notes)? {
+                while let Some(note) = found.next().map_err(bad_notes)? {
+                    notes.take(note.name(), note.n_type(endian).0, note.desc())?;
                 }
             }
             if program_header.p_type(endian) == PT_LOAD && program_header.p_memsz(endian) != 0 {
                 let (offset, length) = program_header.file_range(endian);
+                let gva = program_header.p_vaddr(endian);
                 segments.push(Segment::new(
-                    program_header.p_vaddr(endian),
-                    program_header.p_paddr(endian),
+                    gva,
+                    place(gva, program_header.p_paddr(endian)),
                     program_header.p_memsz(endian),
                     offset..offset.saturating_add(length),
-                    data.len(),
+                    elf.len(),
                 )?);
             }
         }
-        let note = note.ok_or(ImageError::NoNote { linux })?;
+        Ok(Self {
+            entry: header.e_entry(endian),
+            notes,
+            segments,
+        })
+    }
+}
+
+/// The ELF file in `file`, and the kernel's release if the container tells it.
+fn unpacked(file: Vec<u8>) -> Result<(Vec<u8>, Option<String>), ImageError> {
+    if file.starts_with(&ELFMAG) {
+        return Ok((file, None));
+    }
+    let (elf, release) = if let Some(bzimage) = BzImage::find(&file)? {
+        (bzimage.unpack()?, bzimage.release())
+    } else if let Some(format) = Format::of(&file) {
+        (unpack::unpack(format, &file, unpack::LIMIT)?, None)
+    } else {
+        return Err(ImageError::NotAKernel);
+    };
+    if !elf.starts_with(&ELFMAG) {
+        return Err(ImageError::Malformed(
+            "what it unpacks to is not an ELF file",
+        ));
+    }
+    Ok((elf, release))
+}
+
+/// What the notes of a kernel say.
+#[derive(Default)]
+struct Notes {
+    linux: bool,
+    lguest: Option<lguest_note>,
+    xen: xen::Found,
+}
+
+impl Notes {
+    fn take(&mut self, name: &[u8], kind: u32, desc: &[u8]) -> Result<(), ImageError> {
+        self.linux |= name == b"Linux";
+        if [name, b"\0"].concat() == LGUEST_NOTE_NAME && kind == LGUEST_NOTE_ENTRY {
+            self.lguest = Some(parse_note(desc)?);
+        }
+        if name == xen::NAME {
+            self.xen.note(kind, desc)?;
+        }
+        Ok(())
+    }
+
+    /// The ABI that the kernel runs by, and its entry point there: lg's own, if it has a choice.
+    fn abi(self) -> Result<(Abi, u64), ImageError> {
+        let Some(note) = self.lguest else {
+            // Only Linux says how Xen runs it.
+            let pvh = self.xen.pvh();
+            let linux = self.linux || pvh;
+            let notes = self
+                .xen
+                .finish()?
+                .ok_or(ImageError::NoNote { linux, pvh })?;
+            let entry = notes.entry;
+            return Ok((Abi::Xen(notes), entry));
+        };
         if note.abi_version != LGUEST_ABI_VERSION {
             return Err(ImageError::Abi(note.abi_version));
         }
         if note.features != 0 {
             return Err(ImageError::Features(note.features));
         }
-        if !segments.iter().any(|segment| segment.contains(note.entry)) {
-            return Err(ImageError::Malformed("its entry point is in no segment"));
-        }
-        Ok(Self {
-            path: PathBuf::new(),
-            entry: note.entry,
-            linux,
-            segments,
-            elf,
-        })
+        Ok((Abi::Lguest, note.entry))
     }
 }
 
@@ -216,7 +330,8 @@ impl Segment {
         })
     }
 
-    fn contains(&self, gva: u64) -> bool {
+    /// Is the byte at `gva` in it?
+    pub fn contains(&self, gva: u64) -> bool {
         gva.checked_sub(self.gva)
             .is_some_and(|offset| offset < self.size)
     }
@@ -372,12 +487,15 @@ pub(crate) mod tests {
         assert!(message(patched(16, &[3])).contains("fixed addresses"));
         assert!(matches!(
             error(elf(&[])),
-            ImageError::NoNote { linux: false }
+            ImageError::NoNote {
+                linux: false,
+                pvh: false
+            }
         ));
         let linux = note(b"Linux\0", 0x101, &[0; 4]);
         assert!(matches!(
             error(elf(&linux)),
-            ImageError::NoNote { linux: true }
+            ImageError::NoNote { linux: true, .. }
         ));
         // The type of the note counts, and all of its name.
         let other = note(b"Lguest\0", 2, &lguest_desc(1, 0, TEXT));

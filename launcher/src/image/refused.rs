@@ -25,10 +25,12 @@ pub enum ImageError {
     OldBzImage(u16),
     #[error(transparent)]
     Unpack(#[from] UnpackError),
-    #[error("the kernel has no lguest support (there is no ELF note \"Lguest\")")]
+    #[error("{}", no_note(*.linux, *.pvh))]
     NoNote {
         /// Is it Linux?
         linux: bool,
+        /// Can it run under Xen with VT-x or SVM?
+        pvh: bool,
     },
     #[error(
         "the kernel speaks version {0} of the guest ABI, this lg version {LGUEST_ABI_VERSION}"
@@ -36,6 +38,18 @@ pub enum ImageError {
     Abi(u32),
     #[error("the kernel needs features {0:#x}, which this lg does not know")]
     Features(u32),
+}
+
+fn no_note(linux: bool, pvh: bool) -> &'static str {
+    match (linux, pvh) {
+        (true, true) => {
+            "the kernel was built with CONFIG_XEN_PV=n: of Xen's ways to run it has only the one that needs VT-x or SVM"
+        }
+        (true, false) => {
+            "the kernel was built without CONFIG_XEN_PV, and has no lguest support (there is no ELF note \"Lguest\")"
+        }
+        (false, _) => "it has no lguest support (there is no ELF note \"Lguest\")",
+    }
 }
 
 impl ImageError {
@@ -60,11 +74,8 @@ impl ImageError {
             Self::Unpack(error) if !error.is_damage() => Code::OldBzImage.fix().to_string(),
             Self::OldBzImage(_) => Code::OldBzImage.fix().to_string(),
             Self::Malformed(_) | Self::Unpack(_) => Code::DamagedKernel.fix().to_string(),
-            Self::NoNote { linux: true } => {
-                "apply guest-kernel-patch to its tree, run `lg config` there, and build it again"
-                    .into()
-            }
-            Self::NoNote { linux: false } => {
+            Self::NoNote { linux: true, .. } => Code::NoNote.fix().to_string(),
+            Self::NoNote { linux: false, .. } => {
                 "build it on the lguest-guest crate, which adds the note".into()
             }
             Self::Abi(theirs) if *theirs < LGUEST_ABI_VERSION => {

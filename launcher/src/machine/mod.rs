@@ -85,7 +85,7 @@ impl Machine {
         let others = plan.devices.into_iter().map(make);
         let others: Vec<_> = others.collect::<Result<_, Error>>()?;
         serve_files(&plan.grants)?;
-        let memory = memory::make(plan.memory)?;
+        let memory = memory::make(&plan.load.layout.memory())?;
         let vm = Arc::new(Vm::new(memory.clone())?);
         let mut devices = Devices::default();
         let mut add = |device| devices.add(device, &memory, raise(&vm));

@@ -37,11 +37,17 @@ pub fn layout(size: u64) -> Vec<(u64, u64)> {
     parts.into_iter().filter(|&(_, size)| size != 0).collect()
 }
 
-/// Makes `size` bytes of RAM, all 0.
+/// Makes `size` bytes of RAM in the usual parts, all 0.
+pub fn create(size: u64) -> io::Result<Memory> {
+    create_parts(&layout(size))
+}
+
+/// Makes RAM in `parts`, as GPA and size, all 0.
 ///
 /// RAM is a sealed memfd, mapped shared: a fork of the Launcher sees the same pages and copies
 /// none.
-pub fn create(size: u64) -> io::Result<Memory> {
+pub fn create_parts(parts: &[(u64, u64)]) -> io::Result<Memory> {
+    let size = parts.iter().map(|(_, size)| size).sum();
     let memfd = memfd_create(
         c"lguest-ram",
         MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
@@ -54,7 +60,7 @@ pub fn create(size: u64) -> io::Result<Memory> {
     let file = Arc::new(file);
     let mut offset = 0;
     let mut regions = Vec::new();
-    for (gpa, size) in layout(size) {
+    for &(gpa, size) in parts {
         let place = FileOffset::from_arc(file.clone(), offset);
         regions.push((GuestAddress(gpa), size as usize, Some(place)));
         offset += size;
@@ -140,13 +146,16 @@ pub fn check(size: u64) -> Result<(), Error> {
     }
 }
 
-/// Makes `size` bytes of RAM.
+/// Makes RAM in `parts`, as GPA and size.
 ///
 /// # Errors
 ///
 /// The system refuses.
-pub fn make(size: u64) -> Result<Memory, Error> {
-    create(size).map_err(|source| MemoryError::Refused { size, source }.into())
+pub fn make(parts: &[(u64, u64)]) -> Result<Memory, Error> {
+    create_parts(parts).map_err(|source| {
+        let size = parts.iter().map(|(_, size)| size).sum();
+        MemoryError::Refused { size, source }.into()
+    })
 }
 
 /// The rest of the Host's memory, in bytes.

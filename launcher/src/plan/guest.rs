@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use linux_loader::cmdline::{self, Cmdline};
 
 use crate::boot::cpio;
-use crate::boot::{self, LoadError, COMMAND_LINE_SIZE};
+use crate::boot::{self, LoadError};
 use crate::cli::Run;
 use crate::devices::fs::share::Share;
 use crate::devices::slot::Slot;
-use crate::image::Image;
+use crate::image::{Abi, Image};
 use crate::plan::root::Root;
 use crate::plan::told;
 use crate::report::codes::Code;
@@ -67,7 +67,8 @@ impl Explain for GuestError {
                 "it is a bare guest, not Linux".into()
             }
             Self::CommandLine(cmdline::Error::TooLarge) => {
-                "Linux takes 2047 bytes, some of which announce its devices".into()
+                "Linux takes 2047 bytes, 1023 by Xen's ABI, some of which may announce its devices"
+                    .into()
             }
             Self::CommandLine(source) => source.to_string(),
         }
@@ -151,9 +152,12 @@ impl Guest {
     /// It is longer than Linux takes, or holds what is no plain text.
     pub fn command_line(&self, slots: &[Slot]) -> Result<CString, Error> {
         let line = || {
-            let mut line = Cmdline::new(COMMAND_LINE_SIZE)?;
-            for slot in slots {
-                slot.announce(&mut line)?;
+            let mut line = Cmdline::new(boot::command_line_size(&self.image))?;
+            // A kernel of Xen's finds its devices by the xenstore.
+            if self.image.abi == Abi::Lguest {
+                for slot in slots {
+                    slot.announce(&mut line)?;
+                }
             }
             for word in &self.command_line {
                 line.insert_str(word)?;
@@ -245,6 +249,7 @@ fn arguments(options: &Run, image: &Image) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::lguest::COMMAND_LINE_SIZE;
     use crate::cli::tests::run;
     use crate::image::tests::{elf, good_notes};
 

@@ -98,12 +98,14 @@ codes! {
     9 Unpack: "the kernel cannot be unpacked",
         "The kernel inside a bzImage is compressed, in a way that lg does not know or with damaged data.",
         "grep CONFIG_KERNEL_ .config",
-        "Build it with gzip, xz, zstd or lz4, or name the vmlinux of the same kernel tree.";
-    10 NoNote: "the kernel has no lguest support",
-        "A kernel that runs as lg's guest says so by the ELF note \"Lguest\". This one has none, so it would crash at \
-         its first privileged instruction: distribution kernels, the host's own among them, lack the patch.",
-        "readelf -n vmlinux | grep Lguest",
-        "Apply the series of guest-kernel-patch/ to the tree, `lg config` it, build it again.";
+        "Build it with another CONFIG_KERNEL_ option, or name the vmlinux of the same kernel tree.";
+    10 NoNote: "the kernel cannot run as a guest of lg",
+        "A kernel must know how to run without rights, and says so in its ELF notes: \"Lguest\" if it knows lg's own \
+         contract, \"Xen\" with an entry point if it was built with CONFIG_XEN_PV=y, as those of nearly all \
+         distributions are. This one has neither, and would crash at its first privileged instruction.",
+        "lg inspect KERNEL",
+        "Build it with CONFIG_XEN_PV=y, or apply the series of guest-kernel-patch/ to the tree, `lg config` it, and \
+         build it again.";
     11 GuestAbi: "the kernel speaks another version of the guest ABI",
         "The contract between guest and lg.ko (include/uapi/linux/lguest.h) has a version; kernel and lg were built \
          from different ones.",
@@ -301,6 +303,11 @@ codes! {
          uses that page no more.",
         "sudo dmesg says more of it: \"Machine check\" or \"Memory failure\". grep HardwareCorrupted /proc/meminfo",
         "Run the guest again. If this comes again, test the host's memory, and replace it.";
+    57 NoShim: "there is no shim for kernels that know Xen",
+        "A kernel without lguest support runs by Xen's ABI, which a program beside it in the guest answers: the shim, \
+         /usr/lib/lg/xen-shim.",
+        "ls -l /usr/lib/lg",
+        "Install lg again, with `sudo make install`.";
 }
 
 impl Code {

@@ -11,4 +11,5 @@ pub mod event_channel;
 pub mod handover;
 pub mod memory;
 pub mod number;
+pub mod start_info;
 pub mod vcpu;
