@@ -18,7 +18,7 @@ impl Clock {
         let khz = if khz == 0 { 1 } else { khz };
         // The smallest shift with which the fraction fits: only a TSC of 1 GHz or less needs any.
         let mut shift = 0;
-        let mut fraction = ((1_000_000_u128 << 32) / khz as u128) as u64;
+        let mut fraction = (1_000_000 << 32) / khz;
         while fraction > u32::MAX as u64 {
             fraction >>= 1;
             shift += 1;

@@ -78,7 +78,7 @@ fn start_clock(shared_info: u64) {
     domain::start_clock(clock);
     let time = offset_of!(VcpuInfo, time) as u64;
     memory::write_at(shared_info + time, clock.info());
-    let since = irq::ticks_to_ns(tsc.wrapping_sub(shared_read!(wall_tsc)));
+    let since = Clock::new(shared_read!(wall_tsc), shared_read!(tsc_khz)).at(tsc);
     let wall = shared_read!(wall_ns) + since;
     let (seconds, ns) = (wall / 1_000_000_000, wall % 1_000_000_000);
     for (offset, value) in [
