@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use launcher::cli::{Cli, Command};
 use launcher::commands::doctor::{self, Verdict};
+use launcher::commands::inspect::Kernel;
 use launcher::commands::run;
 use launcher::commands::{completions, config, explain};
 use launcher::devices::fs::attributes;
@@ -41,6 +42,11 @@ fn main() -> ExitCode {
         Command::Doctor { json } => doctor(json),
         Command::Explain { subject, all } => explain(subject.as_deref(), all),
         Command::Config { tree, check } => config(&tree, check),
+        Command::Inspect {
+            file,
+            modules,
+            json,
+        } => inspect(&file, modules.as_deref(), json),
         Command::Completions { shell } => print(&completions::completions(shell)),
         Command::Attributes => serve_attributes(),
         Command::Man { directory } => completions::man(&directory).map(|()| true),
@@ -97,6 +103,16 @@ fn explain(subject: Option<&str>, all: bool) -> Done {
         None if all => print(explain::all().as_bytes()),
         None => print(explain::list().as_bytes()),
     }
+}
+
+fn inspect(file: &Path, modules: Option<&Path>, json: bool) -> Done {
+    let kernel = Kernel::inspect(file, modules)?;
+    let text = match json {
+        true => serde_json::to_string_pretty(&kernel).expect("plain data") + "\n",
+        false => kernel.to_string(),
+    };
+    print(text.as_bytes())?;
+    Ok(kernel.runs())
 }
 
 fn config(tree: &Path, check: bool) -> Done {

@@ -4,7 +4,7 @@
 
 use std::ffi::CStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -13,6 +13,7 @@ use nix::libc;
 use nix::unistd::{setgid, setgroups, setsid, setuid, Gid, Uid};
 
 use crate::config::User;
+use crate::names;
 
 nix::ioctl_write_int_bad!(
     /// Makes a terminal the controlling one of the calling session leader.
@@ -78,36 +79,66 @@ pub(crate) fn run_as(command: &mut Command, user: &User) {
     unsafe { command.pre_exec(become_user) };
 }
 
-/// Ends the machine and hands `status` to whoever started it.
-pub(crate) fn end(status: i32) -> ! {
-    if on_lguest() {
+/// The machines that we can run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// lg's, by its own contract.
+    Lguest,
+    /// lg's, by Xen's ABI.
+    Xen,
+    /// Another, such as QEMU's.
+    Other,
+}
+
+impl Kind {
+    /// Finds the machine's. To be called as long as there are /proc and /sys.
+    pub(crate) fn find() -> Self {
+        let says = |file, word| fs::read_to_string(file).is_ok_and(|text| text.trim() == word);
+        // The timer tells.
+        if says(
+            "/sys/devices/system/clockevents/clockevent0/current_device",
+            "lguest",
+        ) {
+            return Self::Lguest;
+        }
+        match says("/sys/hypervisor/type", "xen") {
+            true => Self::Xen,
+            false => Self::Other,
+        }
+    }
+}
+
+/// Ends the machine and hands `status` to whoever started it. `log` is the kernel's.
+pub(crate) fn end(status: i32, log: Option<&File>) -> ! {
+    let status = status & 0xff;
+    let mut how = libc::LINUX_REBOOT_CMD_RESTART2;
+    match Kind::find() {
         // The kernel's farewell on the console would end up in the command's output. If it can't be
         // silenced, so be it.
-        let _ = fs::write("/proc/sys/kernel/printk", "0");
-    } else {
-        println!("lguest-exit={status}");
+        Kind::Lguest => drop(fs::write("/proc/sys/kernel/printk", "0")),
+        Kind::Xen => {
+            // Without this the status is 0; for who silences the log, it is.
+            let line = format!("<0>{}{status}\n", names::COMMAND_STATUS);
+            let _ = log.map(|mut log| log.write_all(line.as_bytes()));
+            how = libc::LINUX_REBOOT_CMD_POWER_OFF;
+        }
+        Kind::Other => println!("lguest-exit={status}"),
     }
     nix::unistd::sync();
 
-    let command = format!("lguest-exit={}\0", status & 0xff);
+    let command = format!("lguest-exit={status}\0");
     let command = CStr::from_bytes_with_nul(command.as_bytes()).expect("ends with the only NUL");
-    // SAFETY: reboot(2) with RESTART2 reads a NUL-terminated string, which outlives the call.
+    // SAFETY: reboot(2) reads, if at all, a NUL-terminated string, which outlives the call.
     unsafe {
         libc::syscall(
             libc::SYS_reboot,
             libc::LINUX_REBOOT_MAGIC1,
             libc::LINUX_REBOOT_MAGIC2,
-            libc::LINUX_REBOOT_CMD_RESTART2,
+            how,
             command.as_ptr(),
         )
     };
     // PID 1 must not end, or the kernel panics: which is what is left to say, if it did not
     // restart.
     panic!("cannot restart: {}", io::Error::last_os_error());
-}
-
-/// Are we lg's Guest? The timer tells.
-fn on_lguest() -> bool {
-    fs::read_to_string("/sys/devices/system/clockevents/clockevent0/current_device")
-        .is_ok_and(|name| name.trim() == "lguest")
 }

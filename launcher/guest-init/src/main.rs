@@ -8,6 +8,7 @@
 
 mod config;
 mod machine;
+mod modules;
 #[path = "../../src/session/names.rs"]
 #[allow(unreachable_pub)] // the Launcher's, too
 mod names;
@@ -32,6 +33,7 @@ use nix::sys::wait::{wait, WaitStatus};
 use nix::unistd::{fchown, sethostname, setsid, Pid, Uid};
 
 use crate::config::{Config, User};
+use crate::machine::Kind;
 use crate::streams::Streams;
 
 /// Status for a failure of init itself, as the Launcher's own.
@@ -60,17 +62,21 @@ fn main() {
     let log = OpenOptions::new().write(true).open("/dev/kmsg").ok();
     let status = run(log.as_ref()).unwrap_or_else(|Failure(what)| {
         let what = format!("init: {what}\n");
-        if log.is_none_or(|mut log| log.write_all(what.as_bytes()).is_err()) {
+        if log
+            .as_ref()
+            .is_none_or(|mut log| log.write_all(what.as_bytes()).is_err())
+        {
             eprint!("{what}");
         }
         INIT_FAILED
     });
-    machine::end(status)
+    machine::end(status, log.as_ref())
 }
 
 /// `log` is the kernel's.
 fn run(log: Option<&File>) -> Result<i32, Failure> {
     let config = Config::read(Path::new("/lg"))?;
+    modules::load(log)?;
     if let Some(root) = &config.root {
         root::enter(root)?;
     }
@@ -229,8 +235,12 @@ fn is_program(path: &Path) -> bool {
 }
 
 /// Opens the terminal behind /dev/console, which itself can't be a controlling terminal. Under lg
-/// there is none: the kernel's log goes its own way, and the virtio console is the user's alone.
+/// there is none: the kernel's log goes its own way, and the virtio console is the user's alone. By
+/// Xen's ABI, the first console is the kernel's.
 fn open_console() -> Result<File, Failure> {
+    if Kind::find() == Kind::Xen {
+        return open(Path::new("/dev/hvc1"));
+    }
     let active = fs::read_to_string("/sys/class/tty/console/active").doing("find the console")?;
     let name = active.split_whitespace().last().unwrap_or("hvc0");
     open(&Path::new("/dev").join(name))

@@ -55,6 +55,19 @@ pub enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Tell what a kernel is, how lg would run it, and what it lacks
+    ///
+    /// The exit status is 1 if lg would not run it.
+    Inspect {
+        /// vmlinux, bzImage or bare guest
+        file: PathBuf,
+        /// Its modules [default: /lib/modules/RELEASE]
+        #[arg(long, value_name = "DIR")]
+        modules: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a completion script
     Completions {
         /// The shell that it is for
@@ -133,6 +146,13 @@ pub struct Run {
     /// Default: /usr/lib/lg/initramfs.cpio, which goes to the root.
     #[arg(long, value_name = "FILE", help_heading = GUEST)]
     pub initrd: Option<PathBuf>,
+
+    /// The kernel's modules [default: /lib/modules/RELEASE]
+    ///
+    /// Those that a kernel without lguest support needs for its devices, and has not built in, are
+    /// loaded before anything else. It is the directory that has modules.dep.
+    #[arg(long, value_name = "DIR", help_heading = GUEST)]
+    pub modules: Option<PathBuf>,
 
     /// Add to the kernel's command line; repeatable
     #[arg(long, value_name = "STRING", allow_hyphen_values = true, help_heading = GUEST)]

@@ -16,14 +16,17 @@ const WANTED: &str = include_str!("../../../guest-kernel-patch/lguest.config");
 const PATCHED: &str = "arch/x86/lguest";
 
 /// Options by name; those that are not set have the value `n`.
-type Options<'a> = BTreeMap<&'a str, &'a str>;
+pub(super) type Options<'a> = BTreeMap<&'a str, &'a str>;
 
 /// An option that is not as it should be.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Difference {
-    name: &'static str,
-    wanted: &'static str,
-    found: String,
+    /// The option.
+    pub name: &'static str,
+    /// The value that it should have.
+    pub wanted: &'static str,
+    /// The value that it has.
+    pub found: String,
 }
 
 impl std::fmt::Display for Difference {
@@ -116,11 +119,13 @@ fn option(line: &str) -> Option<(&str, &str)> {
     .filter(|(name, _)| name.starts_with("CONFIG_"))
 }
 
-fn options(text: &str) -> Options<'_> {
+/// The options that `text`, a configuration, names.
+pub(super) fn options(text: &str) -> Options<'_> {
     lines(text).filter_map(option).collect()
 }
 
-fn compare(text: &str) -> Vec<Difference> {
+/// What is not in `text` as the default Guest has it.
+pub(super) fn compare(text: &str) -> Vec<Difference> {
     let found = options(text);
     options(WANTED)
         .into_iter()

@@ -5,4 +5,5 @@ pub mod completions;
 pub mod config;
 pub mod doctor;
 pub mod explain;
+pub mod inspect;
 pub mod run;

@@ -148,6 +148,7 @@ fn to_the_end(
     if options.verbose {
         plan.tell();
     }
+    let by_xen = plan.by_xen();
     let (ends, end) = mpsc::channel();
     let session = Session::open(&plan.streams)?;
     let front = Front {
@@ -171,6 +172,7 @@ fn to_the_end(
 
     // The thread for the signals never lets go of its sender.
     let how = end.recv().unwrap_or(End::TimedOut);
+    let how = if by_xen { by_log(how, log) } else { how };
     // Who sends another end is told that it is too late.
     drop(end);
     if !how.is_cut_off() {
@@ -185,6 +187,16 @@ fn to_the_end(
         }
     }
     Ok(how)
+}
+
+/// The end, with what a kernel by Xen's ABI can only say in its log: it powers off without a status, and
+/// panics without a word.
+fn by_log(end: End, log: &KernelLog) -> End {
+    match end {
+        End::PoweredOff(0) => End::PoweredOff(log.command_status().unwrap_or(0)),
+        End::Panic(message) => End::Panic(log.panic().unwrap_or(message)),
+        end => end,
+    }
 }
 
 /// Another init than lg's own ran.
@@ -230,6 +242,25 @@ fn without_command(options: &Run, end: End) -> End {
 mod tests {
     use super::*;
     use crate::cli::tests::run;
+
+    #[test]
+    fn the_log_tells_what_an_end_leaves_out() {
+        let log = KernelLog::default();
+        let status = |end| by_log(end, &log).status();
+        assert_eq!(status(End::PoweredOff(0)), 0);
+        log.output(None)(b"init: the command's status is 7\n");
+        assert_eq!(status(End::PoweredOff(0)), 7);
+        assert_eq!(status(End::PoweredOff(125)), 125);
+        assert_eq!(status(End::Restart), 0);
+        let panic = || {
+            by_log(End::Panic("no message".into()), &log)
+                .message()
+                .unwrap()
+        };
+        assert_eq!(panic(), "no message");
+        log.output(None)(b"Kernel panic - not syncing: VFS\n");
+        assert_eq!(panic(), "VFS");
+    }
 
     #[test]
     fn a_command_that_was_not_run_has_not_succeeded() {

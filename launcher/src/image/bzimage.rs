@@ -214,7 +214,7 @@ mod tests {
                 &[0, 2],
             );
             put(&mut file, 2 * SECTOR, text);
-            Image::parse(file).unwrap().release
+            Image::parse(file).unwrap().release()
         };
         assert_eq!(
             told(b"7.3.4-cloud-amd64 (a b) #1\0"),
@@ -224,7 +224,7 @@ mod tests {
             let release = told(bad);
             assert!(release.is_none_or(|release| release == "7"), "{bad:?}");
         }
-        assert_eq!(Image::parse(bzimage(&payload)).unwrap().release, None);
+        assert_eq!(Image::parse(bzimage(&payload)).unwrap().release(), None);
     }
 
     static PAYLOADS: LazyLock<Vec<(Format, Vec<u8>)>> =

@@ -25,6 +25,7 @@ use object::LittleEndian;
 use crate::image::bzimage::BzImage;
 pub use crate::image::refused::{ImageError, Refused};
 use crate::image::unpack::Format;
+pub use crate::image::unpack::UnpackError;
 use crate::memory::PAGE;
 use crate::report::system::cannot_read;
 use crate::report::Error;
@@ -34,17 +35,19 @@ use crate::report::Error;
 pub struct Image {
     /// Its file.
     pub path: PathBuf,
-    /// What `uname -r` says in it, if its container tells.
-    pub release: Option<String>,
     /// GVA of the first instruction.
     pub entry: u64,
     /// Is it Linux, or a bare Guest?
     pub linux: bool,
     /// The way in which it speaks to its hypervisor.
     pub abi: Abi,
+    /// It could run by Xen's ABI as well.
+    pub also_xen: bool,
     /// What to load. Every segment has a canonical range of GVAs and lies within the largest RAM
     /// there can be.
     pub segments: Vec<Segment>,
+    /// What its container says that `uname -r` says in it.
+    release: Option<String>,
     elf: Vec<u8>,
 }
 
@@ -101,6 +104,7 @@ impl Image {
                 entry: program.entry,
                 linux: false,
                 abi: Abi::Lguest,
+                also_xen: false,
                 segments: program.segments,
                 elf,
             }),
@@ -116,9 +120,15 @@ impl Image {
 
     /// Unpacks and checks `file`, the content of a kernel's file.
     pub fn parse(file: Vec<u8>) -> Result<Self, ImageError> {
-        let (elf, release) = unpacked(file)?;
+        let (elf, container) = unpacked(file)?;
         let image = Self::parse_elf(elf)?;
+        let release = container.release;
         Ok(Self { release, ..image })
+    }
+
+    /// What `uname -r` says in it. A container tells it at once, an ELF file somewhere.
+    pub fn release(&self) -> Option<String> {
+        self.release.clone().or_else(|| release_in(&self.elf))
     }
 
     /// The bytes of `segment` which come from the file.
@@ -131,6 +141,7 @@ impl Image {
             notes, segments, ..
         } = Program::read(&elf, |_, physical| physical)?;
         let linux = notes.linux;
+        let also_xen = notes.lguest.is_some() && notes.xen.entry().is_some();
         let (abi, entry) = notes.abi()?;
         let contains = |gva: u64| {
             segments
@@ -153,9 +164,20 @@ impl Image {
             entry,
             linux,
             abi,
+            also_xen,
             segments,
             elf,
         })
+    }
+}
+
+/// What is in `file`, a module of a kernel's: unpacked, if it is packed.
+pub fn module(file: Vec<u8>) -> Result<Vec<u8>, UnpackError> {
+    /// No module has more bytes.
+    const LIMIT: usize = 256 << 20;
+    match Format::of(&file) {
+        Some(format) => unpack::unpack(format, &file, LIMIT),
+        None => Ok(file),
     }
 }
 
@@ -203,15 +225,31 @@ impl Program {
     }
 }
 
-/// The ELF file in `file`, and the kernel's release if the container tells it.
-fn unpacked(file: Vec<u8>) -> Result<(Vec<u8>, Option<String>), ImageError> {
+/// What an ELF file was in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Container {
+    /// A bzImage.
+    pub bzimage: bool,
+    /// The way in which it is compressed, if it is.
+    pub packed: Option<&'static str>,
+    /// What it says that `uname -r` says in the kernel.
+    pub release: Option<String>,
+}
+
+/// The ELF file in `file`.
+fn unpacked(file: Vec<u8>) -> Result<(Vec<u8>, Container), ImageError> {
+    let mut container = Container::default();
     if file.starts_with(&ELFMAG) {
-        return Ok((file, None));
+        return Ok((file, container));
     }
-    let (elf, release) = if let Some(bzimage) = BzImage::find(&file)? {
-        (bzimage.unpack()?, bzimage.release())
+    let elf = if let Some(bzimage) = BzImage::find(&file)? {
+        container.bzimage = true;
+        container.release = bzimage.release();
+        container.packed = bzimage.format().map(Format::name);
+        bzimage.unpack()?
     } else if let Some(format) = Format::of(&file) {
-        (unpack::unpack(format, &file, unpack::LIMIT)?, None)
+        container.packed = Some(format.name());
+        unpack::unpack(format, &file, unpack::LIMIT)?
     } else {
         return Err(ImageError::NotAKernel);
     };
@@ -220,7 +258,51 @@ fn unpacked(file: Vec<u8>) -> Result<(Vec<u8>, Option<String>), ImageError> {
             "what it unpacks to is not an ELF file",
         ));
     }
-    Ok((elf, release))
+    Ok((elf, container))
+}
+
+/// All that can be said of a kernel, whether it can be run or not.
+pub struct Look {
+    /// What it was in.
+    pub container: Container,
+    /// The configuration that it was built with, if it has that in it (CONFIG_IKCONFIG).
+    pub config: Option<String>,
+    /// Whether it can be run.
+    pub image: Result<Image, ImageError>,
+}
+
+impl Look {
+    /// Looks at `file`, the content of a kernel's file.
+    ///
+    /// # Errors
+    ///
+    /// It is no kernel, or damaged.
+    pub fn at(file: Vec<u8>) -> Result<Self, ImageError> {
+        let (elf, mut container) = unpacked(file)?;
+        let config = built_in_config(&elf);
+        container.release = container.release.or_else(|| release_in(&elf));
+        Ok(Self {
+            container,
+            config,
+            image: Image::parse_elf(elf),
+        })
+    }
+}
+
+/// The configuration in a kernel, as kernel/configs.c of Linux puts it there.
+fn built_in_config(elf: &[u8]) -> Option<String> {
+    const MARK: &[u8] = b"IKCFG_ST";
+    const LIMIT: usize = 16 << 20;
+    let at = memchr::memmem::find(elf, MARK)?;
+    let text = unpack::unpack(Format::Gzip, &elf[at + MARK.len()..], LIMIT).ok()?;
+    String::from_utf8(text).ok()
+}
+
+/// The release that a kernel greets with.
+fn release_in(elf: &[u8]) -> Option<String> {
+    const BANNER: &[u8] = b"Linux version ";
+    let mut places = memchr::memmem::find_iter(elf, BANNER);
+    places.find_map(|at| bzimage::release(&elf[at + BANNER.len()..]))
 }
 
 /// What the notes of a kernel say.
@@ -448,6 +530,25 @@ pub(crate) mod tests {
                 .unwrap()
                 .linux
         );
+    }
+
+    #[test]
+    fn a_look_tells_more_than_whether_it_runs() {
+        let mut file = elf(&note(b"Linux\0", 0x101, &[0; 4]));
+        file.extend(b"Linux version %s\0Linux version 6.1.2-x (me)\0IKCFG_ST");
+        let mut config = Vec::new();
+        let text = b"CONFIG_XEN_PV=n\n";
+        let mut gzip = flate2::bufread::GzEncoder::new(&text[..], flate2::Compression::best());
+        std::io::Read::read_to_end(&mut gzip, &mut config).unwrap();
+        file.extend(config);
+        file.extend(b"IKCFG_ED");
+        let look = Look::at(file).unwrap();
+        assert_eq!(look.container.release.unwrap(), "6.1.2-x");
+        assert_eq!(look.config.unwrap(), "CONFIG_XEN_PV=n\n");
+        assert!(matches!(look.image, Err(ImageError::NoNote { .. })));
+        let look = Look::at(elf(&good_notes())).unwrap();
+        assert_eq!((look.container, look.config), (Container::default(), None));
+        assert_eq!(look.image.unwrap().entry, TEXT + 0x10);
     }
 
     #[test]

@@ -25,11 +25,11 @@ pub(crate) enum Format {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum UnpackError {
-    #[error("its kernel is compressed in an unknown way")]
+    #[error("what is in it is compressed in an unknown way")]
     Unknown,
-    #[error("its kernel is larger than {0} bytes when unpacked")]
+    #[error("what is in it has more than {0} bytes when unpacked")]
     TooLarge(usize),
-    #[error("its kernel does not unpack as {format}: {source}")]
+    #[error("it does not unpack as {format}: {source}")]
     Damaged {
         format: &'static str,
         source: io::Error,

@@ -70,6 +70,11 @@ impl Found {
         Ok(())
     }
 
+    /// The entry point for a paravirtualized machine.
+    pub(crate) fn entry(&self) -> Option<u64> {
+        self.entry
+    }
+
     /// Is there an entry point for a machine with VT-x or SVM?
     pub(crate) fn pvh(&self) -> bool {
         self.pvh
@@ -218,6 +223,7 @@ pub(crate) mod tests {
         let both = [good_notes(), crate::image::tests::good_notes()].concat();
         let image = Image::parse(elf(&both)).unwrap();
         assert_eq!((image.abi, image.entry), (Abi::Lguest, TEXT + 0x10));
+        assert!(image.also_xen);
     }
 
     #[test]

@@ -14,9 +14,11 @@ use crate::cli::Run;
 use crate::devices::fs::share::Share;
 use crate::devices::slot::Slot;
 use crate::image::{Abi, Image};
+use crate::plan::modules::{self, Module};
 use crate::plan::root::Root;
 use crate::plan::told;
 use crate::report::codes::Code;
+use crate::report::messages::say;
 use crate::report::system::cannot_read;
 use crate::report::{Error, Explain};
 use crate::session::streams::Streams;
@@ -127,7 +129,10 @@ impl Guest {
             false => options.initrd.clone(),
         };
         let told = match image.linux {
-            true => told::archive(options, &streams, root.as_ref())?,
+            true => {
+                let modules = modules(options, &image, root.is_some())?;
+                told::archive(options, &streams, root.as_ref(), modules.as_deref())?
+            }
             false => Vec::new(),
         };
         let limit = boot::initrd_limit(&image);
@@ -166,6 +171,30 @@ impl Guest {
         };
         line().map_err(|error| GuestError::CommandLine(error).into())
     }
+}
+
+/// The modules for the devices of a kernel that runs by Xen's ABI; none for others.
+fn modules(options: &Run, image: &Image, has_root: bool) -> Result<Option<Vec<Module>>, Error> {
+    if image.abi == Abi::Lguest {
+        return Ok(None);
+    }
+    let release = image.release();
+    let Some(tree) = modules::tree(options.modules.as_deref(), release.as_deref()) else {
+        let release = release.as_deref().unwrap_or("this kernel");
+        say(&format!(
+            "there are no modules of {release}; it must have built in what it needs (--modules names them)"
+        ));
+        return Ok(Some(Vec::new()));
+    };
+    let kinds = [
+        ("fs", has_root || !options.share.is_empty()),
+        ("net", options.net.is_some()),
+        ("vsock", options.vsock.is_some()),
+        ("blk", !options.disk.is_empty()),
+    ];
+    let kinds = kinds.iter().filter_map(|&(kind, has)| has.then_some(kind));
+    let kinds: Vec<_> = ["console", "rng"].into_iter().chain(kinds).collect();
+    modules::find(&tree, &modules::wanted(&kinds)).map(Some)
 }
 
 /// The kernel that was named, or the first of the usual ones.
@@ -218,6 +247,7 @@ fn option_of_linux(options: &Run) -> Option<&'static str> {
         ("--root", options.root.is_some()),
         ("--rw", options.rw),
         ("--env", !options.env.is_empty()),
+        ("--modules", options.modules.is_some()),
     ]
     .into_iter()
     .find_map(|(option, given)| given.then_some(option))
@@ -230,7 +260,12 @@ fn arguments(options: &Run, image: &Image) -> Vec<String> {
         // expects its terminal to be /dev/console, and so shares it with the kernel. With a command,
         // it must be our own, and the log tells whether it was.
         if options.initrd.is_none() || !options.command.is_empty() {
-            words.push("console=lguest0".into());
+            let log = match image.abi {
+                Abi::Lguest => "console=lguest0",
+                // By hypercall as well, from the first message to the last.
+                Abi::Xen(_) => "earlyprintk=xen,keep",
+            };
+            words.push(log.into());
         } else {
             words.push("console=hvc0".into());
             if !options.verbose {
@@ -278,6 +313,14 @@ mod tests {
             line(&["--net", "user", "--append", "quiet"]),
             "console=lguest0 ip=10.0.2.15::10.0.2.2:255.255.255.0:lguest:eth0:off:10.0.2.3 quiet"
         );
+    }
+
+    #[test]
+    fn the_log_of_a_kernel_of_xens() {
+        let linux = Image::parse(elf(&crate::image::xen::tests::good_notes())).unwrap();
+        let line = |words: &[_]| arguments(&run(words).unwrap(), &linux).join(" ");
+        assert_eq!(line(&["--", "true"]), "earlyprintk=xen,keep");
+        assert_eq!(line(&["-v", "--initrd", "mine"]), "console=hvc0");
     }
 
     #[test]

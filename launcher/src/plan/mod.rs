@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod guest;
+pub mod modules;
 pub mod root;
 pub mod told;
 
@@ -31,7 +32,7 @@ use crate::devices::fs::share::{self, Share};
 use crate::devices::net::options as net;
 use crate::devices::slot::Slot;
 use crate::devices::vsock::hub::{Spec, VsockError};
-use crate::image::Image;
+use crate::image::{Abi, Image};
 use crate::memory;
 use crate::plan::guest::Guest;
 use crate::report::messages::say;
@@ -211,6 +212,11 @@ impl Plan {
         let path = self.kernel().display();
         say(&format!("{path} is {kind}, entry {}", self.entry));
         say(&format!("its command line: {}", self.command_line));
+    }
+
+    /// Does the kernel run by Xen's ABI?
+    pub fn by_xen(&self) -> bool {
+        matches!(self.load.image.abi, Abi::Xen(_))
     }
 
     /// The kernel, as it was named.

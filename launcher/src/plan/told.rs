@@ -12,6 +12,8 @@
 //!   `ro`, `rw` or, for changes that stay in memory, `private`. What is mounted at `/` is the root.
 //! * `user`: user, group, file mode mask (octal) and supplementary groups. Absent: root.
 //! * `cwd`: the directory in which the command starts. Absent: /root.
+//! * `modules`: a directory of modules, whose names begin with the number in the order of loading. It is
+//!   there, though it may be empty, if the kernel runs by Xen's ABI; then it is waited for the devices.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -25,6 +27,7 @@ use nix::unistd::{getgid, getgroups, getuid};
 use crate::boot::cpio::Archive;
 use crate::cli::Run;
 use crate::devices::fs::share::{Share, GUEST_DIRECTORY};
+use crate::plan::modules::Module;
 use crate::plan::root::{self, Root};
 use crate::report::system::setup;
 use crate::report::Error;
@@ -40,11 +43,22 @@ const CALLER: [&str; 5] = ["HOME", "USER", "LOGNAME", "SHELL", "PATH"];
 /// # Errors
 ///
 /// The system does not say who the caller is, or where.
-pub fn archive(options: &Run, streams: &Streams, root: Option<&Root>) -> Result<Vec<u8>, Error> {
-    let archive = files(options, streams, root)?.into_iter().fold(
-        Archive::default().directory("lg"),
-        |archive, (name, content)| archive.file(&format!("lg/{name}"), &content),
-    );
+pub fn archive(
+    options: &Run,
+    streams: &Streams,
+    root: Option<&Root>,
+    modules: Option<&[Module]>,
+) -> Result<Vec<u8>, Error> {
+    let mut archive = Archive::default().directory("lg");
+    for (name, content) in files(options, streams, root)? {
+        archive = archive.file(&format!("lg/{name}"), &content);
+    }
+    if let Some(modules) = modules {
+        archive = archive.directory("lg/modules");
+        for (number, (name, content)) in modules.iter().enumerate() {
+            archive = archive.file(&format!("lg/modules/{number:03}-{name}"), content);
+        }
+    }
     Ok(archive.finish())
 }
 
@@ -156,7 +170,7 @@ mod tests {
         streams: &Streams,
         root: Option<&Root>,
     ) -> impl Fn(&str) -> Option<String> {
-        let archive = archive(&run(arguments).unwrap(), streams, root).unwrap();
+        let archive = archive(&run(arguments).unwrap(), streams, root, None).unwrap();
         let list = String::from_utf8(cpio(&["-t", "--quiet"], &archive)).unwrap();
         move |name| {
             let path = format!("lg/{name}");
@@ -178,6 +192,22 @@ mod tests {
         let file = told(&[], &typed(), None);
         assert_eq!(file("cmd"), None);
         assert_eq!(file("ports").unwrap(), "console\0");
+    }
+
+    #[test]
+    fn modules_are_numbered() {
+        let list = |modules: Option<&[Module]>| {
+            let archive = archive(&run(&[]).unwrap(), &typed(), None, modules).unwrap();
+            String::from_utf8(cpio(&["-t", "--quiet"], &archive)).unwrap()
+        };
+        let modules = ["b.ko", "a.ko"].map(|name| (name.to_owned(), b"x".to_vec()));
+        let list_of_two = list(Some(&modules));
+        assert!(
+            list_of_two.ends_with("lg/modules\nlg/modules/000-b.ko\nlg/modules/001-a.ko\n"),
+            "{list_of_two}"
+        );
+        assert!(list(Some(&[])).ends_with("lg/modules\n"));
+        assert!(!list(None).contains("modules"));
     }
 
     #[test]

@@ -308,6 +308,16 @@ codes! {
          /usr/lib/lg/xen-shim.",
         "ls -l /usr/lib/lg",
         "Install lg again, with `sudo make install`.";
+    58 Modules: "the kernel's modules cannot be read",
+        "What a kernel without lguest support needs for lg's devices, and has not built in, lg hands to the guest's \
+         init: from /lib/modules/RELEASE, or the directory of --modules. There is none, or something in it is damaged.",
+        "ls /lib/modules; lg inspect KERNEL",
+        "Name the kernel's own tree with --modules DIR; if it has no modules.dep, run depmod.";
+    59 NoModule: "the kernel lacks a driver",
+        "lg's devices come as virtio devices on Xen's PCI bus. Drivers may be built in or modules, but there must be \
+         some.",
+        "grep -E 'XEN_PCIDEV_FRONTEND|VIRTIO' .config",
+        "Build the kernel with the option that the message names, or leave out the device.";
 }
 
 impl Code {

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::devices::bytes::{Outlet, Output};
 use crate::report::messages::printable;
-use crate::session::names::COMMAND_STARTS;
+use crate::session::names::{COMMAND_STARTS, COMMAND_STATUS};
 use crate::session::terminal::lines_for;
 
 /// The number of bytes that are kept: the last ones.
@@ -76,6 +76,28 @@ impl KernelLog {
         self.kept().command_started
     }
 
+    /// The command's status, if our own init has said one.
+    pub fn command_status(&self) -> Option<u8> {
+        let line = self.last(COMMAND_STATUS)?;
+        line.parse().ok()
+    }
+
+    /// The reason why the kernel has panicked, if it has said one.
+    pub fn panic(&self) -> Option<String> {
+        self.last("Kernel panic - not syncing: ")
+    }
+
+    /// The rest of the last line that has `words`.
+    fn last(&self, words: &str) -> Option<String> {
+        let text = self.kept().text.iter().copied().collect::<Vec<_>>();
+        let mut windows = text.windows(words.len());
+        let at = windows.rposition(|window| window == words.as_bytes())?;
+        let line = text[at + words.len()..]
+            .split(|&byte| byte == b'\n')
+            .next()?;
+        Some(printable(line.trim_ascii_end()))
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -100,6 +122,26 @@ mod tests {
         assert!(when.is_some_and(|when| when <= Instant::now()));
         output(b"[    0.3] init: the command starts\n");
         assert_eq!(log.command_started(), when);
+    }
+
+    #[test]
+    fn what_a_kernel_without_words_of_its_own_says() {
+        let log = KernelLog::default();
+        let mut output = log.output(None);
+        output(b"[    0.1] init: the command's status is 7 or so\n");
+        assert_eq!((log.command_status(), log.panic()), (None, None));
+        for part in [
+            "[    0.1] init: the command's stat",
+            "us is 12\r",
+            "\n[ 2.0] reboot\n",
+        ] {
+            output(part.as_bytes());
+        }
+        assert_eq!(log.command_status(), Some(12));
+        output(b"[    0.1] init: the command's status is 300\n");
+        assert_eq!(log.command_status(), None);
+        output(b"Kernel panic - not syncing: sysrq triggered crash\nCPU: 0\n");
+        assert_eq!(log.panic().unwrap(), "sysrq triggered crash");
     }
 
     #[test]

@@ -19,3 +19,7 @@ pub const COMMAND_ENDED: u64 = u64::MAX;
 
 /// guest-init says this in the kernel's log when it starts the command.
 pub const COMMAND_STARTS: &str = "init: the command starts";
+
+/// guest-init says this, and behind it the command's status, in the kernel's log at the end, if the
+/// kernel cannot power off with a status: one that runs by Xen's ABI.
+pub const COMMAND_STATUS: &str = "init: the command's status is ";
