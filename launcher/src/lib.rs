@@ -10,6 +10,7 @@
 //! plan         what is to run, found and checked
 //! cli          what the user asks for
 //! session      the user's side of a run: terminal, streams, keys, time
+//! xen          what serves a kernel of Xen's ABI: events, grants, console, xenstore, PCI bus
 //! boot         how a Guest gets into RAM
 //! image        what is loaded: a kernel's file
 //! devices      a folder for each, with what is behind it
@@ -37,3 +38,4 @@ pub mod sandbox;
 pub mod session;
 pub mod signal;
 pub mod socket_file;
+pub mod xen;

@@ -70,6 +70,16 @@ impl Input {
         state.ended && state.waiting.is_empty()
     }
 
+    /// Takes at most `count` of the bytes that wait. Who takes them is there for more.
+    pub fn take(&self, count: usize) -> Vec<u8> {
+        let mut state = self.state.lock().unwrap();
+        let count = count.min(state.waiting.len());
+        let bytes = state.waiting.drain(..count).collect();
+        state.wanted = true;
+        self.taken.notify_all();
+        bytes
+    }
+
     /// Moves what waits into buffers of `queue`, as long as there are both. Tells whether any were
     /// used.
     pub(super) fn fill(&self, queue: &mut Queue, memory: &Memory) -> Result<bool, Fault> {

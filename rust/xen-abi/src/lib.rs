@@ -11,5 +11,6 @@ pub mod event_channel;
 pub mod handover;
 pub mod memory;
 pub mod number;
+pub mod rings;
 pub mod start_info;
 pub mod vcpu;

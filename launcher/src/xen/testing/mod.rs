@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The kernel's side, for tests and fuzzers.
+
+pub(in crate::xen) mod kernel;
