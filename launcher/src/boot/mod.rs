@@ -109,6 +109,14 @@ impl Layout {
         }
     }
 
+    /// The places that those must know who serve a kernel of Xen's.
+    pub fn places(&self) -> Option<xen::Places> {
+        match self {
+            Self::Lguest(_) => None,
+            Self::Xen(layout) => Some(layout.places()),
+        }
+    }
+
     /// Loads what this is the layout for into `memory`, which is all 0 and has the parts that it needs.
     /// `command_line` has at most [`command_line_size`] bytes.
     pub fn load(

@@ -150,6 +150,11 @@ impl Pci {
         }
     }
 
+    /// The device.
+    pub fn device(&self) -> &Arc<Virtio> {
+        &self.device
+    }
+
     /// The way of its interrupts.
     pub fn routes(&self) -> &Routes {
         &self.routes

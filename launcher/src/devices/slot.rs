@@ -50,6 +50,19 @@ impl Slot {
             .ok_or(TooManyDevices(LGUEST_LINES))
     }
 
+    /// The device's number on a PCI bus.
+    ///
+    /// # Errors
+    ///
+    /// There is no room for so many on one.
+    pub fn on_bus(self) -> Result<u8, TooManyDevices> {
+        const BUS_MAX: u32 = 32;
+        match self.0 < BUS_MAX {
+            true => Ok(self.0 as u8),
+            false => Err(TooManyDevices(BUS_MAX)),
+        }
+    }
+
     /// The GPA of its registers.
     pub fn window(self) -> u64 {
         DEVICES + u64::from(self.0) * DEVICE_SIZE

@@ -5,10 +5,12 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use virtio_bindings::virtio_config::VIRTIO_F_ACCESS_PLATFORM;
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::devices::mmio::Mmio;
+use crate::devices::pci::{Pci, Routes, BAR_SIZE};
 use crate::devices::slot::Slot;
 use crate::devices::virtio::Virtio;
 use crate::devices::{Device, Fault, Interrupt, Source, Window};
@@ -17,6 +19,8 @@ use crate::memory::Memory;
 use crate::report::messages::say;
 use crate::report::system::setup;
 use crate::report::Error;
+use crate::xen::events::Events;
+use crate::xen::pci;
 
 /// Marks an event of a device's source; without it, the event is a queue's kick.
 const OF_SOURCE: u64 = 1 << 32;
@@ -24,11 +28,48 @@ const OF_SOURCE: u64 = 1 << 32;
 /// Offset of the register whose GPA hypercall NOTIFY names.
 const NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 
+/// A driver on a PCI bus reaches for memory as the platform says. Linux asks for this where the platform is Xen, and
+/// without grants that is by GPA.
+const ACCESS_PLATFORM: u64 = 1 << VIRTIO_F_ACCESS_PLATFORM;
+
 /// The devices, each at its number.
 #[derive(Clone, Default)]
-pub struct Devices(Vec<(Arc<Virtio>, Arc<dyn Window>)>);
+pub struct Devices {
+    all: Vec<(Arc<Virtio>, Arc<dyn Window>)>,
+    bus: Option<Bus>,
+}
+
+/// The PCI bus of a kernel of Xen's.
+#[derive(Clone)]
+struct Bus {
+    /// GPA of the first device's BAR. The next is behind it.
+    bars: u64,
+    events: Arc<Events>,
+    functions: Vec<Arc<Pci>>,
+}
 
 impl Devices {
+    /// Devices for a kernel of Xen's: functions of a PCI bus, whose BARs are from GPA `from` on, behind all memory.
+    pub fn on_bus(from: u64, events: Arc<Events>) -> Self {
+        let bars = from.next_multiple_of(BAR_SIZE);
+        let bus = Bus {
+            bars,
+            events,
+            functions: Vec::new(),
+        };
+        Self {
+            all: Vec::new(),
+            bus: Some(bus),
+        }
+    }
+
+    /// The functions of the bus, if there is one.
+    pub fn functions(&self) -> Vec<Arc<Pci>> {
+        self.bus
+            .as_ref()
+            .map_or(Vec::new(), |bus| bus.functions.clone())
+    }
+
     /// Adds a device whose buffers are in `memory`. `raise` raises the line whose number it gets.
     pub fn add(
         &mut self,
@@ -36,27 +77,31 @@ impl Devices {
         memory: &Memory,
         raise: impl Fn(u32) + Send + Sync + 'static,
     ) -> Result<Arc<Virtio>, Error> {
-        let slot = Slot::new(self.0.len())?;
-        let interrupt = Arc::new(Interrupt::new(move |_| raise(slot.line())));
-        let on_fault = |name: &str, fault: &Fault| {
-            say(&format!(
-                "{name}: stopped until the guest resets it: {fault}"
-            ));
+        let slot = Slot::new(self.all.len())?;
+        let Some(bus) = &mut self.bus else {
+            let interrupt = Interrupt::new(move |_| raise(slot.line()));
+            let device = virtio(device, 0, memory, interrupt)?;
+            let window = Arc::new(Mmio::new(device.clone()));
+            self.all.push((device.clone(), window));
+            return Ok(device);
         };
-        let device = Virtio::new(device, 0, memory.clone(), interrupt, on_fault);
-        let device = Arc::new(device.map_err(setup("a device"))?);
-        let window = Arc::new(Mmio::new(device.clone()));
-        self.0.push((device.clone(), window));
+        let function = bus.add(slot.on_bus()?, device, memory)?;
+        let device = function.device().clone();
+        self.all.push((device.clone(), function));
         Ok(device)
     }
 
     /// The devices, in the order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Virtio>> {
-        self.0.iter().map(|(device, _)| device)
+        self.all.iter().map(|(device, _)| device)
     }
 
     /// Tells `vm` where the queues' kicks go.
     pub fn connect(&self, vm: &Vm) -> Result<(), Error> {
+        if self.bus.is_some() {
+            // A driver on a PCI bus kicks by a store.
+            return Ok(());
+        }
         for (number, device) in self.iter().enumerate() {
             let register = Slot::new(number)?.window() + NOTIFY;
             for index in 0..device.queue_count() {
@@ -70,20 +115,26 @@ impl Devices {
 
     /// Their number.
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     /// The device whose window `gpa` is in, and the offset there.
     pub fn at(&self, gpa: u64) -> Option<(&dyn Window, u64)> {
-        let (number, offset) = Slot::at(gpa)?;
-        let (_, window) = self.0.get(number)?;
+        let (number, offset) = match &self.bus {
+            None => Slot::at(gpa)?,
+            Some(bus) => {
+                let offset = gpa.checked_sub(bus.bars)?;
+                (usize::try_from(offset / BAR_SIZE).ok()?, offset % BAR_SIZE)
+            }
+        };
+        let (_, window) = self.all.get(number)?;
         Some((window.as_ref(), offset))
     }
 
     /// Hypercall NOTIFY came for a queue that has no eventfd, and named the register at `gpa`.
     pub fn notify(&self, gpa: u64, queue: u64) {
         if let Some((number, NOTIFY)) = Slot::at(gpa) {
-            if let Some((device, _)) = self.0.get(number) {
+            if let Some((device, _)) = self.all.get(number) {
                 device.notify(queue);
             }
         }
@@ -97,6 +148,52 @@ impl Devices {
             }
         }
     }
+}
+
+impl Bus {
+    /// Adds device `number`. Its interrupts are the physical ones of Xen's ABI.
+    fn add(
+        &mut self,
+        number: u8,
+        device: Box<dyn Device>,
+        memory: &Memory,
+    ) -> Result<Arc<Pci>, Error> {
+        let line = pci::line(number);
+        let routes = Arc::new(Routes::new(device.queue_sizes().len(), line.into()));
+        let (ways, events) = (routes.clone(), self.events.clone());
+        let interrupt = Interrupt::new(move |cause| {
+            if let Some(pirq) = ways.of(cause) {
+                events.pirq(pirq);
+            }
+        });
+        let device = virtio(device, ACCESS_PLATFORM, memory, interrupt)?;
+        let bar = self.bars + u64::from(number) * BAR_SIZE;
+        let function = Arc::new(Pci::new(device, routes, bar, line));
+        self.functions.push(function.clone());
+        Ok(function)
+    }
+}
+
+/// Gives `device` its queues, with features of the transport's own.
+fn virtio(
+    device: Box<dyn Device>,
+    transport: u64,
+    memory: &Memory,
+    interrupt: Interrupt,
+) -> Result<Arc<Virtio>, Error> {
+    let on_fault = |name: &str, fault: &Fault| {
+        say(&format!(
+            "{name}: stopped until the guest resets it: {fault}"
+        ));
+    };
+    let device = Virtio::new(
+        device,
+        transport,
+        memory.clone(),
+        Arc::new(interrupt),
+        on_fault,
+    );
+    Ok(Arc::new(device.map_err(setup("a device"))?))
 }
 
 /// Serves the queues of `device` that have eventfds, for ever: waits for those and for the device's

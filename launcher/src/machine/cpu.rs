@@ -25,6 +25,7 @@ use crate::report::end::End;
 use crate::report::messages::printable;
 use crate::report::Error;
 use crate::signal;
+use crate::xen::Xen;
 
 /// Of a panic message, this many bytes are read.
 const MESSAGE_MAX: usize = 1024;
@@ -94,6 +95,8 @@ pub struct Executor {
     pub vcpu: Vcpu,
     /// The devices that get its loads and stores which are not to RAM.
     pub devices: Devices,
+    /// What a kernel of Xen's has besides.
+    pub xen: Option<Arc<Xen>>,
     /// RAM.
     pub memory: Memory,
     /// Takes what the Guest prints by hypercall.
@@ -129,6 +132,7 @@ impl Executor {
         let Self {
             vcpu,
             devices,
+            xen,
             memory,
             printed,
         } = self;
@@ -146,7 +150,10 @@ impl Executor {
                 vcpu.set_regs(regs);
             }
             // The queue has no eventfd.
-            Exit::Notify { gpa, queue } => devices.notify(gpa, queue),
+            Exit::Notify { gpa, queue } => match xen {
+                Some(xen) => xen.notify(gpa, queue),
+                None => devices.notify(gpa, queue),
+            },
             Exit::Console { gpa, len } => {
                 let mut text = vec![0; len.min(LGUEST_CONSOLE_MAX.into()) as usize];
                 if memory.read_slice(&mut text, GuestAddress(gpa)).is_ok() {

@@ -18,11 +18,12 @@ pub mod speculation;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use lguest_abi::lguest_stats;
 use nix::unistd::Pid;
+use xen_abi::handover;
 
 use crate::devices::blk::disk::ring::Ring;
 use crate::devices::blk::disk::Disk;
@@ -39,7 +40,7 @@ use crate::machine::bus::Devices;
 use crate::machine::cpu::{Driver, Executor, RunningVcpu};
 use crate::machine::gdb::Gdb;
 use crate::machine::module::{Vcpu, Vm};
-use crate::memory;
+use crate::memory::{self, PAGE};
 use crate::plan::{self, Make, Plan};
 use crate::report::end::End;
 use crate::report::messages::say;
@@ -47,6 +48,8 @@ use crate::report::system::setup;
 use crate::report::Error;
 use crate::sandbox::{self, Grant, Needs};
 use crate::socket_file::SocketFile;
+use crate::xen::events::Events;
+use crate::xen::Xen;
 
 /// The user's side, as a machine uses it.
 pub struct Front {
@@ -63,6 +66,7 @@ pub struct Machine {
     vm: Arc<Vm>,
     executor: Executor,
     gdb: Option<Gdb>,
+    xen: Option<Arc<Xen>>,
     devices: Devices,
     /// The device that has the front's console, and that of its ports.
     console: Arc<Virtio>,
@@ -87,7 +91,18 @@ impl Machine {
         serve_files(&plan.grants)?;
         let memory = memory::make(&plan.load.layout.memory())?;
         let vm = Arc::new(Vm::new(memory.clone())?);
-        let mut devices = Devices::default();
+        let places = plan.load.layout.places();
+        let events = places.map(|places| {
+            let raise = raise(&vm);
+            Arc::new(Events::new(memory.clone(), places.raised, move || {
+                raise(handover::LINE)
+            }))
+        });
+        let mut devices = match (&places, &events) {
+            // The kernel calls by the GPA in front.
+            (Some(places), Some(events)) => Devices::on_bus(places.notify + PAGE, events.clone()),
+            _ => Devices::default(),
+        };
         let mut add = |device| devices.add(device, &memory, raise(&vm));
         let console = add(front.console)?;
         let ports = front.ports.map(&mut add).transpose()?;
@@ -98,16 +113,30 @@ impl Machine {
         let load = plan.load;
         let entry = (load.layout).load(&memory, &load.image, &load.initrd, &load.command_line);
         let vcpu = Vcpu::new(vm.clone(), &entry)?;
+        let (printed, printed_too) = both(front.printed);
+        let xen = places.zip(events).map(|(places, events)| {
+            // Nobody types there: the user's terminal is another console.
+            let console = (Arc::default(), printed_too);
+            Arc::new(Xen::new(
+                &memory,
+                &places,
+                devices.functions(),
+                console,
+                events,
+            ))
+        });
         let gdb = plan.gdb.as_deref().map(Gdb::wait).transpose()?;
         Ok(Self {
             vm,
             executor: Executor {
                 vcpu,
                 devices: devices.clone(),
+                xen: xen.clone(),
                 memory,
-                printed: front.printed,
+                printed,
             },
             gdb,
+            xen,
             devices,
             console,
             ports,
@@ -172,6 +201,7 @@ impl Machine {
         Ok(Running {
             vm: self.vm,
             vcpu,
+            xen: self.xen,
             devices: self.devices,
             _socket_file: self.socket_file,
         })
@@ -182,6 +212,7 @@ impl Machine {
 pub struct Running {
     vm: Arc<Vm>,
     vcpu: RunningVcpu,
+    xen: Option<Arc<Xen>>,
     devices: Devices,
     /// Removed with this.
     _socket_file: Option<SocketFile>,
@@ -191,6 +222,9 @@ impl Running {
     /// Serves every queue once more, so that nothing that the Guest has put there is lost.
     pub fn drain(&self) {
         self.devices.drain();
+        if let Some(xen) = &self.xen {
+            xen.finish();
+        }
     }
 
     /// Stops the vCPU, and returns the counters, which are its own as long as it runs. `None` if it
@@ -205,6 +239,15 @@ impl Running {
             false => Ok(None),
         }
     }
+}
+
+/// Two ways to `output`.
+fn both(output: Output) -> (Output, Output) {
+    let output = Arc::new(Mutex::new(output));
+    let way = |output: Arc<Mutex<Output>>| -> Output {
+        Box::new(move |text| output.lock().unwrap_or_else(PoisonError::into_inner)(text))
+    };
+    (way(output.clone()), way(output))
 }
 
 /// Raises the lines of `vm`'s Guest.

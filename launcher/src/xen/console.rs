@@ -2,7 +2,7 @@
 //! The console, hvc0: a page with a ring of what is typed, and one of what the kernel prints.
 //!
 //! Linux spins until its output is out, with interrupts off: so the vCPU that calls the console's port serves it, at
-//! once, as the output of virtio's console.
+//! once, as the output of virtio's console. It comes 16 bytes at a time, and goes out by lines, for it is a log.
 
 use std::mem::offset_of;
 use std::sync::Arc;
@@ -18,9 +18,14 @@ pub struct Console {
     memory: Memory,
     input: Arc<Input>,
     output: Output,
+    /// The beginning of a line.
+    line: Vec<u8>,
     typed: Ring,
     printed: Ring,
 }
+
+/// A longer line is shown in parts.
+const LINE_MAX: usize = 1024;
 
 impl Console {
     /// The console whose page is at GPA `page` of `memory`, at which `input` is typed, and which shows `output`.
@@ -47,8 +52,27 @@ impl Console {
             memory,
             input,
             output,
+            line: Vec::new(),
             typed,
             printed,
+        }
+    }
+
+    fn show(&mut self, byte: u8) {
+        // A terminal's "\r\n" is "\n" in a log.
+        if byte != b'\r' {
+            self.line.push(byte);
+        }
+        if byte == b'\n' || self.line.len() >= LINE_MAX {
+            self.finish();
+        }
+    }
+
+    /// Shows what has been printed of a line.
+    pub fn finish(&mut self) {
+        if !self.line.is_empty() {
+            (self.output)(&self.line);
+            self.line.clear();
         }
     }
 
@@ -59,9 +83,8 @@ impl Console {
     ///
     /// The kernel has broken a ring.
     pub fn serve(&mut self) -> Result<bool, Broken> {
-        let printed = self.printed.take(&self.memory)?;
-        if !printed.is_empty() {
-            (self.output)(&printed);
+        for byte in self.printed.take(&self.memory)? {
+            self.show(byte);
         }
         let room = self.typed.room(&self.memory)?;
         let bytes = self.input.take(room);
@@ -89,14 +112,14 @@ mod tests {
         let output = Box::new(move |text: &[u8]| shows.lock().unwrap().extend(text));
         let mut console = Console::new(memory.clone(), PAGE, input.clone(), output);
         memory
-            .write_slice(b"hello\n", GuestAddress(PAGE + 1024))
+            .write_slice(b"hello\r\n", GuestAddress(PAGE + 1024))
             .unwrap();
-        memory.write_obj(6u32, GuestAddress(PAGE + 3084)).unwrap();
+        memory.write_obj(7u32, GuestAddress(PAGE + 3084)).unwrap();
         assert!(!console.serve().unwrap(), "nothing is typed");
         assert_eq!(*shown.lock().unwrap(), b"hello\n");
         assert_eq!(
             memory.read_obj::<u32>(GuestAddress(PAGE + 3080)).unwrap(),
-            6
+            7
         );
         input.offer(&[b'x'; 1500]);
         assert!(console.serve().unwrap());

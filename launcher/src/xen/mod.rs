@@ -1,12 +1,166 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The devices of a kernel that runs by Xen's paravirtual ABI.
+//! What a kernel that runs by Xen's paravirtual ABI finds around it: the console, the xenstore, and the PCI bus.
+//!
+//! The kernel calls by a port of an event channel, which the shim passes on: hypercall NOTIFY, which has no eventfd
+//! here. So it is the vCPU's thread that serves the call, before the hypercall returns: Linux waits for each of
+//! these, mostly with interrupts off, and another thread would have to be woken for it. The virtio devices behind
+//! the bus have their threads, as any.
+//!
+//! The kernel is hostile: see [`ring`], [`grants`], [`store`] for what holds it. A ring that it has broken is not
+//! served any more, which is told once.
 
 #![forbid(unsafe_code)]
 
 pub mod console;
 pub mod events;
 pub mod grants;
+pub mod pci;
 pub mod ring;
 pub mod store;
 #[cfg(any(test, fuzzing))]
 mod testing;
+
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use xen_abi::handover::{CONSOLE_PORT, STORE_PORT};
+
+use crate::boot::xen::{Places, GRANT_FRAMES};
+use crate::devices::bytes::{Input, Output};
+use crate::devices::pci::Pci;
+use crate::memory::Memory;
+use crate::report::messages::say;
+use console::Console;
+use events::Events;
+use grants::Grants;
+use pci::Bus;
+use store::Store;
+
+/// All of it.
+pub struct Xen {
+    notify: u64,
+    events: Arc<Events>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// `None` when the kernel has broken it.
+    console: Option<Console>,
+    /// The same.
+    store: Option<Store>,
+    bus: Bus,
+}
+
+impl Xen {
+    /// For the kernel at `places` of `memory`, with these functions on its PCI bus. What is typed at the console
+    /// comes from `input`, what is printed goes to `output`.
+    pub fn new(
+        memory: &Memory,
+        places: &Places,
+        functions: Vec<Arc<Pci>>,
+        (input, output): (Arc<Input>, Output),
+        events: Arc<Events>,
+    ) -> Self {
+        let grants = Grants::new(
+            memory.clone(),
+            places.grants,
+            GRANT_FRAMES,
+            places.ram_pages,
+        );
+        let console = Console::new(memory.clone(), places.console, input, output);
+        let mut store = Store::new(memory.clone(), places.store);
+        for (path, text) in [
+            ("/local/domain/1/domid", "1"),
+            ("/local/domain/1/name", "lg"),
+            ("/local/domain/1/control", ""),
+            ("/local/domain/1/device", ""),
+        ] {
+            store.set(path, text);
+        }
+        if !functions.is_empty() {
+            Bus::announce(&mut store);
+        }
+        let bus = Bus::new(memory.clone(), grants, functions);
+        let state = Mutex::new(State {
+            console: Some(console),
+            store: Some(store),
+            bus,
+        });
+        Self {
+            notify: places.notify,
+            events,
+            state,
+        }
+    }
+
+    /// Hypercall NOTIFY named `gpa` and `port`. Anything else than the place for it, and a port that no backend has,
+    /// is the kernel's mistake.
+    pub fn notify(&self, gpa: u64, port: u64) {
+        match u32::try_from(port) {
+            Ok(port) if gpa == self.notify => self.serve(port),
+            _ => {}
+        }
+    }
+
+    /// Serves `port`, where the kernel may have something.
+    fn serve(&self, port: u32) {
+        let mut state = self.state();
+        let is_served = match port {
+            CONSOLE_PORT => state.serve_console(),
+            STORE_PORT => state.serve_store(),
+            _ => state.bus.serve(port),
+        };
+        drop(state);
+        if is_served {
+            self.events.port(port);
+        }
+    }
+
+    /// Shows all that the kernel has printed: it ends.
+    pub fn finish(&self) {
+        self.serve(CONSOLE_PORT);
+        if let Some(console) = &mut self.state().console {
+            console.finish();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Tells whether the kernel is to hear of it.
+    fn serve_console(&mut self) -> bool {
+        let served = self.console.as_mut().map_or(Ok(false), Console::serve);
+        served.unwrap_or_else(|error| {
+            self.console = None;
+            broken("console", &error)
+        })
+    }
+
+    /// The same.
+    fn serve_store(&mut self) -> bool {
+        let Some(store) = &mut self.store else {
+            return false;
+        };
+        let mut is_served = false;
+        loop {
+            match store.serve() {
+                Ok(served) => is_served |= served,
+                Err(error) => {
+                    self.store = None;
+                    return broken("xenstore", &error);
+                }
+            }
+            if !self.bus.follow(store) {
+                return is_served;
+            }
+        }
+    }
+}
+
+fn broken(what: &str, error: &dyn Display) -> bool {
+    say(&format!("the {what} is not served any more: {error}"));
+    false
+}
