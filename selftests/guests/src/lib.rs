@@ -4,6 +4,8 @@
 
 #![no_std]
 
+pub mod monitor;
+
 use core::arch::{asm, global_asm};
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! ERET's rule is written twice: in the switcher's assembly for the plain case, and in [`lg_core::eret`] for what
-//! the assembly leaves to the Host. Here both judge the same frames.
+//! the assembly leaves to the Host. Here both judge the same frames. So is the rule of which SYSCALL is the monitor's
+//! ([`lg_core::monitor`]), and here both judge the same addresses.
 //!
 //! The assembly is the module's own text, `rust/lg/sys/switcher.S`, executed from a region as a vCPU has one: text,
 //! state, shared page. What needs CPL 0 is replaced. The two instructions that enter the Guest, and the first one of
@@ -13,7 +14,7 @@
 mod switcher;
 
 use lg_core::eret::{self, Mode};
-use lg_core::{exit, flags};
+use lg_core::{exit, flags, monitor};
 use proptest::prelude::*;
 use switcher::{Frame, Left, Switcher, Way};
 
@@ -152,5 +153,76 @@ fn assembly_and_rust_judge_alike() {
     assert!(
         ways.iter().all(|&n| n > 300),
         "a way was hardly tried: {ways:?}"
+    );
+}
+
+/// RIPs near the ends of the top-level slots around the monitor's, and any other.
+fn rip() -> impl Strategy<Value = u64> {
+    let ends = (250u64..275, any::<bool>(), -3i64..4).prop_map(|(slot, upper, by)| {
+        let sign = if upper { 0xffff << 48 } else { 0 };
+        (sign | (slot << 39)).wrapping_add_signed(by)
+    });
+    let inside = any::<u64>().prop_map(|n| (0xffff_8700 << 32) | (n >> 25));
+    prop_oneof![ends, inside, word()]
+}
+
+#[test]
+fn assembly_and_rust_send_the_same_calls_to_the_monitor() {
+    let switcher = std::cell::RefCell::new(Switcher::new());
+    let ways = std::cell::Cell::new([0u32; 2]);
+    let config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(20_000)
+    };
+    let mut runner = proptest::test_runner::TestRunner::new_with_rng(
+        config,
+        proptest::test_runner::TestRng::deterministic_rng(
+            proptest::test_runner::RngAlgorithm::ChaCha,
+        ),
+    );
+    runner
+        .run(&(rip(), any::<u32>(), word()), |(rip, rflags, enabled)| {
+            const ENTRY: u64 = 0xffff_8700_4000_0000;
+            // At CPL 3 the real IF is on.
+            let rflags = u64::from(rflags) | flags::IF;
+            let call = switcher::Call {
+                rip,
+                rflags,
+                rsp: 0x7fff_0000,
+            };
+            let (left, saved_rip, saved_rflags) =
+                switcher.borrow_mut().monitored(ENTRY, enabled, &call);
+            let mut counts = ways.get();
+            counts[usize::from(monitor::is_hypercall(rip))] += 1;
+            ways.set(counts);
+            if monitor::is_hypercall(rip) {
+                // With this frame, the Host's.
+                prop_assert_eq!(left.way, Way::Host);
+                prop_assert_eq!((left.rip, left.rflags, left.rsp), (rip, rflags, call.rsp));
+                prop_assert_eq!(left.irq_enabled, enabled);
+                return Ok(());
+            }
+            let arrived = Left {
+                way: Way::Sysret,
+                rip: ENTRY,
+                rflags: flags::AT_EVENT_ENTRY,
+                rsp: call.rsp,
+                rcx: ENTRY,
+                r11: flags::AT_EVENT_ENTRY,
+                cs: eret::CS_USER64,
+                ss: eret::SS_USER,
+                irq_enabled: 0,
+                ..switcher::KERNEL_MODE
+            };
+            prop_assert_eq!(left, arrived);
+            prop_assert_eq!(saved_rip, rip);
+            prop_assert_eq!(saved_rflags, rflags & !flags::IF | enabled & flags::IF);
+            Ok(())
+        })
+        .unwrap();
+    assert!(
+        ways.get().iter().all(|&n| n > 300),
+        "a way was hardly tried: {:?}",
+        ways.get()
     );
 }

@@ -22,6 +22,7 @@ const MODE: usize = 0x600;
 const IRQ_WAITING: usize = 0x604;
 const NMI: usize = 0x608;
 const KERNEL_GS_BASE: usize = 0x610;
+const MONITOR_ENTRY: usize = 0x618;
 const REST: usize = 0x700;
 
 global_asm!(
@@ -123,7 +124,7 @@ global_asm!(
     ST_FAULT_RIP = const REST + 0x108,
     ST_DIRECT_SYSCALLS = const REST + 0x110,
     ST_DIRECT_ERETS = const REST + 0x118,
-    ST_MONITOR_ENTRY = const REST + 0x120,
+    ST_MONITOR_ENTRY = const MONITOR_ENTRY,
     SH_IRQ_ENABLED = const 0,
     SH_RIP = const 8,
     SH_CS = const 16,
@@ -198,6 +199,7 @@ struct CameBack {
 extern "C" {
     static lg_switcher_start: u8;
     static lg_switcher_syscall: u8;
+    static lg_switcher_syscall_monitored: u8;
     static by_iret: u8;
     static by_sysret: u8;
     static by_host: u8;
@@ -206,7 +208,7 @@ extern "C" {
 }
 
 /// What the Guest put into the shared page.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Frame {
     pub(crate) cs: u64,
     pub(crate) rip: u64,
@@ -351,8 +353,39 @@ impl Switcher {
 
     /// Makes the hypercall ERET from Guest kernel mode. `waiting`: an interrupt waits for the Guest.
     pub(crate) fn eret(&mut self, frame: &Frame, call: &Call, waiting: bool) -> Left {
-        let shared = [
+        self.syscall(
+            addr_of!(lg_switcher_syscall),
             IRQ_ENABLED,
+            frame,
+            call,
+            waiting,
+        )
+    }
+
+    /// Makes a SYSCALL with RAX 0 from Guest kernel mode where there is a monitor at `entry`. Also returns RIP and RFLAGS of
+    /// the shared page.
+    pub(crate) fn monitored(
+        &mut self,
+        entry: u64,
+        irq_enabled: u64,
+        call: &Call,
+    ) -> (Left, u64, u64) {
+        self.set(STATE + MONITOR_ENTRY, entry);
+        let label = addr_of!(lg_switcher_syscall_monitored);
+        let left = self.syscall(label, irq_enabled, &Frame::default(), call, false);
+        (left, self.get(SHARED + 8), self.get(SHARED + 24))
+    }
+
+    fn syscall(
+        &mut self,
+        label: *const u8,
+        irq_enabled: u64,
+        frame: &Frame,
+        call: &Call,
+        waiting: bool,
+    ) -> Left {
+        let shared = [
+            irq_enabled,
             frame.rip,
             frame.cs,
             frame.rflags,
@@ -369,7 +402,7 @@ impl Switcher {
         self.set(STATE + MODE, u64::from(waiting) << 32);
         self.set(STATE + NMI, 0);
         self.set(STATE + GS, KERNEL_GS);
-        let entry = addr_of!(lg_switcher_syscall) as usize - addr_of!(lg_switcher_start) as usize;
+        let entry = label as usize - addr_of!(lg_switcher_start) as usize;
         // SAFETY: The copy is complete, and with the three ways replaced it comes back as a function does. What it
         // writes is in the mapping and in `came_back`, which belongs to the one thread of this test.
         let out = unsafe {

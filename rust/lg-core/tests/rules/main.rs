@@ -9,6 +9,7 @@ mod entry;
 mod exit;
 mod irq;
 mod mitigations;
+mod monitor;
 mod nospec;
 mod paging;
 mod segment;

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A monitor below the kernel: its memory in every root, the kernel's SYSCALLs that it gets, and its own that the Host
-//! gets. This Guest is both. The kernel is a bare Guest like any other, library and all: its monitor makes the
-//! hypercalls for it, and returns from events on its behalf by the frame on the kernel's stack.
+//! gets. This Guest is both. On the command line, "stepped" is for a debugger that steps it: less of it, then.
 
 #![no_std]
 #![no_main]
 
-use core::arch::{asm, global_asm};
-use core::mem::offset_of;
+use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use lguest_guest::event::{set_handler, vector};
 use lguest_guest::paging::{
     alloc_frame, current_root, gpa_of, gpa_to_ptr, pte, ram_end, AddressSpace,
 };
-use lguest_guest::{abi, entry, hypercall, irq, println, shared_read, shared_write, user};
+use lguest_guest::{
+    abi, command_line, entry, hypercall, irq, println, shared_read, shared_write, user,
+};
+use lguest_guest_tests::monitor::{self, MONITOR, NOTE};
 use lguest_guest_tests::{
     code, in_kernel, in_kernel_with, peek, poke, Code, User, CODE as USER_CODE, STACK_TOP,
 };
@@ -21,149 +22,14 @@ use lguest_guest_tests::{
 entry!(main);
 
 const MIB: u64 = 1 << 20;
-/// Where the monitor sees the first bytes of RAM, which have the image: a slot that may hold code.
-const MONITOR: u64 = 0xffff_8700_4000_0000;
+/// The trap flag, which shows where a debugger steps over a PUSHF.
+const TF: u64 = 1 << 8;
 /// Where it sees all of RAM, without code.
 const ALIAS: u64 = 0xffff_8080_0000_0000;
 /// A page that nobody may write.
 const READ_ONLY: u64 = 0xffff_8000_0000_0000;
 /// A slot that the monitor has nothing in.
 const EMPTY: u64 = 0xffff_8200_0000_0000;
-
-/// RAX of the call that has the monitor note all registers.
-const NOTE: u64 = 0x1000;
-/// RAX of the call that has the monitor load from RDI.
-const LOAD: u64 = 0x1001;
-
-// The kernel's RSP is the monitor's stack, below the red zone.
-global_asm!(
-    r#"
-    .pushsection .text.monitor, "ax"
-    .globl monitor_entry
-monitor_entry:
-    mov %rcx, note+8*16(%rip)
-    mov %r11, note+8*17(%rip)
-    movabs ${shared}, %r11
-    lock incq monitor_calls(%rip)
-    test %rax, %rax
-    jz 3f
-    cmp ${NOTE}, %rax
-    je 4f
-    cmp ${LOAD}, %rax
-    je 5f
-    lea -128(%rsp), %rsp
-    push {RIP}(%r11)                /* HALT lets interrupts in, which write there */
-    push {RFLAGS}(%r11)
-    syscall
-    movabs ${shared}, %r11
-    pop {RFLAGS}(%r11)
-    pop {RIP}(%r11)
-    lea 128(%rsp), %rsp
-2:  mov %rax, {RAX}(%r11)
-    mov %rsp, {RSP}(%r11)
-    movq $0x10, {CS}(%r11)
-    movq $0x1234, {RCX}(%r11)
-    movq $0x5678, {R11}(%r11)
-    xor %eax, %eax
-    syscall
-    ud2
-
-3:  mov 8*2(%rsp), %rcx             /* ERET of lguest_resume: the Frame from its vector on */
-    mov %rcx, {RIP}(%r11)
-    mov 8*4(%rsp), %rcx
-    mov %rcx, {RFLAGS}(%r11)
-    syscall
-    ud2
-
-4:  mov %rax, note(%rip)
-    mov %rbx, note+8*1(%rip)
-    mov %rdx, note+8*2(%rip)
-    mov %rsi, note+8*3(%rip)
-    mov %rdi, note+8*4(%rip)
-    mov %rbp, note+8*5(%rip)
-    mov %rsp, note+8*6(%rip)
-    mov %r8, note+8*7(%rip)
-    mov %r9, note+8*8(%rip)
-    mov %r10, note+8*9(%rip)
-    mov %r12, note+8*10(%rip)
-    mov %r13, note+8*11(%rip)
-    mov %r14, note+8*12(%rip)
-    mov %r15, note+8*13(%rip)
-    rdgsbase %rcx
-    mov %rcx, note+8*14(%rip)
-    mov {IRQ_ENABLED}(%r11), %rcx
-    mov %rcx, note+8*15(%rip)
-    mov {RIP}(%r11), %rcx
-    mov %rcx, note+8*18(%rip)
-    mov {RFLAGS}(%r11), %rcx
-    mov %rcx, note+8*19(%rip)
-    pushfq
-    pop note+8*20(%rip)
-    lea monitor_entry(%rip), %rcx
-    mov %rcx, note+8*21(%rip)
-    jmp 2b
-
-5:  mov (%rdi), %rax
-    jmp 2b
-    .popsection
-
-    .pushsection .bss.monitor, "aw", @nobits
-    .balign 8
-    .globl note, monitor_calls
-note:
-    .skip 8*22
-monitor_calls:
-    .skip 8
-    .popsection
-    "#,
-    shared = const abi::LGUEST_SHARED_VA,
-    RSP = const offset_of!(abi::lguest_shared, rsp),
-    RAX = const offset_of!(abi::lguest_shared, rax),
-    RIP = const offset_of!(abi::lguest_shared, rip),
-    CS = const offset_of!(abi::lguest_shared, cs),
-    RFLAGS = const offset_of!(abi::lguest_shared, rflags),
-    RCX = const offset_of!(abi::lguest_shared, rcx),
-    R11 = const offset_of!(abi::lguest_shared, r11),
-    IRQ_ENABLED = const offset_of!(abi::lguest_shared, irq_enabled),
-    NOTE = const NOTE,
-    LOAD = const LOAD,
-    options(att_syntax)
-);
-
-/// What the monitor notes: the registers it arrives with, and what the shared page says then.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct Note {
-    rax: u64,
-    rbx: u64,
-    rdx: u64,
-    rsi: u64,
-    rdi: u64,
-    rbp: u64,
-    rsp: u64,
-    others: [u64; 7],
-    gs_base: u64,
-    irq_enabled: u64,
-    rcx: u64,
-    r11: u64,
-    saved_rip: u64,
-    saved_rflags: u64,
-    rflags: u64,
-    /// Where it executes.
-    at: u64,
-}
-
-extern "C" {
-    fn monitor_entry();
-    static mut note: Note;
-    static monitor_calls: AtomicU64;
-}
-
-/// SYSCALLs that the monitor has got.
-fn calls() -> u64 {
-    // SAFETY: an aligned integer.
-    unsafe { monitor_calls.load(Relaxed) }
-}
 
 fn main() -> u8 {
     // In the root that is current: slots which will not be looked at any more, and are cached now.
@@ -173,37 +39,34 @@ fn main() -> u8 {
         before.map(slot, frame, pte::WRITE);
         poke(slot, 0x1111);
     }
-    let monitor = make_monitor();
+    let tables = make_tables();
     assert_eq!(
-        hypercall::set_monitor(monitor_at(), monitor.0),
+        hypercall::set_monitor(monitor::entry(), tables.0),
         0,
         "SET_MONITOR"
     );
 
-    assert_eq!(calls(), 0, "SET_MONITOR was a hypercall still");
+    assert_eq!(monitor::calls(), 0, "SET_MONITOR was a hypercall still");
     registers();
-    forwards(monitor);
-    memory(monitor);
-    every_root(monitor);
+    forwards(tables);
+    if command_line() == "stepped" {
+        println!("stepped");
+        return 0;
+    }
+    memory(tables);
+    every_root(tables);
     let user = User::new();
     user_mode(&user);
     system_calls(&user);
     events_of_the_monitor();
     events_of_the_kernel(&user);
-    println!("{} calls of the monitor", calls());
+    println!("{} calls of the monitor", monitor::calls());
     0
 }
 
-fn monitor_at() -> u64 {
-    MONITOR + gpa_of(monitor_entry as *const u8)
-}
-
 /// The monitor's tables: nothing but its slots. All in large pages but one.
-fn make_monitor() -> AddressSpace {
-    let root = AddressSpace(alloc_frame());
-    for gpa in [0, 2 * MIB] {
-        root.map_large(MONITOR + gpa, gpa, pte::WRITE);
-    }
+fn make_tables() -> AddressSpace {
+    let root = monitor::tables();
     for gpa in (0..ram_end()).step_by(2 * MIB as usize) {
         root.map_large(ALIAS + gpa, gpa, pte::WRITE | pte::NX);
     }
@@ -250,14 +113,17 @@ fn registers() {
             "virtual IF after the call"
         );
         shared_write!(irq_enabled, 0);
-        // SAFETY: the monitor has written it, and does so no more.
-        let found = unsafe { note };
+        let found = monitor::noted();
         assert_eq!(
             (rax, rcx, r11),
             (NOTE, 0x1234, 0x5678),
             "what the monitor returned"
         );
-        assert_eq!(rflags, flags | 2 | irq::FLAG_IF, "RFLAGS after the call");
+        assert_eq!(
+            rflags & !TF,
+            flags | 2 | irq::FLAG_IF,
+            "RFLAGS after the call"
+        );
         assert_eq!(found.saved_rip, rip, "RIP behind the SYSCALL");
         assert_eq!(
             found.saved_rflags,
@@ -267,28 +133,32 @@ fn registers() {
         assert_eq!(found.rsp, rsp, "the kernel's RSP");
         assert_eq!(found.gs_base, GS_BASE);
         assert_eq!(found.irq_enabled, 0, "virtual interrupts are off");
-        assert_eq!(found.rflags & !0x8d5, 2 | irq::FLAG_IF, "RFLAGS there");
+        assert_eq!(
+            found.rflags & !(0x8d5 | TF),
+            2 | irq::FLAG_IF,
+            "RFLAGS there"
+        );
         assert_eq!((found.rdi, found.rsi, found.rdx), (0xd1, 0x51, 0xd2));
-        assert_eq!(found.at, monitor_at());
+        assert_eq!(found.at, monitor::entry());
         assert_ne!((found.rcx, found.r11), (rip, flags), "RCX and R11 are lost");
     }
-    assert_eq!(calls(), 4);
+    assert_eq!(monitor::calls(), 4);
 }
 
 /// A SYSCALL of the monitor's own is a hypercall, from the direct return to those that the Host has to see.
-fn forwards(monitor: AddressSpace) {
-    let before = calls();
+fn forwards(tables: AddressSpace) {
+    let before = monitor::calls();
     assert_eq!(
-        hypercall::set_monitor(monitor_at(), monitor.0),
+        hypercall::set_monitor(monitor::entry(), tables.0),
         -16,
         "a second monitor is EBUSY"
     );
     assert_eq!(hypercall::hypercall(0x999, [0; 5]), -38, "ENOSYS");
-    assert_eq!(calls(), before + 2);
+    assert_eq!(monitor::calls(), before + 2);
 }
 
 /// What the monitor has in its slots, the kernel sees with the rights that its tables give.
-fn memory(monitor: AddressSpace) {
+fn memory(tables: AddressSpace) {
     // No flush but that of SET_MONITOR has been since the kernel's own pages were there.
     let image = gpa_of(main as *const u8);
     assert_eq!(
@@ -315,7 +185,7 @@ fn memory(monitor: AddressSpace) {
     kernel("a fetch from the alias", code!("call *%rsi"), ALIAS, 0x11);
 
     // Its tables are cached like all tables.
-    monitor.unmap(READ_ONLY);
+    tables.unmap(READ_ONLY);
     hypercall::flush_tlb(abi::LGUEST_FLUSH_ONE, READ_ONLY);
     kernel(
         "a read of what is gone",
@@ -326,17 +196,17 @@ fn memory(monitor: AddressSpace) {
     let frame = alloc_frame();
     // SAFETY: a frame of ours.
     unsafe { gpa_to_ptr::<u64>(frame).write_volatile(0x3333) };
-    monitor.map(READ_ONLY, frame, pte::NX);
+    tables.map(READ_ONLY, frame, pte::NX);
     assert_eq!(peek(READ_ONLY), 0x3333);
     assert_eq!(
-        monitor.accessed_dirty(READ_ONLY),
+        tables.accessed_dirty(READ_ONLY),
         (true, false),
         "accessed, and not dirty"
     );
 }
 
 /// The slots are the monitor's whatever CR3 is, and whatever the root says there.
-fn every_root(monitor: AddressSpace) {
+fn every_root(tables: AddressSpace) {
     let first = current_root();
     for _ in 0..3 {
         let space = AddressSpace::new();
@@ -356,7 +226,7 @@ fn every_root(monitor: AddressSpace) {
             "the root's own entry was looked at"
         );
     }
-    hypercall::drop_root(monitor.0);
+    hypercall::drop_root(tables.0);
     AddressSpace(first).activate();
     assert_eq!(
         peek(READ_ONLY),
@@ -399,13 +269,13 @@ fn system_calls(user: &User) {
     for n in 1..100 {
         let mut frame = user.load(code!("syscall"));
         frame.rax = n;
-        let before = calls();
+        let before = monitor::calls();
         user::run(&mut frame);
         assert_eq!(
             (frame.vector, frame.rip, frame.rax, frame.rsp),
             (vector::SYSCALL, USER_CODE + 2, n, STACK_TOP)
         );
-        assert_eq!(calls(), before + 1, "the kernel's ERET");
+        assert_eq!(monitor::calls(), before + 1, "the kernel's ERET");
     }
 }
 

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const GUEST: &str = "/usr/lib/lg/selftests/guests/debugged";
+/// A Guest with a monitor.
+const MONITOR: &str = "/usr/lib/lg/selftests/guests/monitor";
 const HOSTILE: &str = "/usr/lib/lg/selftests/hostile";
 /// The address of a bare Guest's image in its address space, from GPA 0.
 const IMAGE: u64 = 0xffff_ffff_8000_0000;
@@ -40,6 +42,7 @@ fn main() -> Result<()> {
     drop(debugger);
 
     Debugger::start("stepped")?.breakpoints_for_ever()?;
+    monitor()?;
     hostile_guests()?;
     println!("all seen");
     Ok(())
@@ -57,7 +60,11 @@ struct Debugger {
 
 impl Debugger {
     fn start(command_line: &str) -> Result<Self> {
-        let vm = Vm::load(Path::new(GUEST), 64 << 20, command_line)?;
+        Self::of(GUEST, command_line)
+    }
+
+    fn of(guest: &str, command_line: &str) -> Result<Self> {
+        let vm = Vm::load(Path::new(guest), 64 << 20, command_line)?;
         let run = abi::lguest_run::default();
         Ok(Self { vm, run })
     }
@@ -329,6 +336,36 @@ impl Debugger {
             }
         }
     }
+}
+
+/// The same calls of a monitor, each of them a step from the kernel's SYSCALL to the entry point. The Guest sees to the
+/// registers.
+fn monitor() -> Result<()> {
+    let slot = u64::from(abi::LGUEST_MONITOR_CODE);
+    let is_monitor = |rip: u64| rip >> 39 & 0x1ff == slot && rip >> 48 == 0xffff;
+    let mut debugger = Debugger::of(MONITOR, "stepped")?;
+    debugger.ask(STEP)?;
+    let (mut calls, mut entry) = (0, None);
+    let mut last = debugger.run.regs.rip;
+    for n in 0.. {
+        assert!(n < 5 * MANY, "it does not end, after {calls} calls");
+        let exit = debugger.go()?;
+        match exit {
+            abi::LGUEST_EXIT_SHUTDOWN => break,
+            abi::LGUEST_EXIT_CONSOLE => continue,
+            _ => assert_eq!(exit, abi::LGUEST_EXIT_DEBUG),
+        }
+        let regs = debugger.run.regs;
+        assert_eq!(regs.rflags & TF, 0, "TF shows at {:#x}", regs.rip);
+        if is_monitor(regs.rip) && !is_monitor(last) {
+            assert_eq!(regs.rip, *entry.get_or_insert(regs.rip), "where it begins");
+            calls += 1;
+        }
+        last = regs.rip;
+    }
+    // Four that note registers, two that are forwarded, the line, and the end.
+    assert_eq!(calls, 8);
+    Ok(())
 }
 
 fn refusals() -> Result<()> {
