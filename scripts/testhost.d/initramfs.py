@@ -6,7 +6,10 @@ import lzma
 import os
 import re
 import shlex
+import shutil
 import stat
+import subprocess
+import tempfile
 
 from common import BUILD, CACHE, callers, output_of
 
@@ -23,6 +26,9 @@ TMUX_DATA = ["/usr/lib/locale/C.utf8/LC_CTYPE"]
 LIBRARIES = ["libgcc_s.so.1"]
 # Modules of the Host kernel's that are not built in, for who loads them.
 MODULES = ["drivers/net/tun", "drivers/block/loop"]
+# Those that a stock kernel, as a Guest, may want for its devices.
+GUEST_MODULES = ["xen-pcifront", "virtio_blk", "virtio_net", "net_failover", "failover", "virtio-rng", "vsock",
+    "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"]  # fmt: skip
 
 # What Guests run from a share of the Host's.
 SHARED_PROGRAMS = ["/usr/bin/git", "/usr/bin/make"]
@@ -87,6 +93,23 @@ class Initramfs:
         self.file.close()
 
 
+def stock_kernel(archive, kernel):
+    """A kernel as Debian packaged it, where a Debian has it: the packages are unpacked in `kernel`."""
+    [tree] = glob.glob(f"{kernel}/usr/lib/modules/*") or glob.glob(f"{kernel}/lib/modules/*")
+    release = os.path.basename(tree)
+    archive.copy(os.path.realpath(f"{kernel}/vmlinuz"), f"boot/vmlinuz-{release}")
+    with tempfile.TemporaryDirectory() as scratch:
+        place = f"{scratch}/lib/modules/{release}"
+        for directory, _, files in os.walk(tree):
+            for file in files:
+                if file.split(".")[0] in GUEST_MODULES or file in ("modules.builtin", "modules.order"):
+                    target = os.path.join(place, os.path.relpath(directory, tree))
+                    os.makedirs(target, exist_ok=True)
+                    shutil.copy(os.path.join(directory, file), target)
+        subprocess.run(["depmod", "-b", scratch, release], check=True, close_fds=False)
+        archive.copy(place, f"usr/lib/modules/{release}")
+
+
 def pack(path, options, interactive, channel):
     """Packs the Host's initramfs: busybox, init, what was built, and the command."""
     archive = Initramfs(path)
@@ -122,6 +145,9 @@ def pack(path, options, interactive, channel):
             archive.data(f"usr/lib/modules/{os.path.basename(name)}.ko", module.read())
     for file in options.add:
         archive.copy(callers(file), f"usr/lib/lg/{os.path.basename(file.rstrip('/'))}")
+    for kernel in [f"{CACHE}/packages", f"{CACHE}/kernels/6.12"]:
+        if os.path.exists(f"{kernel}/vmlinuz"):
+            stock_kernel(archive, kernel)
     archive.link("usr/bin/lg", "../lib/lg/lg")
     archive.text(
         "etc/testhost.conf",

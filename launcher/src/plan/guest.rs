@@ -262,8 +262,8 @@ fn arguments(options: &Run, image: &Image) -> Vec<String> {
         if options.initrd.is_none() || !options.command.is_empty() {
             let log = match image.abi {
                 Abi::Lguest => "console=lguest0",
-                // By hypercall as well, from the first message to the last.
-                Abi::Xen(_) => "earlyprintk=xen,keep",
+                // Its first console is the log by itself, but for what is said before there is one.
+                Abi::Xen(_) => "earlyprintk=xen",
             };
             words.push(log.into());
         } else {
@@ -319,7 +319,7 @@ mod tests {
     fn the_log_of_a_kernel_of_xens() {
         let linux = Image::parse(elf(&crate::image::xen::tests::good_notes())).unwrap();
         let line = |words: &[_]| arguments(&run(words).unwrap(), &linux).join(" ");
-        assert_eq!(line(&["--", "true"]), "earlyprintk=xen,keep");
+        assert_eq!(line(&["--", "true"]), "earlyprintk=xen");
         assert_eq!(line(&["-v", "--initrd", "mine"]), "console=hvc0");
     }
 

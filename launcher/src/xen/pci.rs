@@ -132,7 +132,12 @@ impl Bus {
                 None if backend == CLOSED => return false,
                 None => CLOSED,
             },
-            (CLOSING | CLOSED, INIT_WAIT | CONNECTED) => {
+            // A kernel that powers off waits for this.
+            (CLOSING, INIT_WAIT | CONNECTED) => {
+                self.disconnect();
+                CLOSING
+            }
+            (CLOSED, INIT_WAIT | CONNECTED | CLOSING) => {
                 self.disconnect();
                 CLOSED
             }

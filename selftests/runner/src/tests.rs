@@ -173,7 +173,7 @@ const PROGRAMS: [(&str, &[Row]); 10] = [
     ("disk", disk::TESTS),
 ];
 /// The groups of tests that are scripts.
-const SCRIPTS: [&str; 7] = ["root", "run", "tools", "fs", "disk", "net", "linux"];
+const SCRIPTS: [&str; 8] = ["root", "run", "tools", "fs", "disk", "net", "linux", "xen"];
 
 /// Time for a bare Guest, which takes a second or less where nothing is emulated.
 const GUEST: Duration = Duration::from_secs(60);
