@@ -3,9 +3,7 @@
 //! Sizes and offsets as a C compiler has them for Xen's public headers.
 
 use core::mem::{offset_of, size_of};
-use xen_abi::event_channel::{
-    AllocUnbound, BindIpi, BindPirq, BindVcpu, BindVirq, Port, Status,
-};
+use xen_abi::event_channel::{AllocUnbound, BindIpi, BindPirq, BindVcpu, BindVirq, Port, Status};
 use xen_abi::handover::{Handover, Raised};
 use xen_abi::memory::{
     E820Entry, Exchange, GrantQuerySize, GrantSetupTable, MachphysMapping, MemoryMap, MmuExtOp,
