@@ -35,6 +35,7 @@ use crate::devices::vsock::hub::{Hub, Spec};
 use crate::devices::vsock::Vsock;
 use crate::image::Image;
 use crate::machine::insn::{self, Target};
+use crate::xen::testing::fuzz as kernel;
 
 /// The name of a target's program and corpus, and what takes the bytes.
 type Row = (&'static str, fn(&[u8]));
@@ -51,6 +52,8 @@ pub const TARGETS: &[Row] = &[
     ("ports", ports),
     ("rng", rng),
     ("vsock", vsock),
+    ("xen", xen),
+    ("xenstore", xenstore),
 ];
 
 /// A driver of a disk of 64 sectors: with a ring, without one, or an overlay.
@@ -217,6 +220,16 @@ pub fn vsock(bytes: &[u8]) {
     for path in [&spec.path, &port] {
         let _ = fs::remove_file(path);
     }
+}
+
+/// A kernel of Xen's: rings, grants, requests to the PCI bus, and functions on it.
+pub fn xen(bytes: &[u8]) {
+    kernel::all(bytes);
+}
+
+/// A kernel of Xen's that sends messages to the xenstore.
+pub fn xenstore(bytes: &[u8]) {
+    kernel::store(bytes);
 }
 
 /// An instruction that reaches for a device: the registers' values, then its bytes.

@@ -18,7 +18,7 @@ pub mod pci;
 pub mod ring;
 pub mod store;
 #[cfg(any(test, fuzzing))]
-mod testing;
+pub mod testing;
 
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

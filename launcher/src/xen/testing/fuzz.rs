@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A fuzzer's bytes, as the deeds of a kernel that is out for trouble.
+//!
+//! It begins in good order, with the PCI bus connected, so that few bytes get deep.
+
+use std::sync::Arc;
+
+use virtio_bindings::virtio_config::VIRTIO_F_ACCESS_PLATFORM;
+use vm_memory::{Bytes, GuestAddress};
+use xen_abi::handover::STORE_PORT;
+
+use super::kernel::Kernel;
+use crate::boot::xen::Places;
+use crate::devices::pci::{Pci, Routes, BAR_SIZE};
+use crate::devices::rng::Rng;
+use crate::devices::testing::fuzz::Choices;
+use crate::devices::virtio::Virtio;
+use crate::devices::{Interrupt, Window};
+use crate::memory::Memory;
+use crate::xen::events::Events;
+use crate::xen::store::Store;
+use crate::xen::{pci, Xen};
+
+/// Deeds per input: more find nothing new, and take their time.
+const DEEDS_MAX: usize = 64;
+
+const STORE: u64 = 0x4000;
+const CONSOLE: u64 = 0x5000;
+const BUS: u64 = 0x6000;
+const GRANTS: u64 = 0xc_0000;
+const RAISED: u64 = 0xf_0000;
+const NOTIFY: u64 = 0x10_0000;
+const BUS_PORT: u32 = 7;
+const WRITE: u32 = 11;
+
+/// What a payload is made of.
+const WORDS: [&[u8]; 12] = [
+    b"\0",
+    b"/",
+    b"a",
+    b"b",
+    b"device",
+    b"/local/domain/0",
+    b"pci/0",
+    b"state",
+    b"/",
+    b"T\0",
+    b"1",
+    b"4",
+];
+
+/// A kernel that sends whole messages to the xenstore, in any order.
+pub fn store(bytes: &[u8]) {
+    let mut choices = Choices::new(bytes);
+    let memory = crate::memory::create(1 << 20).expect("memory");
+    let mut kernel = Kernel::new(memory.clone(), STORE);
+    let mut store = Store::new(memory, STORE);
+    for _ in 0..DEEDS_MAX {
+        match choices.byte() % 8 {
+            0 => drop(kernel.replies()),
+            1 => store.set("/local/domain/0/a", "x"),
+            _ => send(&mut kernel, &mut choices),
+        }
+        if choices.is_empty() || store.serve().is_err() {
+            break;
+        }
+    }
+}
+
+fn send(kernel: &mut Kernel, choices: &mut Choices<'_>) {
+    let (kind, transaction) = (choices.byte() % 24, choices.byte() % 4);
+    let count = choices.byte() % 8;
+    let payload = (0..count).flat_map(|_| WORDS[choices.one_of(WORDS.len())].iter().copied());
+    let payload: Vec<_> = payload.collect();
+    kernel.send(kind.into(), transaction.into(), &payload);
+}
+
+/// A kernel that stores anything into rings, grants and requests, calls all ports, and sets up devices.
+pub fn all(bytes: &[u8]) {
+    let mut choices = Choices::new(bytes);
+    let memory = crate::memory::create(1 << 20).expect("memory");
+    let events = Arc::new(Events::new(memory.clone(), RAISED, || {}));
+    let functions: Vec<_> = (0..2)
+        .map(|number| function(number, &memory, &events))
+        .collect();
+    let places = Places {
+        ram_pages: 0xc0,
+        store: STORE,
+        console: CONSOLE,
+        grants: GRANTS,
+        raised: RAISED,
+        notify: NOTIFY,
+    };
+    let console = (Arc::default(), Box::new(|_: &[u8]| {}) as _);
+    let xen = Xen::new(&memory, &places, functions.clone(), console, events);
+    let mut kernel = Kernel::new(memory.clone(), STORE);
+    connect(&mut kernel, &xen);
+    for _ in 0..DEEDS_MAX {
+        if choices.is_empty() {
+            break;
+        }
+        act(&mut kernel, &xen, &functions, &mut choices);
+    }
+    xen.finish();
+}
+
+fn function(number: u8, memory: &Memory, events: &Arc<Events>) -> Arc<Pci> {
+    let line = pci::line(number);
+    let routes = Arc::new(Routes::new(1, line.into()));
+    let (ways, events) = (routes.clone(), events.clone());
+    let raise = move |cause| {
+        if let Some(pirq) = ways.of(cause) {
+            events.pirq(pirq);
+        }
+    };
+    let transport = 1 << VIRTIO_F_ACCESS_PLATFORM;
+    let interrupt = Arc::new(Interrupt::new(raise));
+    let device = Virtio::new(
+        Box::new(Rng),
+        transport,
+        memory.clone(),
+        interrupt,
+        |_, _| {},
+    );
+    let device = Arc::new(device.expect("a device"));
+    let bar = (1 << 32) + u64::from(number) * BAR_SIZE;
+    Arc::new(Pci::new(device, routes, bar, line))
+}
+
+fn connect(kernel: &mut Kernel, xen: &Xen) {
+    let grant = 1 | BUS >> 12 << 32;
+    let memory = kernel.memory.clone();
+    memory
+        .write_obj(grant, GuestAddress(GRANTS + 8))
+        .expect("it is RAM");
+    let nodes = [
+        ("pci-op-ref", "1"),
+        ("event-channel", "7"),
+        ("magic", "7"),
+        ("state", "3"),
+    ];
+    for (name, value) in nodes {
+        kernel.send(WRITE, 0, format!("device/pci/0/{name}\0{value}").as_bytes());
+        xen.notify(NOTIFY, STORE_PORT.into());
+        kernel.replies();
+    }
+}
+
+fn act(kernel: &mut Kernel, xen: &Xen, functions: &[Arc<Pci>], choices: &mut Choices<'_>) {
+    let memory = kernel.memory.clone();
+    let function = &functions[choices.one_of(functions.len())];
+    match choices.byte() % 8 {
+        0 | 1 => {
+            let command = u32::from(choices.byte() % 7);
+            let (device, offset) = (u32::from(choices.byte() % 4) * 8, u32::from(choices.byte()));
+            let (size, value) = (1 << (choices.byte() % 4), choices.u32());
+            let words = [1, command, 0, 0, 0, device, offset, size, value, 0];
+            memory
+                .write_obj(words, GuestAddress(BUS))
+                .expect("it is RAM");
+            xen.notify(NOTIFY, BUS_PORT.into());
+        }
+        2 => {
+            let page = [STORE, CONSOLE, BUS, GRANTS][choices.one_of(4)];
+            // The indices of both rings are at 2048 and 3072.
+            let offset = [0, 2048, 3072][choices.one_of(3)] + u64::from(choices.byte() % 64) * 4;
+            memory
+                .write_obj(choices.u32(), GuestAddress(page + offset))
+                .expect("it is RAM");
+        }
+        3 => xen.notify(NOTIFY, choices.byte().into()),
+        4 => {
+            send(kernel, choices);
+            xen.notify(NOTIFY, STORE_PORT.into());
+        }
+        5 => drop(kernel.replies()),
+        6 => {
+            let (offset, size) = (u64::from(choices.u16()) % BAR_SIZE, 1 << choices.one_of(4));
+            function.store(offset, &choices.u64().to_le_bytes()[..size]);
+            function.load(offset, &mut [0; 8][..size]);
+        }
+        _ => function.device().process(0),
+    }
+}
