@@ -14,7 +14,9 @@ use std::sync::Arc;
 use lguest_abi::lguest_regs;
 use nix::sys::signal::{SigSet, Signal};
 use vmm_sys_util::tempdir::TempDir;
+use xen_abi::handover::SHIM;
 
+use crate::boot::{xen, Layout};
 use crate::devices::blk::disk::ring::Ring;
 use crate::devices::blk::disk::{self, Access, Disk, SECTOR};
 use crate::devices::blk::Blk;
@@ -33,8 +35,10 @@ use crate::devices::rng::Rng;
 use crate::devices::testing::fuzz::drive;
 use crate::devices::vsock::hub::{Hub, Spec};
 use crate::devices::vsock::Vsock;
-use crate::image::Image;
+use crate::image::xen::Notes;
+use crate::image::{Abi, Image, Look};
 use crate::machine::insn::{self, Target};
+use crate::memory::create_parts;
 use crate::xen::testing::fuzz as kernel;
 
 /// The name of a target's program and corpus, and what takes the bytes.
@@ -271,6 +275,23 @@ pub fn image(bytes: &[u8]) {
             assert!(image.bytes(segment).len() as u64 <= segment.size);
             assert!(segment.gpa + segment.size <= lguest_abi::LGUEST_MAX_GPA);
         }
+        if let Abi::Xen(notes) = &image.abi {
+            build(&image, notes);
+        }
+    }
+    // What else is in a file, whether it is a kernel that runs or not.
+    let _ = Look::at(bytes.to_vec());
+}
+
+/// Puts a kernel of Xen's and a small initrd into RAM, if they fit.
+fn build(image: &Image, notes: &Notes) {
+    const RAM: u64 = 64 << 20;
+    let initrd = b"initrd";
+    let shim = Image::empty_at(SHIM);
+    if let Ok(layout) = xen::Layout::of(image, notes, shim, initrd.len(), RAM) {
+        let layout = Layout::Xen(Box::new(layout));
+        let memory = create_parts(&layout.memory()).expect("a memfd");
+        layout.load(&memory, image, initrd, c"console=hvc0");
     }
 }
 

@@ -102,7 +102,7 @@ def stock_kernel(archive, kernel):
         place = f"{scratch}/lib/modules/{release}"
         for directory, _, files in os.walk(tree):
             for file in files:
-                if file.split(".")[0] in GUEST_MODULES or file in ("modules.builtin", "modules.order"):
+                if file.split(".")[0] in GUEST_MODULES or file.startswith(("modules.builtin", "modules.order")):
                     target = os.path.join(place, os.path.relpath(directory, tree))
                     os.makedirs(target, exist_ok=True)
                     shutil.copy(os.path.join(directory, file), target)

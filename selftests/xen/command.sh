@@ -10,6 +10,7 @@ mkdir -p /tmp/xen /srv/xen
 echo host >/srv/xen/file
 cd /srv/xen
 seq 20000 >/tmp/xen/in
+set +x
 fails_with 7 stock --env A=b -- sh -c '
 	uname -r; pwd; echo $A; id -u; cat file; cat /sys/hypervisor/type
 	echo guest >file; cat file
@@ -17,6 +18,7 @@ fails_with 7 stock --env A=b -- sh -c '
 	md5sum
 	head -c 300000 /dev/zero
 	exit 7' </tmp/xen/in >/tmp/xen/out 2>/tmp/xen/err
+set -x
 head -n 8 /tmp/xen/out >/tmp/xen/head
 sum=$(md5sum </tmp/xen/in)
 printf '%s\n' "$(uname -r)" /srv/xen b 0 host xen guest "$sum" | cmp - /tmp/xen/head

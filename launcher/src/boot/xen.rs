@@ -25,6 +25,7 @@ use xen_abi::start_info::{self, StartInfo};
 
 use crate::boot::page_tables::{Access, MapError, PageTables};
 use crate::boot::{kernel_end, write, Entry, LoadError};
+use crate::devices::pci::BAR_SIZE;
 use crate::image::xen::Notes;
 use crate::image::{Image, ImageError};
 use crate::memory::{Memory, PAGE};
@@ -94,6 +95,13 @@ pub struct Places {
     pub raised: u64,
     /// Hypercall NOTIFY for this and a port calls the port's backend.
     pub notify: u64,
+}
+
+impl Places {
+    /// The GPA from which on the devices' registers are: behind all memory, and behind what the kernel calls by.
+    pub fn bars(&self) -> u64 {
+        (self.notify + PAGE).next_multiple_of(BAR_SIZE)
+    }
 }
 
 /// Where the kernel, and all that it finds, will be.

@@ -112,6 +112,27 @@ impl Image {
         }
     }
 
+    /// A program at `base` that has nothing in it.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn empty_at(base: u64) -> Self {
+        let segment = Segment {
+            gva: base,
+            gpa: 0,
+            size: PAGE,
+            file: 0..0,
+        };
+        Self {
+            path: PathBuf::new(),
+            release: None,
+            entry: base,
+            linux: false,
+            abi: Abi::Lguest,
+            also_xen: false,
+            segments: vec![segment],
+            elf: Vec::new(),
+        }
+    }
+
     /// The error that it cannot be run after all.
     pub fn refused(&self, source: ImageError) -> Refused {
         let path = self.path.clone();

@@ -49,9 +49,9 @@ struct Bus {
 }
 
 impl Devices {
-    /// Devices for a kernel of Xen's: functions of a PCI bus, whose BARs are from GPA `from` on, behind all memory.
-    pub fn on_bus(from: u64, events: Arc<Events>) -> Self {
-        let bars = from.next_multiple_of(BAR_SIZE);
+    /// Devices for a kernel of Xen's: functions of a PCI bus, whose BARs are from GPA `bars` on, a multiple of their
+    /// size, behind all memory.
+    pub fn on_bus(bars: u64, events: Arc<Events>) -> Self {
         let bus = Bus {
             bars,
             events,

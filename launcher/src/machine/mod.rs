@@ -40,7 +40,7 @@ use crate::machine::bus::Devices;
 use crate::machine::cpu::{Driver, Executor, RunningVcpu};
 use crate::machine::gdb::Gdb;
 use crate::machine::module::{Vcpu, Vm};
-use crate::memory::{self, PAGE};
+use crate::memory;
 use crate::plan::{self, Make, Plan};
 use crate::report::end::End;
 use crate::report::messages::say;
@@ -99,8 +99,7 @@ impl Machine {
             }))
         });
         let mut devices = match (&places, &events) {
-            // The kernel calls by the GPA in front.
-            (Some(places), Some(events)) => Devices::on_bus(places.notify + PAGE, events.clone()),
+            (Some(places), Some(events)) => Devices::on_bus(places.bars(), events.clone()),
             _ => Devices::default(),
         };
         let mut add = |device| devices.add(device, &memory, raise(&vm));

@@ -30,6 +30,7 @@ use crate::devices;
 use crate::devices::blk::disk::{Access, Disk};
 use crate::devices::fs::share::{self, Share};
 use crate::devices::net::options as net;
+use crate::devices::pci::BAR_SIZE;
 use crate::devices::slot::Slot;
 use crate::devices::vsock::hub::{Spec, VsockError};
 use crate::image::{Abi, Image};
@@ -103,7 +104,7 @@ pub struct Device {
     what: String,
     /// GPA of its registers.
     window: String,
-    /// Linux's number of its interrupt.
+    /// Linux's number of its interrupt; on a PCI bus, the line's.
     interrupt: u32,
     /// The way to make it.
     #[serde(skip)]
@@ -171,8 +172,9 @@ impl Plan {
         let command_line = guest.command_line(&slots)?;
         memory::check(options.memory)?;
         let layout = Layout::of(&guest.image, guest.initrd.len(), options.memory)?;
+        let windows = windows(&layout, &slots)?;
         let command = guest.image.linux.then(|| command(options, &guest));
-        let devices = slots.into_iter().zip(devices);
+        let devices = slots.into_iter().zip(windows).zip(devices);
         Ok(Self {
             kernel: absolute(&guest.image.path).unwrap_or(guest.image.path.clone()),
             linux: guest.image.linux,
@@ -182,10 +184,10 @@ impl Plan {
             initrd_size: guest.initrd.len(),
             command_line: command_line.to_string_lossy().into(),
             devices: devices
-                .map(|(slot, (kind, what, make))| Device {
+                .map(|((slot, window), (kind, what, make))| Device {
                     kind,
                     what,
-                    window: format!("{:#x}", slot.window()),
+                    window: format!("{window:#x}"),
                     interrupt: slot.irq(),
                     make,
                 })
@@ -223,6 +225,18 @@ impl Plan {
     pub fn kernel(&self) -> &Path {
         &self.load.image.path
     }
+}
+
+/// The GPAs of the devices' registers: those of the slots, or behind all that a kernel of Xen's has.
+fn windows(layout: &Layout, slots: &[Slot]) -> Result<Vec<u64>, Error> {
+    let Some(places) = layout.places() else {
+        return Ok(slots.iter().map(|slot| slot.window()).collect());
+    };
+    let window = |slot: &Slot| {
+        let number = u64::from(slot.on_bus()?);
+        Ok(places.bars() + number * BAR_SIZE)
+    };
+    slots.iter().map(window).collect()
 }
 
 fn command(options: &Run, guest: &Guest) -> Command {
