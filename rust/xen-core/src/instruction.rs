@@ -25,12 +25,16 @@ pub const fn msr(bytes: [u8; 2]) -> Option<Msr> {
     }
 }
 
+const MSR_PLATFORM_ID: u32 = 0x17;
 const MSR_APIC_BASE: u32 = 0x1b;
+const MSR_UCODE_REV: u32 = 0x8b;
 const MSR_PAT: u32 = 0x277;
 
 /// What an MSR reads as that lg itself does not know; `None`: it is not there.
 pub const fn msr_value(msr: u32) -> Option<u64> {
     match msr {
+        // Read early, and without a look at whether they are there.
+        MSR_PLATFORM_ID | MSR_UCODE_REV => Some(0),
         // Where it always is, on, of the boot CPU.
         MSR_APIC_BASE => Some(0xfee0_0900),
         // The order of the types of memory that Linux itself would write there. All memory is write-back anyway.

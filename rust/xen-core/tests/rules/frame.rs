@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0
+
+use xen_core::frame::{masks_events, rflags, shown, target, BadFrame, Target, IF, TF};
+
+#[test]
+fn selectors() {
+    let rip = 0x1000;
+    for kernel in [0, 0x10, 0xe030, 0x31, 0x32] {
+        assert_eq!(target(kernel, rip), Ok(Target::Kernel), "{kernel:#x}");
+    }
+    for (cs, user) in [(0x33, 0x33), (0xe033, 0x33), (0x23, 0x23), (0xe023, 0x23)] {
+        assert_eq!(target(cs, rip), Ok(Target::User(user)), "{cs:#x}");
+    }
+    for cs in [3, 0x13, 0x2b, 0x63, 0xffff] {
+        assert_eq!(target(cs, rip), Err(BadFrame), "{cs:#x}");
+    }
+}
+
+#[test]
+fn the_old_mask_beside_the_selector_does_not_matter() {
+    assert_eq!(target(0x01_0000_0033, 0x1000), Ok(Target::User(0x33)));
+    assert_eq!(target(0xff_0000_e030, 0x1000), Ok(Target::Kernel));
+}
+
+#[test]
+fn addresses() {
+    let edge = 1 << 47;
+    assert_eq!(target(0x33, edge - 1), Ok(Target::User(0x33)));
+    for (cs, rip) in [
+        (0x33, edge),
+        (0x10, edge),
+        (0x10, !edge),
+        (0x23, 1 << 32),
+        (0x23, u64::MAX),
+    ] {
+        assert_eq!(target(cs, rip), Err(BadFrame), "{cs:#x} {rip:#x}");
+    }
+    assert_eq!(target(0x10, 0xffff_ffff_8100_0000), Ok(Target::Kernel));
+    assert_eq!(target(0x23, 0xffff_ffff), Ok(Target::User(0x23)));
+}
+
+#[test]
+fn flags_that_are_not_the_kernels() {
+    const IOPL: u64 = 3 << 12;
+    const NT: u64 = 1 << 14;
+    const VM: u64 = 1 << 17;
+    assert_eq!(rflags(u64::MAX) & (IOPL | NT | VM), 0);
+    assert_eq!(rflags(0), IF | 2);
+    assert_ne!(rflags(TF) & TF, 0);
+    assert_eq!(rflags(u64::MAX) >> 22, 0);
+}
+
+#[test]
+fn the_interrupt_flag_is_the_mask() {
+    assert!(masks_events(0));
+    assert!(!masks_events(IF));
+    assert_eq!(shown(IF, true) & IF, 0);
+    assert_eq!(shown(0, false) & IF, IF);
+}
