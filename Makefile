@@ -29,6 +29,7 @@ module:
 
 launcher:
 	scripts/setup root
+	scripts/build-shim
 	scripts/in-root cargo build --release --locked -p lg
 	@install -C target/x86_64-unknown-linux-gnu/release/lg build/lg
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! This module knows where things are: GVAs of the image and of RAM, and their GPAs.
 
-use crate::abi;
+use lguest_call::abi;
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;

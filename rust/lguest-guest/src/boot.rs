@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! From the entry point to `main`, and the end.
 
-use crate::abi::{lguest_note, LGUEST_ABI_VERSION, LGUEST_NOTE_ENTRY};
-use crate::abi::{LGUEST_SHUTDOWN_PANIC, LGUEST_SHUTDOWN_POWEROFF};
 use crate::console::Buffer;
-use crate::{event, hypercall, params};
+use crate::{event, params};
 use core::arch::global_asm;
 use core::fmt::Write;
 use core::mem::size_of;
 use core::panic::PanicInfo;
+use lguest_call::abi::{lguest_note, LGUEST_ABI_VERSION, LGUEST_NOTE_ENTRY};
+use lguest_call::abi::{LGUEST_SHUTDOWN_PANIC, LGUEST_SHUTDOWN_POWEROFF};
+use lguest_call::hypercall;
 
 // The note by which the Launcher knows us, and the first instruction. Only RSI and CR3 have a meaning there, and the
 // Launcher has cleared .bss.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Printing: [`println!`](crate::println) over the CONSOLE hypercall.
 
-use crate::{address, hypercall};
+use crate::address;
 use core::fmt::{self, Write};
+use lguest_call::hypercall;
 
 /// Text in `N` bytes, always followed by a NUL.
 pub struct Buffer<const N: usize> {

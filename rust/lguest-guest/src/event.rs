@@ -4,12 +4,13 @@
 //! A handler may change the [`Frame`]: that is the state which LHCALL_ERET resumes. Without a handler, an event from user
 //! mode ends [`user::run`](crate::user::run) and one from kernel mode is a panic.
 
-use crate::abi::{lguest_shared, LGUEST_SHARED_VA, LHCALL_ERET};
 pub use crate::frame::{Frame, KERNEL_CS, USER32_CS, USER_CS, USER_SS};
-use crate::{hypercall, user};
+use crate::user;
 use core::arch::global_asm;
 use core::mem::{offset_of, transmute};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use lguest_call::abi::{lguest_shared, LGUEST_SHARED_VA, LHCALL_ERET};
+use lguest_call::hypercall;
 
 /// Vectors of the exceptions (SDM volume 3, table 7-1), and ours for a system call.
 pub mod vector {
@@ -187,7 +188,7 @@ extern "C" fn lguest_event(frame: &mut Frame) {
         0 if frame.from_user() => user::leave(frame),
         0 => panic!(
             "event without a handler: {frame:x?} cr2 {:#x}",
-            crate::shared_read!(cr2)
+            lguest_call::shared_read!(cr2)
         ),
         handler => {
             // SAFETY: `set_handler` alone stores there, and stores a `Handler` or 0.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The state of an interrupted or a resumed program, as the stubs of [`event`](crate::event) have it on the stack.
 
-use crate::abi::{LGUEST_CS_KERNEL, LGUEST_CS_USER32, LGUEST_CS_USER64, LGUEST_SS_USER};
+use lguest_call::abi::{LGUEST_CS_KERNEL, LGUEST_CS_USER32, LGUEST_CS_USER64, LGUEST_SS_USER};
 
 /// The interrupted state, as the stubs push it.
 #[repr(C)]

@@ -4,10 +4,10 @@
 //! RAM is at `LGUEST_PAGE_OFFSET + GPA` in every root made here, as it is in the Launcher's.
 
 pub use crate::address::{gpa_of, gpa_to_ptr, PAGE};
-use crate::hypercall;
 use crate::params::boot_params;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use lguest_call::hypercall;
 
 /// Bits of a page-table entry (SDM volume 3, table 5-20).
 pub mod pte {

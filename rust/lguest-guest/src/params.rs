@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The Launcher's words to the Guest.
 
-use crate::abi::boot_params;
 use crate::address::gpa_to_ptr;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use lguest_call::abi::boot_params;
 
 /// GPA of the boot_params.
 static BOOT_PARAMS: AtomicU64 = AtomicU64::new(0);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Guest user mode: go there with [`run`], and come back by the first event that has no handler.
 
-use crate::abi::{lguest_shared, LGUEST_SHARED_VA};
 use crate::frame::{Frame, USER_CS, USER_SS};
-use crate::irq;
 use core::arch::global_asm;
 use core::mem::{offset_of, size_of};
+use lguest_call::abi::{lguest_shared, LGUEST_SHARED_VA};
+use lguest_call::irq;
 
 // `lguest_enter_user(frame)` keeps what a C function must keep on the stack, has events from user mode push their Frame
 // below that, and resumes `frame`. `lguest_leave_user(frame)` copies the event's Frame to the caller's and returns from

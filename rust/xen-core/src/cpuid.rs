@@ -29,7 +29,7 @@ const XFEATURES: u64 = 0b1110_0111;
 const XEN_FIRST: u32 = 0x4000_0000;
 const XEN_LAST: u32 = 0x4000_0005;
 /// The version of Xen whose ABI this is: 4.17.
-pub const XEN_VERSION: u32 = 4 << 16 | 17;
+pub const XEN_VERSION: u32 = (4 << 16) | 17;
 /// Bits of a machine address with which grants need no second version.
 const MACHINE_ADDRESS_BITS: u32 = 44;
 
@@ -202,7 +202,7 @@ fn xstate(subleaf: u32, host: &Host, native: impl Fn(u32, u32) -> Registers) -> 
     // FXSAVE's area and the header.
     let (mut standard, mut compacted) = (512 + 64, 512 + 64);
     let states = host.xcr0 & XFEATURES;
-    for i in (2..63).filter(|&i| states >> i & 1 != 0) {
+    for i in (2..63).filter(|&i| (states >> i) & 1 != 0) {
         let state = native(XSTATE, i);
         let (size, offset, flags) = (state.eax, state.ebx, state.ecx);
         standard = standard.max(offset.saturating_add(size));
@@ -224,7 +224,7 @@ fn xstate(subleaf: u32, host: &Host, native: impl Fn(u32, u32) -> Registers) -> 
             ebx: compacted,
             ..Registers::default()
         },
-        2..=62 if states >> subleaf & 1 != 0 => native(XSTATE, subleaf),
+        2..=62 if (states >> subleaf) & 1 != 0 => native(XSTATE, subleaf),
         _ => Registers::default(),
     }
 }

@@ -72,4 +72,4 @@ pub const fn shown(cpu: u64, masked: bool) -> u64 {
 }
 
 /// RF and AC: beside TF, what a handler of the kernel does not begin with.
-pub const NOT_IN_HANDLERS: u64 = 1 << 16 | 1 << 18;
+pub const NOT_IN_HANDLERS: u64 = (1 << 16) | (1 << 18);

@@ -155,7 +155,7 @@ impl Words<'_> {
 
     /// Is a port raised?
     pub fn is_pending(&self, port: u32) -> bool {
-        self.pending[port as usize / 64].load(SeqCst) >> (port % 64) & 1 != 0
+        self.pending[port as usize / 64].load(SeqCst) & (1 << (port % 64)) != 0
     }
 
     /// The vCPU's part after it registered other words: whatever is pending is looked at again.

@@ -2,7 +2,7 @@
 //! Text for the Launcher's console, and the end of the shim when something is wrong.
 
 use crate::memory::{self, gpa_of};
-use crate::vcpu::Frame;
+use crate::vcpu::{vcpu, Frame};
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -59,7 +59,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         let mut text = Text::<2048>::new();
         let _ = writeln!(text, "{info}");
         // SAFETY: whoever had the vCPU does not go on.
-        let cpu = unsafe { crate::entry::vcpu(0) };
+        let cpu = unsafe { vcpu(0) };
         let _ = dump(&mut text, &cpu.frame, cpu.user, cpu.cr3);
         text.print();
     }

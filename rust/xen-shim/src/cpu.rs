@@ -118,6 +118,7 @@ fn gs_base() -> u64 {
 
 extern "C" {
     fn shim_load_gs(selector: u64) -> u64;
+    fn shim_wait(hypercall: u32, irq_enabled: *mut u64) -> u64;
 }
 
 /// Loads GS with `selector`, or with null if that cannot be, and returns the base that it has then. That of kernel mode stays.
@@ -132,4 +133,12 @@ pub(crate) fn load_gs(selector: u16) -> u64 {
     let user = gs_base();
     set_gs_base(kernel);
     user
+}
+
+/// Does an lg hypercall with virtual interrupts on; returns the vector of the interrupt that came meanwhile, or 0.
+pub(crate) fn wait(hypercall: u32) -> u64 {
+    let shared = lguest_call::shared::SHARED;
+    // SAFETY: the function keeps what a C function keeps, whether it returns by itself or by way of an interrupt; the page
+    // is always there.
+    unsafe { shim_wait(hypercall, core::ptr::addr_of_mut!((*shared).irq_enabled)) }
 }

@@ -16,7 +16,7 @@
 //! An exception in the shim is a bug, or the kernel's stack is not there; except between `shim_access_begin` and
 //! `shim_access_end`, in functions that use the kernel's pointers: they return an error.
 
-use crate::{call, trap, vcpu};
+use crate::{boot, call, trap, vcpu};
 use core::arch::global_asm;
 use core::mem::{offset_of, size_of};
 use lguest_call::abi::{lguest_shared, LHCALL_ERET, LHCALL_IRQ_WINDOW};
@@ -438,49 +438,6 @@ shim_entries:
     options(att_syntax)
 );
 
-/// Where a vCPU's stubs are (GVAs).
-#[repr(C)]
-pub(crate) struct Entries {
-    /// For a program's SYSCALL.
-    pub(crate) syscall: u64,
-    /// For events from user mode.
-    pub(crate) event_user: u64,
-    /// For events from kernel mode.
-    pub(crate) event_kernel: u64,
-    /// For the kernel's SYSCALL.
-    pub(crate) hypercall: u64,
-}
-
-extern "C" {
-    static shim_entries: [Entries; VCPUS];
-    static mut shim_vcpus: [Vcpu; VCPUS];
-    fn shim_wait(hypercall: u32, irq_enabled: *mut u64) -> u64;
-}
-
-/// The stubs of vCPU `id`, which is below [`VCPUS`].
-pub(crate) fn entries(id: usize) -> &'static Entries {
-    // SAFETY: the table is constant.
-    unsafe { &shim_entries[id] }
-}
-
-/// vCPU `id`, which is below [`VCPUS`].
-///
-/// # Safety
-///
-/// Nobody has another reference to it: the caller runs on it, and comes from the assembly.
-pub(crate) unsafe fn vcpu(id: usize) -> &'static mut Vcpu {
-    // SAFETY: all bytes 0 is a Vcpu; that it is exclusive is the caller's promise.
-    unsafe { &mut *core::ptr::addr_of_mut!(shim_vcpus[id]) }
-}
-
-/// Does an lg hypercall with virtual interrupts on; returns the vector of the interrupt that came meanwhile, or 0.
-pub(crate) fn wait(hypercall: u32) -> u64 {
-    let shared = lguest_call::shared::SHARED;
-    // SAFETY: the function keeps what a C function keeps, whether it returns by itself or by way of an interrupt; the page
-    // is always there.
-    unsafe { shim_wait(hypercall, core::ptr::addr_of_mut!((*shared).irq_enabled)) }
-}
-
 /// A hypercall. Returns 0 when the kernel goes on right behind it, with the result in RAX.
 #[no_mangle]
 extern "C" fn shim_hypercall(cpu: &mut Vcpu) -> u32 {
@@ -514,5 +471,5 @@ extern "C" fn shim_crash(cpu: &mut Vcpu) -> ! {
 /// The first Rust: returns with the kernel's first state in the frame.
 #[no_mangle]
 extern "C" fn shim_start(handover: u64) {
-    crate::start(handover);
+    boot::start(handover);
 }

@@ -9,6 +9,9 @@ use xen_abi::number::error::{EFAULT, EINVAL};
 use xen_abi::vcpu::VcpuInfo;
 use xen_abi::{event_channel, memory, vcpu};
 
+/// What a hypercall returns: a number of 0 or more, or an error, which is negative.
+pub(crate) type Result<T = i64> = core::result::Result<T, i64>;
+
 /// Bytes of a page.
 pub(crate) const PAGE: u64 = 4096;
 
@@ -155,7 +158,7 @@ extern "C" {
 }
 
 /// The kernel's pointers may not lead into the half of the shim.
-fn allowed(gva: u64, bytes: u64) -> Result<(), i64> {
+fn allowed(gva: u64, bytes: u64) -> Result<()> {
     // Slots 256 to 271: ours, and the switcher's, where lg ends a Guest.
     const HOLE: core::ops::Range<u64> = 0xffff_8000_0000_0000..0xffff_8800_0000_0000;
     let end = gva.checked_add(bytes).ok_or(EFAULT)?;
@@ -166,7 +169,7 @@ fn allowed(gva: u64, bytes: u64) -> Result<(), i64> {
 }
 
 /// Copies from a pointer of the kernel's to `to`.
-pub(crate) fn copy_in(to: &mut [u8], gva: u64) -> Result<(), i64> {
+pub(crate) fn copy_in(to: &mut [u8], gva: u64) -> Result<()> {
     allowed(gva, to.len() as u64)?;
     // SAFETY: `to` is ours; a fault at the other end ends the copy.
     match unsafe { shim_copy(to.as_mut_ptr(), gva as *const u8, to.len() as u64) } {
@@ -176,7 +179,7 @@ pub(crate) fn copy_in(to: &mut [u8], gva: u64) -> Result<(), i64> {
 }
 
 /// Reads what a pointer of the kernel's points at: a copy.
-pub(crate) fn read<T: Plain>(gva: u64) -> Result<T, i64> {
+pub(crate) fn read<T: Plain>(gva: u64) -> Result<T> {
     let bytes = size_of::<T>() as u64;
     allowed(gva, bytes)?;
     let mut value = MaybeUninit::<T>::uninit();
@@ -190,7 +193,7 @@ pub(crate) fn read<T: Plain>(gva: u64) -> Result<T, i64> {
 }
 
 /// Writes to a pointer of the kernel's.
-pub(crate) fn write<T: Plain>(gva: u64, value: T) -> Result<(), i64> {
+pub(crate) fn write<T: Plain>(gva: u64, value: T) -> Result<()> {
     let bytes = size_of::<T>() as u64;
     allowed(gva, bytes)?;
     // SAFETY: what is written is the kernel's, not Rust's: the hole is excluded.
@@ -201,7 +204,7 @@ pub(crate) fn write<T: Plain>(gva: u64, value: T) -> Result<(), i64> {
 }
 
 /// Element `index` of a list of the kernel's: its GVA.
-pub(crate) fn element<T: Plain>(list: u64, index: u64) -> Result<u64, i64> {
+pub(crate) fn element<T: Plain>(list: u64, index: u64) -> Result<u64> {
     const { assert!(align_of::<T>() <= 16) };
     index
         .checked_mul(size_of::<T>() as u64)

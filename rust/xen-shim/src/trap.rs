@@ -66,7 +66,7 @@ fn int80(cpu: &mut Vcpu) {
     } else {
         // As if a gate did not let it through: the vector, and that it is one.
         cpu.frame.rip -= 2;
-        exception(cpu, GENERAL_PROTECTION, u64::from(INT80) << 3 | 2);
+        exception(cpu, GENERAL_PROTECTION, (u64::from(INT80) << 3) | 2);
     }
 }
 

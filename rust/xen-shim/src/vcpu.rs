@@ -63,7 +63,7 @@ pub(crate) struct Info {
     pub(crate) cr2: AtomicU64,
 }
 
-/// A virtual CPU. All bytes 0 is its state before [`crate::start`].
+/// A virtual CPU. All bytes 0 is its state before `boot::start`.
 #[repr(C)]
 pub(crate) struct Vcpu {
     pub(crate) frame: Frame,
@@ -143,4 +143,38 @@ impl Vcpu {
     pub(crate) fn raise(&self, port: u32) {
         self.words().raise(port);
     }
+}
+
+/// Where a vCPU's stubs are (GVAs).
+#[repr(C)]
+pub(crate) struct Entries {
+    /// For a program's SYSCALL.
+    pub(crate) syscall: u64,
+    /// For events from user mode.
+    pub(crate) event_user: u64,
+    /// For events from kernel mode.
+    pub(crate) event_kernel: u64,
+    /// For the kernel's SYSCALL.
+    pub(crate) hypercall: u64,
+}
+
+extern "C" {
+    static shim_entries: [Entries; VCPUS];
+    static mut shim_vcpus: [Vcpu; VCPUS];
+}
+
+/// The stubs of vCPU `id`, which is below [`VCPUS`].
+pub(crate) fn entries(id: usize) -> &'static Entries {
+    // SAFETY: the table is constant.
+    unsafe { &shim_entries[id] }
+}
+
+/// vCPU `id`, which is below [`VCPUS`].
+///
+/// # Safety
+///
+/// Nobody has another reference to it: the caller runs on it, and comes from the assembly.
+pub(crate) unsafe fn vcpu(id: usize) -> &'static mut Vcpu {
+    // SAFETY: all bytes 0 is a Vcpu; that it is exclusive is the caller's promise.
+    unsafe { &mut *core::ptr::addr_of_mut!(shim_vcpus[id]) }
 }

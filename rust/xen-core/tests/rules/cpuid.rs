@@ -30,7 +30,7 @@ const HOST: Host = Host {
 };
 
 const fn bit(word: u32, number: u32) -> bool {
-    word >> number & 1 != 0
+    word & (1 << number) != 0
 }
 
 #[test]
@@ -149,5 +149,5 @@ fn the_buffers_are_the_hosts_business() {
 
 #[test]
 fn four_levels_of_page_tables() {
-    assert_eq!(answer(0x8000_0008, 0, &HOST, all).eax, 48 << 8 | 0xff);
+    assert_eq!(answer(0x8000_0008, 0, &HOST, all).eax, (48 << 8) | 0xff);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! EVENT_CHANNEL_OP. Commands for another kind of channels are ENOSYS, and Linux uses this kind.
 
-use super::Result;
 use crate::domain::ports;
+use crate::memory::Result;
 use crate::memory::{handover, read, write};
 use crate::vcpu::{Vcpu, VCPUS};
 use lguest_call::hypercall;

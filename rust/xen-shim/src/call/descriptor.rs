@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Segments: of the kernel's GDT lg takes over what matters.
 
-use super::Result;
 use crate::cpu;
+use crate::memory::Result;
 use crate::memory::{is_ram, read, word, PAGE};
 use crate::vcpu::Vcpu;
 use core::sync::atomic::Ordering::Relaxed;

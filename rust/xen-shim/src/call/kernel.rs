@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a kernel tells of itself, and what it wants to know.
 
-use super::Result;
 use crate::console::Text;
 use crate::cpu;
+use crate::memory::Result;
 use crate::memory::{element, read, write};
 use crate::vcpu::{Trap, Vcpu};
 use lguest_call::shared_write;
@@ -15,7 +15,7 @@ use xen_core::page_table::is_canonical;
 
 /// What Linux panics without: that MMU_UPDATE may keep accessed and dirty bits, and that grants can be mapped with the bits
 /// of an entry that are the kernel's own. The second is of use to backends alone.
-const FEATURES: u32 = 1 << 5 | 1 << 7;
+const FEATURES: u32 = (1 << 5) | (1 << 7);
 /// DR7 after reset.
 const DR7: u64 = 0x400;
 

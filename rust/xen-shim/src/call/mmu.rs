@@ -2,7 +2,7 @@
 //! The kernel's page tables. lg's shadow is a TLB, so they may hold whatever the kernel likes: nothing is validated, counted
 //! or pinned, and only what a TLB has to forget is told to lg.
 
-use super::Result;
+use crate::memory::Result;
 use crate::memory::{element, is_ram, read, word, write, PAGE};
 use crate::vcpu::Vcpu;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};

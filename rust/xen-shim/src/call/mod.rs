@@ -11,15 +11,12 @@ mod reservation;
 mod sched;
 mod vcpu_op;
 
-use crate::memory::{element, read, write};
+use crate::memory::{element, read, write, Result};
 use crate::trap;
 use crate::vcpu::Vcpu;
 use core::mem::offset_of;
 use xen_abi::number::{self, error::*};
 use xen_abi::vcpu::MulticallEntry;
-
-/// The result of a hypercall: a number of 0 or more, or an error, which is negative.
-type Result<T = i64> = core::result::Result<T, i64>;
 
 /// Does the hypercall that is in the frame. Returns true when the kernel's handler of events comes before what is behind it.
 pub(crate) fn hypercall(cpu: &mut Vcpu) -> bool {

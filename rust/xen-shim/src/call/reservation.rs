@@ -3,7 +3,7 @@
 //!
 //! Frames are the kernel's for ever: what it gives back stays there, and it gets the same again.
 
-use super::Result;
+use crate::memory::Result;
 use crate::memory::{element, handover, read, write, PAGE};
 use xen_abi::handover::M2P;
 use xen_abi::memory::{

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! SCHED_OP: waiting, and the end; and the timer.
 
-use super::Result;
-use crate::entry::wait;
+use crate::cpu::wait;
 use crate::interrupt::{arm, count};
+use crate::memory::Result;
 use crate::memory::{element, read};
 use crate::vcpu::Vcpu;
 use core::sync::atomic::Ordering::SeqCst;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! VCPU_OP.
 
-use super::{sched, Result};
+use crate::call::sched;
 use crate::domain::clock;
+use crate::memory::Result;
 use crate::memory::{self, is_ram, read, write, write_at, PAGE};
 use crate::vcpu::{Vcpu, VCPUS};
 use core::mem::size_of;
