@@ -52,6 +52,7 @@ const DOUBLE_FAULT: Fate = Dies("double fault");
 const BAD_ROOT: Fate = Dies("bad root");
 const OUTSIDE: Fate = Dies("page table outside RAM");
 const SLOT: Fate = Dies("touched the switcher's slot");
+const NO_STACK: Fate = Panics("the shim of Xen's ABI: an event finds no stack of the kernel's");
 
 /// Hostile Guests: program, crime, fate.
 const HOSTILE: &[(&str, &str, Fate)] = &[
@@ -159,6 +160,78 @@ const HOSTILE: &[(&str, &str, Fate)] = &[
     ("instructions", "random-bytes", Survives),
 ];
 
+/// The same for kernels of Xen's ABI. What the shim cannot go on from is a panic that says so.
+const HOSTILE_XEN: &[(&str, &str, Fate)] = &[
+    ("xen-hypercalls", "unknown-numbers", Survives),
+    ("xen-hypercalls", "bad-pointers", Survives),
+    ("xen-hypercalls", "pointers-over-the-end", Survives),
+    ("xen-hypercalls", "random-arguments", Survives),
+    ("xen-hypercalls", "multicall-in-multicall", Survives),
+    ("xen-hypercalls", "multicall-without-end", Survives),
+    ("xen-hypercalls", "segment-bases", Survives),
+    ("xen-hypercalls", "descriptors", Survives),
+    ("xen-hypercalls", "grants", Survives),
+    ("xen-hypercalls", "vcpu-info", Survives),
+    ("xen-hypercalls", "ports", Survives),
+    ("xen-hypercalls", "shutdown-reasons", Survives),
+    ("xen-memory", "mmu-update", Survives),
+    ("xen-memory", "update-va-mapping", Survives),
+    ("xen-memory", "mmuext", Survives),
+    ("xen-memory", "root-outside", Survives),
+    ("xen-memory", "root-of-zeros", NO_STACK),
+    ("xen-memory", "table-outside", OUTSIDE),
+    ("xen-memory", "pointer-to-nothing", Dies("access to GPA")),
+    ("xen-memory", "hole", Survives),
+    ("xen-memory", "hole-from-a-program", Survives),
+    ("xen-memory", "read-the-slot", SLOT),
+    ("xen-memory", "own-entries-for-the-hole", Survives),
+    ("xen-memory", "overwrite-the-shim", DOUBLE_FAULT),
+    (
+        "xen-events",
+        "no-traps",
+        Panics("the shim of Xen's ABI: exception 3, error 0x0, before the kernel has a handler"),
+    ),
+    ("xen-events", "trap-in-the-slot", SLOT),
+    (
+        "xen-events",
+        "trap-at-nothing",
+        Panics("the shim of Xen's ABI: exception 14, error 0x10, before the kernel has a handler"),
+    ),
+    ("xen-events", "traps-not-canonical", Survives),
+    ("xen-events", "stack-in-the-slot", SLOT),
+    (
+        "xen-events",
+        "stack-not-mapped",
+        Panics("the shim of Xen's ABI: exception 14 in the shim"),
+    ),
+    // #SS on a CPU, #GP on TCG.
+    (
+        "xen-events",
+        "stack-not-canonical",
+        Panics("the shim of Xen's ABI: exception 1"),
+    ),
+    ("xen-events", "kernel-stack-not-mapped", NO_STACK),
+    ("xen-events", "iret-frames", Survives),
+    ("xen-events", "iret-flags", Survives),
+    (
+        "xen-events",
+        "iret-without-a-frame",
+        Panics("the shim of Xen's ABI: exception 14 in the shim"),
+    ),
+    (
+        "xen-events",
+        "iret-without-failsafe",
+        Panics("the shim of Xen's ABI: IRET with a frame that no CPU resumes"),
+    ),
+    ("xen-events", "programs", Survives),
+    ("xen-events", "event-storm", Survives),
+    ("xen-events", "no-event-callback", Survives),
+    ("xen-events", "block-for-ever", Spins),
+    ("xen-events", "spin-with-events-masked", Spins),
+    ("xen-events", "hypercalls-for-ever", Spins),
+    ("xen-events", "rings-of-garbage", Survives),
+];
+
 /// The groups of tests that are programs: where time, terminals or system calls are what is tested.
 const PROGRAMS: [(&str, &[Row]); 10] = [
     ("fs", fs::TESTS),
@@ -217,7 +290,7 @@ pub(crate) fn all() -> Result<Vec<Test>, String> {
             )
         }));
     }
-    for (program, crime, fate) in HOSTILE {
+    for (program, crime, fate) in HOSTILE.iter().chain(HOSTILE_XEN) {
         tests.push(Test::new(
             format!("hostile/{program}:{crime}"),
             GUEST,
