@@ -15,6 +15,7 @@ use crate::{
         },
         event::Event, //
     },
+    sys::compat, //
 };
 use core::fmt::{
     self,
@@ -79,7 +80,7 @@ impl Errno {
     pub(crate) fn rax(self) -> u64 {
         let error = match self {
             Self::Invalid => EINVAL,
-            Self::NoSuchCall => ENOSYS,
+            Self::NoSuchCall => compat::enosys(),
             Self::Busy => EBUSY,
         };
         i64::from(error.to_errno()) as u64

@@ -11,6 +11,7 @@ use crate::{
     notify::Notify,
     shared::Shared,
     sys::{
+        compat,
         cpu,
         host,
         ram::GuestRam,
@@ -101,9 +102,8 @@ impl Vm {
         };
         let slot = Arc::new(Lease::new(LGUEST_MAX_VCPUS)?, GFP_KERNEL_ACCOUNT)?;
         let parts = Parts::new(init.id, slot.clone())?;
-        let max_pages = module_parameters::max_shadow_pages
-            .value()
-            .max(MIN_SHADOW_PAGES) as usize;
+        let max_pages = compat::parameter(module_parameters::max_shadow_pages.value());
+        let max_pages = max_pages.max(MIN_SHADOW_PAGES) as usize;
         let five_levels = cpu::paging_levels() == 5;
         let (mmu, root) = Mmu::new(Gpa::new(init.cr3), slot, five_levels, max_pages)?;
         let room = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;

@@ -8,17 +8,17 @@
 //! finds it at the next page fault in kernel mode (`__kvm_handle_async_pf`). Without them, KVM just makes
 //! the CPU wait.
 
-use super::cpu::{
-    rdmsr,
-    wrmsr, //
-};
-use core::{
-    arch::x86_64::__cpuid_count,
-    sync::atomic::{
-        AtomicPtr,
-        AtomicU64,
-        Ordering, //
+use super::{
+    compat::cpuid,
+    cpu::{
+        rdmsr,
+        wrmsr, //
     }, //
+};
+use core::sync::atomic::{
+    AtomicPtr,
+    AtomicU64,
+    Ordering, //
 };
 use kernel::{
     bindings,
@@ -36,12 +36,10 @@ static WAS: AtomicPtr<AtomicU64> = AtomicPtr::new(core::ptr::null_mut());
 /// Is this machine a KVM Guest that may get them?
 fn exist() -> bool {
     const HYPERVISOR: u32 = 0x4000_0000;
-    // SAFETY: Every 64-bit CPU has leaf 1, and where its hypervisor bit is set, these two.
-    unsafe {
-        __cpuid_count(1, 0).ecx & (1 << 31) != 0
-            && __cpuid_count(HYPERVISOR, 0).ebx.to_le_bytes() == *b"KVMK"
-            && __cpuid_count(HYPERVISOR + 1, 0).eax & (1 << 4) != 0
-    }
+    // Every 64-bit CPU has leaf 1, and where its hypervisor bit is set, these two.
+    cpuid(1, 0).ecx & (1 << 31) != 0
+        && cpuid(HYPERVISOR, 0).ebx.to_le_bytes() == *b"KVMK"
+        && cpuid(HYPERVISOR + 1, 0).eax & (1 << 4) != 0
 }
 
 /// The word of [`WAS`] for this CPU number.

@@ -2,12 +2,10 @@
 
 //! The features of this CPU, as far as the Host's kernel uses them.
 
-use core::{
-    arch::x86_64::__cpuid_count,
-    sync::atomic::{
-        AtomicBool,
-        Ordering, //
-    },
+use super::compat::cpuid;
+use core::sync::atomic::{
+    AtomicBool,
+    Ordering, //
 };
 use kernel::bindings;
 
@@ -17,8 +15,8 @@ static HAS_RDTSCP: AtomicBool = AtomicBool::new(false);
 static HAS_SYSENTER: AtomicBool = AtomicBool::new(false);
 
 pub(super) fn find_msrs() {
-    // SAFETY: Every 64-bit CPU has both leaves.
-    let (basic, extended) = unsafe { (__cpuid_count(1, 0), __cpuid_count(0x8000_0001, 0)) };
+    // Every 64-bit CPU has both leaves.
+    let (basic, extended) = (cpuid(1, 0), cpuid(0x8000_0001, 0));
     HAS_SYSENTER.store(basic.edx & (1 << 11) != 0, Ordering::Relaxed);
     HAS_RDTSCP.store(extended.edx & (1 << 27) != 0, Ordering::Relaxed);
 }

@@ -6,6 +6,7 @@
 //! (`#![deny(unsafe_code)]`).
 
 pub(crate) mod async_pf;
+pub(crate) mod compat;
 pub(crate) mod cpu;
 pub(crate) mod eventfd;
 pub(crate) mod features;

@@ -10,6 +10,7 @@
 //! The only Rust references into Guest memory are to atomic words, which are read and written by value.
 
 use super::{
+    compat,
     nospec,
     page::{
         direct_map,
@@ -69,7 +70,7 @@ impl Region {
             (flags, page_to_hpa(page))
         };
         if cfg!(CONFIG_MEMORY_FAILURE) && flags & (1 << HWPOISON) != 0 {
-            return Err(EHWPOISON);
+            return Err(compat::ehwpoison());
         }
         Ok(Some(hpa))
     }

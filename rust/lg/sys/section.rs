@@ -8,6 +8,7 @@
 //! state.
 
 use super::{
+    compat::cpuid,
     cpu::*,
     features::{
         has_debug_store,
@@ -21,10 +22,7 @@ use super::{
     },
 };
 use crate::lg_core::xcr0;
-use core::arch::{
-    asm,
-    x86_64::__cpuid_count, //
-};
+use core::arch::asm;
 use kernel::{
     bindings,
     prelude::*, //
@@ -81,9 +79,8 @@ impl GuestFpu {
         let offered = xcr0::offered(read_xcr0());
         for component in 2..63u32 {
             if offered & (1 << component) != 0 {
-                // SAFETY: A CPU with XSAVE has leaf 0xd. EAX is the component's size, EBX its
-                // offset.
-                let leaf = unsafe { __cpuid_count(0xd, component) };
+                // A CPU with XSAVE has leaf 0xd. EAX is the component's size, EBX its offset.
+                let leaf = cpuid(0xd, component);
                 if leaf.ebx.saturating_add(leaf.eax) > 4096 {
                     pr_err!("state component {} does not fit in a page\n", component);
                     return Err(ENODEV);

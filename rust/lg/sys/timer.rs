@@ -6,6 +6,7 @@
 //! dropped; a Guest re-arms its timer thousands of times a second, so this wraps the C interface,
 //! where arming again is one call.
 
+use super::compat;
 use core::marker::PhantomPinned;
 use kernel::{
     bindings,
@@ -84,7 +85,7 @@ impl<T: Expired> Timer<T> {
         // us.
         let this = unsafe { &*kernel::container_of!(Opaque::cast_from(timer), Self, inner) };
         this.owner.expired();
-        bindings::hrtimer_restart::HRTIMER_NORESTART
+        compat::no_restart()
     }
 }
 
