@@ -27,7 +27,7 @@ import time
 import tty
 
 from bochs import bochs
-from common import CACHE, HOST_DIED, NO_MACHINE, TIMED_OUT, Failure, callers
+from common import CACHE, HOST_DIED, NO_MACHINE, TIMED_OUT, Failure, callers, host_kernel
 from console import check_log, end_of_log, text_of
 from initramfs import pack
 from ports import feed, relay, wait_for, window_size
@@ -107,6 +107,8 @@ def parse(arguments):
     )
     parser.error = lambda message: parser.exit(NO_MACHINE, f"testhost: {message}; see --help\n")
     add = parser.add_argument
+    add("--host", metavar="KERNEL",
+        help="boot another Host kernel of scripts/kernels, for which scripts/build-module has built lg.ko")  # fmt: skip
     add("--cpu", default="max", metavar="MODEL", help="QEMU's CPU model (default: max)")
     add("--machine", default="q35", metavar="TYPE",
         help="QEMU's machine type (default: q35), or bochs:MODEL: 30 s to boot, and no input")  # fmt: skip
@@ -128,6 +130,8 @@ def parse(arguments):
         parser.error("--cpu, --icount and --toolchain are QEMU's")
     if options.icount:
         options.smp = 1
+    if options.host and not os.path.exists(host_kernel(options.host)[2]):
+        parser.error(f"there is no lg.ko for {options.host}: run scripts/build-module {options.host}")
     if options.timeout is None:
         options.timeout = float("inf") if os.isatty(0) and os.isatty(1) else 600
     return options

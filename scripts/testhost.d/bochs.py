@@ -4,7 +4,7 @@
 import os
 import shutil
 
-from common import CACHE, CMDLINE, output_of
+from common import CMDLINE, host_kernel, output_of
 
 # What its CPU models need.
 BOCHS_QUIRKS = {
@@ -53,7 +53,7 @@ def bochs(options, scratch):
     boot = f"{scratch}/iso/boot"
     os.makedirs(f"{boot}/grub")
     os.link(f"{scratch}/initramfs", f"{boot}/initramfs")
-    shutil.copy(f"{CACHE}/host/vmlinuz", boot)
+    shutil.copy(host_kernel(options.host)[0], f"{boot}/vmlinuz")
     with open(f"{boot}/grub/grub.cfg", "w", encoding="ascii") as config:
         config.write(GRUB_CFG.format(cmdline=f"{CMDLINE} {options.cmdline}"))
     output_of(

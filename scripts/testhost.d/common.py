@@ -18,6 +18,14 @@ class Failure(Exception):
         self.status = status
 
 
+def host_kernel(name):
+    """What the Host of this name in scripts/kernels boots, where its packages are, and its lg.ko."""
+    if not name:
+        return f"{CACHE}/host/vmlinuz", f"{CACHE}/packages", f"{BUILD}/lg.ko"
+    kernel = f"{CACHE}/kernels/{name}"
+    return f"{kernel}/vmlinuz", kernel, f"{BUILD}/kernels/{name}/lg.ko"
+
+
 def output_of(argv):
     # With the descriptors of `callers`: ldd opens what it is to look at.
     return subprocess.run(argv, check=True, capture_output=True, text=True, close_fds=False).stdout

@@ -11,11 +11,10 @@ import stat
 import subprocess
 import tempfile
 
-from common import BUILD, CACHE, callers, output_of
+from common import BUILD, CACHE, callers, host_kernel, output_of
 
-# What of build/ goes into the test machine: the module, the Launcher, its default Guest, the tests.
-PAYLOAD = ["lg.ko", "lg", "xen-shim", "vmlinux", "initramfs.cpio", "busybox.cpio", "guests",
-    "selftests"]  # fmt: skip
+# What of build/ goes into the test machine besides the module: the Launcher, its default Guest, the tests.
+PAYLOAD = ["lg", "xen-shim", "vmlinux", "initramfs.cpio", "busybox.cpio", "guests", "selftests"]
 # Programs of other people that the tests use: what a Guest's network and disks are made and tried
 # with, and a terminal with a shell.
 PROGRAMS = ["bin/passt", "bin/passt.avx2", "bin/iperf3", "bin/curl", "sbin/mke2fs", "sbin/e2fsck",
@@ -130,6 +129,9 @@ def pack(path, options, interactive, channel):
     archive.text("etc/hosts", "127.0.0.1 localhost host\n")
     for program in SHARED_PROGRAMS:
         archive.copy(program, program.lstrip("/"))
+    _, packages, module = host_kernel(options.host)
+    if os.path.exists(module):
+        archive.copy(module, "usr/lib/lg/lg.ko")
     for name in PAYLOAD:
         if os.path.exists(f"{BUILD}/{name}"):
             archive.copy(f"{BUILD}/{name}", f"usr/lib/lg/{name}")
@@ -140,7 +142,7 @@ def pack(path, options, interactive, channel):
     for name in LIBRARIES:
         archive.copy(f"/usr/lib/x86_64-linux-gnu/{name}", f"usr/lib/x86_64-linux-gnu/{name}")
     for name in MODULES:
-        [path] = glob.glob(f"{CACHE}/packages/usr/lib/modules/*/kernel/{name}.ko.xz")
+        [path] = glob.glob(f"{packages}/usr/lib/modules/*/kernel/{name}.ko.xz")
         with lzma.open(path) as module:
             archive.data(f"usr/lib/modules/{os.path.basename(name)}.ko", module.read())
     for file in options.add:

@@ -5,7 +5,7 @@ import os
 import re
 import socket
 
-from common import CACHE, CMDLINE, output_of
+from common import CACHE, CMDLINE, host_kernel, output_of
 
 
 def qemu(options, scratch, interactive):
@@ -22,7 +22,7 @@ def qemu(options, scratch, interactive):
         + ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
         + ["-machine", f"{options.machine},vmport=off", "-accel", accelerator]
         + ["-cpu", options.cpu, "-smp", str(options.smp), "-m", f"{options.mem}M"]
-        + ["-kernel", f"{CACHE}/host/vmlinuz", "-initrd", f"{scratch}/initramfs"]
+        + ["-kernel", host_kernel(options.host)[0], "-initrd", f"{scratch}/initramfs"]
         # On a busy machine QEMU's timer may not tick in time for the kernel's check, which then panics.
         + ["-append", f"{CMDLINE} no_timer_check {options.cmdline}"]
         + ["-chardev", f"file,id=console,path={scratch}/console", "-serial", "chardev:console"]
