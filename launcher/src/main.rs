@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         Command::Run(options) => return run::run(options, &arguments).into(),
         Command::Doctor { json } => doctor(json),
         Command::Explain { subject, all } => explain(subject.as_deref(), all),
-        Command::Config { tree, check } => config(&tree, check),
+        Command::Config { tree, xen, check } => config(&tree, xen, check),
         Command::Inspect {
             file,
             modules,
@@ -115,9 +115,13 @@ fn inspect(file: &Path, modules: Option<&Path>, json: bool) -> Done {
     Ok(kernel.runs())
 }
 
-fn config(tree: &Path, check: bool) -> Done {
+fn config(tree: &Path, xen: bool, check: bool) -> Done {
     let output = env::var_os("KBUILD_OUTPUT").map(PathBuf::from);
-    let outcome = config::run(tree, output.as_deref(), check)?;
+    let interface = match xen {
+        true => config::Interface::Xen,
+        false => config::Interface::Lguest,
+    };
+    let outcome = config::run(tree, output.as_deref(), interface, check)?;
     let path = outcome.path.display();
     let mut text = lines(&outcome.differences);
     text += &match (outcome.differences.len(), check) {
@@ -125,9 +129,9 @@ fn config(tree: &Path, check: bool) -> Done {
         (count, true) => format!("{path}: {count} options are not as they should be; lg config sets them\n"),
         (count, false) => format!("{path}: {count} options are set; the old one is .config.old. Next: make olddefconfig\n"),
     };
-    if !outcome.patched {
+    if outcome.unpatched {
         text += "the tree has no lguest support yet: apply guest-kernel-patch/v7.3/*.patch with git am\n";
     }
     print(text.as_bytes())?;
-    Ok(!check || (outcome.differences.is_empty() && outcome.patched))
+    Ok(!check || (outcome.differences.is_empty() && !outcome.unpatched))
 }

@@ -51,6 +51,9 @@ pub enum Command {
         /// The tree; the .config is in $KBUILD_OUTPUT, if that is set
         #[arg(default_value = ".")]
         tree: PathBuf,
+        /// What a kernel without lg's patches needs, which is a guest by Xen's interface
+        #[arg(long)]
+        xen: bool,
         /// Change nothing; exit with 1 if something is not as it should be
         #[arg(long)]
         check: bool,

@@ -10,10 +10,30 @@ use crate::report::codes::Code;
 use crate::report::system::{cannot_read, cannot_write};
 use crate::report::{Error, Explain};
 
-/// The configuration of the default Guest.
+/// The configuration of the default Guest, which has the patches.
 const WANTED: &str = include_str!("../../../guest-kernel-patch/lguest.config");
+/// What a kernel without them needs.
+const WANTED_UNPATCHED: &str = include_str!("../../../guest-kernel-patch/xen.config");
 /// The directory in which the Guest's patches put their code.
 const PATCHED: &str = "arch/x86/lguest";
+
+/// The interface by which a kernel is a Guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interface {
+    /// lg's own, for which it has the patches.
+    Lguest,
+    /// Xen's for PV domains, which Linux has as it is.
+    Xen,
+}
+
+impl Interface {
+    pub(super) fn wanted(self) -> &'static str {
+        match self {
+            Self::Lguest => WANTED,
+            Self::Xen => WANTED_UNPATCHED,
+        }
+    }
+}
 
 /// Options by name; those that are not set have the value `n`.
 pub(super) type Options<'a> = BTreeMap<&'a str, &'a str>;
@@ -47,8 +67,8 @@ pub struct Outcome {
     pub path: PathBuf,
     /// The options that were not as they should be.
     pub differences: Vec<Difference>,
-    /// Does the tree have the Guest's patches?
-    pub patched: bool,
+    /// Does the tree lack the Guest's patches, and needs them?
+    pub unpatched: bool,
 }
 
 /// The reasons why there is nothing to configure.
@@ -77,14 +97,20 @@ impl Explain for TreeError {
     }
 }
 
-/// Compares the configuration of `tree` with what a Guest needs; unless `only_check`, makes it so and
+/// Compares the configuration of `tree` with what a Guest by `interface` needs; unless `only_check`, makes it so and
 /// keeps the old one as `.config.old`. `output` is where the tree is built, if not in itself
 /// (`$KBUILD_OUTPUT`).
 ///
 /// # Errors
 ///
 /// There is no tree or no configuration, or it cannot be read or written.
-pub fn run(tree: &Path, output: Option<&Path>, only_check: bool) -> Result<Outcome, Error> {
+pub fn run(
+    tree: &Path,
+    output: Option<&Path>,
+    interface: Interface,
+    only_check: bool,
+) -> Result<Outcome, Error> {
+    let wanted = interface.wanted();
     if !tree.join("Kconfig").exists() {
         return Err(TreeError::NoTree(tree.into()).into());
     }
@@ -93,15 +119,15 @@ pub fn run(tree: &Path, output: Option<&Path>, only_check: bool) -> Result<Outco
         io::ErrorKind::NotFound => TreeError::NoConfig(path.clone()).into(),
         _ => cannot_read(&path)(source),
     })?;
-    let differences = compare(&text);
+    let differences = compare(&text, wanted);
     if !only_check && !differences.is_empty() {
-        replace(&path, &merge(&text)).map_err(cannot_write(&path))?;
+        replace(&path, &merge(&text, wanted)).map_err(cannot_write(&path))?;
     }
-    let patched = tree.join(PATCHED).exists();
+    let unpatched = interface == Interface::Lguest && !tree.join(PATCHED).exists();
     Ok(Outcome {
         path,
         differences,
-        patched,
+        unpatched,
     })
 }
 
@@ -124,10 +150,10 @@ pub(super) fn options(text: &str) -> Options<'_> {
     lines(text).filter_map(option).collect()
 }
 
-/// What is not in `text` as the default Guest has it.
-pub(super) fn compare(text: &str) -> Vec<Difference> {
+/// What is not in `text` as it is in `wanted`.
+pub(super) fn compare(text: &str, wanted: &'static str) -> Vec<Difference> {
     let found = options(text);
-    options(WANTED)
+    options(wanted)
         .into_iter()
         .filter_map(|(name, wanted)| {
             // An option that a configuration does not name is not set.
@@ -144,9 +170,9 @@ pub(super) fn compare(text: &str) -> Vec<Difference> {
 /// `text` with the wanted options. Those that it has not got as they should be are at its end: of the
 /// members of a choice, such as CONFIG_CC_OPTIMIZE_FOR_SIZE and _PERFORMANCE, Kconfig takes the one
 /// that comes last.
-fn merge(text: &str) -> String {
+fn merge(text: &str, wanted: &str) -> String {
     let found = options(text);
-    let mut missing = options(WANTED);
+    let mut missing = options(wanted);
     missing.retain(|name, wanted| found.get(name) != Some(wanted));
     let ours = |line| option(line).is_some_and(|(name, _)| missing.contains_key(name));
     let mut merged = String::new();
@@ -205,9 +231,14 @@ mod tests {
 
     #[test]
     fn the_fragment_is_what_it_wants() {
-        assert!(options(WANTED).len() > 50);
-        assert_eq!(compare(WANTED), []);
-        assert_eq!(options(WANTED)["CONFIG_LGUEST_GUEST"], "y");
+        for (wanted, own) in [
+            (WANTED, "CONFIG_LGUEST_GUEST"),
+            (WANTED_UNPATCHED, "CONFIG_XEN_PV"),
+        ] {
+            assert!(options(wanted).len() > 40);
+            assert_eq!(compare(wanted, wanted), []);
+            assert_eq!(options(wanted)[own], "y");
+        }
     }
 
     #[test]
@@ -215,26 +246,45 @@ mod tests {
         let old = "# a comment\nCONFIG_SMP=y\nCONFIG_MINE=m\nCONFIG_64BIT=y\n";
         let tree = Tree::new("merge", Some(old));
         let config = tree.0.join(".config");
-        let outcome = run(&tree.0, None, true).unwrap();
+        let outcome = run(&tree.0, None, Interface::Lguest, true).unwrap();
         let smp = &outcome.differences.iter().find(|d| d.name == "CONFIG_SMP");
         assert_eq!(smp.unwrap().to_string(), "CONFIG_SMP: y, should be n");
-        assert!(!outcome.patched);
+        assert!(outcome.unpatched);
         assert_eq!(fs::read_to_string(&config).unwrap(), old);
 
         fs::create_dir_all(tree.0.join(PATCHED)).unwrap();
-        assert!(run(&tree.0, None, false).unwrap().patched);
+        assert!(
+            !run(&tree.0, None, Interface::Lguest, false)
+                .unwrap()
+                .unpatched
+        );
         let new = fs::read_to_string(&config).unwrap();
         let head = "# a comment\nCONFIG_MINE=m\nCONFIG_64BIT=y\n";
         assert!(new.starts_with(head), "{new}");
         assert!(new.contains("\n# CONFIG_SMP is not set\n"), "{new}");
         assert_eq!(fs::read_to_string(tree.0.join(".config.old")).unwrap(), old);
-        assert_eq!(run(&tree.0, None, true).unwrap().differences, []);
+        let again = run(&tree.0, None, Interface::Lguest, true).unwrap();
+        assert_eq!(again.differences, []);
+    }
+
+    #[test]
+    fn a_tree_without_patches_can_be_a_guest_of_xens_kind() {
+        let tree = Tree::new("xen", Some("CONFIG_XEN_PCIDEV_FRONTEND=m\nCONFIG_SMP=y\n"));
+        let outcome = run(&tree.0, None, Interface::Xen, false).unwrap();
+        assert!(!outcome.unpatched);
+        let named = |name| outcome.differences.iter().find(|d| d.name == name);
+        let pci = named("CONFIG_XEN_PCIDEV_FRONTEND").unwrap().to_string();
+        assert_eq!(pci, "CONFIG_XEN_PCIDEV_FRONTEND: m, should be y");
+        assert_eq!(named("CONFIG_SMP"), None);
+        let again = run(&tree.0, None, Interface::Xen, true).unwrap();
+        assert_eq!(again.differences, []);
     }
 
     #[test]
     fn of_a_choice_the_wanted_member_is_last() {
         let merged = merge(
             "# CONFIG_CC_OPTIMIZE_FOR_PERFORMANCE is not set\nCONFIG_CC_OPTIMIZE_FOR_SIZE=y\n",
+            WANTED,
         );
         let at = |line| merged.find(line).unwrap();
         assert!(at("FOR_PERFORMANCE=y") > at("FOR_SIZE=y"), "{merged}");
@@ -244,15 +294,16 @@ mod tests {
     #[test]
     fn no_tree_and_no_configuration() {
         let nowhere = std::env::temp_dir().join("lg-no-such-tree");
-        let code = |tree| run(tree, None, true).map(drop).unwrap_err().code();
+        let code = |tree| {
+            let found = run(tree, None, Interface::Lguest, true);
+            found.map(drop).unwrap_err().code()
+        };
         assert_eq!(code(&nowhere), Code::NoTree);
         let tree = Tree::new("bare", None);
         assert_eq!(code(&tree.0), Code::NoConfig);
         let elsewhere = Tree::new("output", Some(WANTED));
-        assert_eq!(
-            run(&tree.0, Some(&elsewhere.0), true).unwrap().differences,
-            []
-        );
+        let found = run(&tree.0, Some(&elsewhere.0), Interface::Lguest, true);
+        assert_eq!(found.unwrap().differences, []);
     }
 
     proptest! {
@@ -267,9 +318,11 @@ mod tests {
                 0..20,
             ),
         ) {
-            let merged = merge(&lines.join("\n"));
-            prop_assert_eq!(compare(&merged), []);
-            prop_assert_eq!(merge(&merged), merged);
+            for wanted in [WANTED, WANTED_UNPATCHED] {
+                let merged = merge(&lines.join("\n"), wanted);
+                prop_assert_eq!(compare(&merged, wanted), []);
+                prop_assert_eq!(merge(&merged, wanted), merged);
+            }
         }
     }
 }

@@ -163,7 +163,8 @@ fn lacks_of_lguest(text: &str) -> Vec<Lack> {
         found: difference.found,
         purpose: "the default guest has it (lg config)".into(),
     };
-    config::compare(text).into_iter().map(lack).collect()
+    let wanted = config::Interface::Lguest.wanted();
+    config::compare(text, wanted).into_iter().map(lack).collect()
 }
 
 /// A driver that is a module is of use if there are modules.
