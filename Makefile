@@ -2,7 +2,7 @@
 #
 # The front door. Everything here may be said again at any time: finished work is not done twice.
 
-.PHONY: help all setup module launcher guests kernel rootfs run check check-all bench lint fmt modules install clean
+.PHONY: help all unpatched setup module launcher guests kernel rootfs run check check-all bench lint fmt modules install clean
 
 help:
 	@echo 'make run        build what is missing and boot Linux as a guest of lg, down to a shell'
@@ -10,13 +10,17 @@ help:
 	@echo 'make check      all tests; make check T=flush: those with that in their name'
 	@echo 'make check-all  all tests, on every kind of test machine'
 	@echo 'make bench      the same kernel directly and as a guest, and its devices, side by side'
+	@echo 'make modules    lg.ko for the kernel of this Debian machine, and what make install wants'
 	@echo 'make modules KDIR=/lib/modules/$$(uname -r)/build'
-	@echo '                lg.ko for your own kernel'
+	@echo '                lg.ko for another kernel that has its Rust metadata'
 	@echo 'make install    lg, its guest and that module, for everybody in group lguest'
 	@echo
-	@echo 'Parts: all = module launcher guests kernel rootfs; setup; lint, fmt; clean.'
+	@echo 'Parts: all = unpatched kernel; unpatched = module launcher guests rootfs; setup; lint, fmt; clean.'
 
-all: module launcher guests kernel rootfs
+all: unpatched kernel
+
+# All that needs no patched kernel, which takes the longest to make.
+unpatched: module launcher guests rootfs
 
 # The toolchain, the Host kernel and the guest kernel, in the cache directory.
 setup:
@@ -40,17 +44,19 @@ guests:
 kernel:
 	scripts/setup guest
 	@mkdir -p build
-	scripts/in-root sh -c '[ build/vmlinux -nt /cache/guest/vmlinux ] || \
-		strip -g -o build/vmlinux /cache/guest/vmlinux'
+	@# There is none if the Host kernel is of a version that has no series of patches.
+	scripts/in-root sh -c '[ -e /cache/guest/vmlinux ] || { rm -f build/vmlinux; exit 0; }; \
+		[ build/vmlinux -nt /cache/guest/vmlinux ] || strip -g -o build/vmlinux /cache/guest/vmlinux'
 
 rootfs:
-	scripts/setup root
+	scripts/setup host
 	scripts/build-initramfs
 
 run: all
 	scripts/testhost -- lg run $(ARGS)
 
 check: all
+	scripts/setup kernels
 	scripts/check $(if $(T),--only '$(T)')
 
 check-all: all
@@ -67,12 +73,17 @@ fmt:
 	scripts/in-root cargo fmt
 	scripts/in-root rustfmt --edition 2021 rust/lg/lg.rs
 
+ifdef KDIR
 # For a kernel that has its Rust metadata (rust/*.rmeta) beside its headers, with the tools on this machine.
 modules:
-	@[ -n '$(KDIR)' ] || { echo 'say which kernel: make modules KDIR=/lib/modules/$$(uname -r)/build' >&2; exit 1; }
 	scripts/probe-kernel '$(KDIR)'
 	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' MO='$(CURDIR)/build/own' modules
 	@echo 'built build/own/lg.ko'
+else
+# For the running kernel, if it is one of Debian's; and what make install puts beside it.
+modules: launcher rootfs kernel
+	scripts/build-module
+endif
 
 # Only what is built already: who installs need not be who builds.
 install:

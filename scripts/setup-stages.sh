@@ -63,8 +63,9 @@ make_compilers() {
 	local new=$lg_cache/roots/$1.new mirror
 	mirror=$(apt_mirror)
 	rm -rf "$new" && mkdir -p "$new"
-	TMPDIR=/var/tmp mmdebstrap --variant=minbase --format=tar --include="${compilers[*]}" "$1" - \
-		"deb $mirror $1 main" | tar -x --no-same-owner --exclude='./dev/*' -C "$new"
+	# A mirror that lags behind, or stands still, still has what Debian has signed.
+	TMPDIR=/var/tmp mmdebstrap --variant=minbase --format=tar --include="${compilers[*]}" \
+		--aptopt='Acquire::Check-Valid-Until "false"' "$1" - "deb $mirror $1 main" | tar -x --no-same-owner --exclude='./dev/*' -C "$new"
 	mkdir -p "$new/lg" "$new/cache"
 	touch "$new/etc/lg-root" "$new/etc/resolv.conf" "$new/etc/hosts"
 	rm -rf "${new%.new}"
@@ -82,7 +83,7 @@ apt_of() {
 	cat >"$dir/apt.conf" <<-END
 		APT::Sandbox::User "root";
 		Acquire::Languages "none";
-		// A mirror that lags behind, or stands still, still has what Debian has signed.
+		// As in make_compilers.
 		Acquire::Check-Valid-Until "false";
 		Dir::State::lists "$dir/lists";
 		Dir::Cache "$dir/cache";
@@ -310,7 +311,7 @@ make_guest() {
 	series=$lg_top/$(guest_series)
 	if ! [ -d "$series" ]; then
 		echo "note: there is no ${series#"$lg_top/"}: no patched kernel is built"
-		rm -rf /cache/guest /cache/guest-src && mkdir /cache/guest
+		rm -rf /cache/guest && mkdir /cache/guest
 		return
 	fi
 	source=$(readlink -f /cache/src)
@@ -361,4 +362,15 @@ make_tree() {
 	make -C /cache/src O="$build" INSTALL_MOD_PATH=/cache/kernels/tree/usr INSTALL_MOD_STRIP=1 modules_install
 	make -s --no-print-directory -C /cache/src O="$build" kernelrelease >../release
 	ln -sf build/arch/x86/boot/bzImage ../vmlinuz
+}
+
+# One that has seccomp=on, which this suite's has not.
+make_uml() {
+	local work=/cache/tmp/uml.new
+	apt_of forky
+	rm -rf "$work" /cache/uml && mkdir -p "$work"
+	cd "$work"
+	apt-get download user-mode-linux
+	dpkg-deb -x user-mode-linux_*.deb /cache/uml
+	rm -rf "$work" /cache/uml/usr/lib
 }

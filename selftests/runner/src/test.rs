@@ -34,6 +34,11 @@ impl Test {
             run: Box::new(run),
         }
     }
+
+    /// Are its Guests bare ones, which take no kernel?
+    pub(crate) fn is_bare(&self) -> bool {
+        self.name.starts_with("bare/") || self.name.starts_with("hostile/")
+    }
 }
 
 /// An error as an outcome has it.
