@@ -3,8 +3,8 @@
 #
 # launch - on the Host: how long `lg run -- true` takes, and how much memory lg has beyond its Guest's RAM.
 #
-# Under -icount a nanosecond of the clock is an instruction, lg's, the Host kernel's and the Guest's together. RAM is a
-# memfd, so what is not shmem is lg's own: code, heap, stacks. What lg.ko has is counted apart, in pages of shadow.
+# Under -icount a nanosecond of the clock is an instruction, lg's, the Host kernel's and the Guest's together. RAM is
+# shmem, so what is not is lg's own: code, heap, stacks. What lg.ko has is counted apart, in pages of shadow.
 
 RUNS=5
 # Of what busybox has, the only clock in nanoseconds.

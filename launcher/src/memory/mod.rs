@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Guest-physical memory: where RAM and devices lie, and the memfd behind RAM.
+//! Guest-physical memory: where RAM and devices lie, and how RAM is made.
 
 pub mod cgroup;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::sync::Arc;
 
-use nix::fcntl::{fcntl, FcntlArg, SealFlag};
-use nix::sys::memfd::{memfd_create, MFdFlags};
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
+use nix::libc;
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::memory::cgroup::Room;
 use crate::report::codes::Code;
@@ -44,28 +43,24 @@ pub fn create(size: u64) -> io::Result<Memory> {
 
 /// Makes RAM in `parts`, as GPA and size, all 0.
 ///
-/// RAM is a sealed memfd, mapped shared: a fork of the Launcher sees the same pages and copies
-/// none.
+/// RAM is mapped shared: a fork of the Launcher sees the same pages and copies none. It has no descriptor,
+/// so nobody can pull pages from under the Guest, and its size is no file's: the limit on those
+/// (`ulimit -f`) is for the command's.
 pub fn create_parts(parts: &[(u64, u64)]) -> io::Result<Memory> {
-    let size = parts.iter().map(|(_, size)| size).sum();
-    let memfd = memfd_create(
-        c"lguest-ram",
-        MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
-    )?;
-    let file = File::from(memfd);
-    file.set_len(size)?;
-    // Nobody can pull pages from under the Guest.
-    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-    let file = Arc::new(file);
-    let mut offset = 0;
-    let mut regions = Vec::new();
-    for &(gpa, size) in parts {
-        let place = FileOffset::from_arc(file.clone(), offset);
-        regions.push((GuestAddress(gpa), size as usize, Some(place)));
-        offset += size;
-    }
-    Memory::from_ranges_with_files(regions).map_err(io::Error::other)
+    const FLAGS: i32 = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let region = |&(gpa, size): &(u64, u64)| {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let mapping = MmapRegion::build(None, size as usize, access, FLAGS);
+        let mapping = mapping.map_err(|error| match error {
+            MmapRegionError::Mmap(error) => error,
+            error => io::Error::other(error),
+        })?;
+        let region = GuestRegionMmap::new(mapping, GuestAddress(gpa));
+        region.ok_or_else(|| io::Error::other("memory beyond the last address"))
+    };
+    let regions = parts.iter().map(region);
+    let regions = regions.collect::<io::Result<_>>()?;
+    Memory::from_regions(regions).map_err(io::Error::other)
 }
 
 /// How much a Guest of `size` bytes takes beside its RAM, in bytes: lg itself, the page tables of

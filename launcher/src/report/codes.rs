@@ -136,7 +136,7 @@ codes! {
         "ls -l INITRD",
         "Make it smaller, or put the files into a directory and --share it.";
     18 Memory: "the memory for the guest cannot be made",
-        "The host refuses a memfd of this size: not enough memory, or a limit of yours.",
+        "The host refuses a mapping of this size: not enough memory, or a limit of yours.",
         "free -m; ulimit -a; cat /sys/fs/cgroup/memory.max",
         "Give less with -m, or free some memory.";
     19 NoDevice: "there is no /dev/lguest",

@@ -161,18 +161,22 @@ fn told() -> Result<()> {
     Ok(())
 }
 
-/// The memfd behind the RAM of a running lg's Guest.
+/// The file behind the RAM of a running lg's Guest, which has no name, and for root alone is at
+/// /proc/PID/map_files.
 fn ram_of(lg: u32) -> Result<File> {
-    for entry in fs::read_dir(format!("/proc/{lg}/fd"))? {
-        let path = entry?.path();
-        if fs::read_link(&path)?
-            .to_string_lossy()
-            .contains("lguest-ram")
-        {
-            return Ok(File::options().read(true).write(true).open(path)?);
+    let size_of = |range: &str| {
+        let (start, end) = range.split_once('-')?;
+        let [start, end] = [start, end].map(|address| usize::from_str_radix(address, 16));
+        Some(end.ok()? - start.ok()?)
+    };
+    for entry in fs::read_dir(format!("/proc/{lg}/map_files"))? {
+        let entry = entry?;
+        if entry.file_name().to_str().and_then(size_of) == Some(RAM) {
+            let mut file = File::options();
+            return Ok(file.read(true).write(true).open(entry.path())?);
         }
     }
-    Err("lg has no memfd for its guest's RAM".into())
+    Err("lg has no mapping of its guest's RAM".into())
 }
 
 /// Lets the Host find an error in one page of a file in memory.
