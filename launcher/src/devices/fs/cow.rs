@@ -42,7 +42,7 @@ use rustix::io::Errno;
 use self::budget::{Budget, Charge};
 use self::content::Content;
 use self::names::Names;
-use super::server::{FileServer, Limits};
+use super::server::{without_set_id_bits, FileServer, Limits};
 
 /// The time for which the Guest may rely on what only it can change.
 const FOREVER: Duration = Duration::from_secs(86400);
@@ -66,9 +66,7 @@ const XATTR_MAX: usize = 1 << 16;
 /// The attribute that lets a program run with another's rights, as mode bits do.
 const CAPABILITY: &CStr = c"security.capability";
 
-const SET_USER: u32 = 0o4000;
 const SET_GROUP: u32 = 0o2000;
-const GROUP_RUNS: u32 = 0o010;
 const PERMISSIONS: u32 = 0o7777;
 
 /// A directory of the Host's, and what the Guest has made of it.
@@ -156,12 +154,8 @@ fn set_modified(attributes: &mut Attr) {
 
 impl Own {
     /// Nobody runs it with another's rights any more, who could not before it was changed.
-    fn drop_set_id_bits(&mut self) {
-        let mode = &mut self.attributes.mode;
-        if *mode & GROUP_RUNS != 0 {
-            *mode &= !SET_GROUP;
-        }
-        *mode &= !SET_USER;
+    fn drop_set_id_bits(&mut self, context: &Context) {
+        self.attributes.mode = without_set_id_bits(context, &self.attributes);
         self.xattrs.remove(CAPABILITY);
     }
 

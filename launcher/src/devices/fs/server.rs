@@ -156,18 +156,15 @@ impl FileServer {
         }
     }
 
-    /// The content of `found` changes: nobody runs it with another's rights any more. For anybody
-    /// but root, the Host's kernel sees to it.
-    fn drop_set_id_bits(&self, found: impl AsFd) -> io::Result<()> {
+    /// The caller in the Guest changes the content of `found`: nobody runs it with another's rights any
+    /// more. For anybody but root, the Host's kernel sees to it.
+    fn drop_set_id_bits(&self, context: &Context, found: impl AsFd) -> io::Result<()> {
         if !self.privileged {
             return Ok(());
         }
-        let mode = host::stat(found.as_fd())?.attributes.mode;
-        let mut new = mode & !SET_USER;
-        if mode & GROUP_RUNS != 0 {
-            new &= !SET_GROUP;
-        }
-        match new == mode {
+        let attributes = host::stat(found.as_fd())?.attributes;
+        let new = without_set_id_bits(context, &attributes);
+        match new == attributes.mode {
             true => Ok(()),
             false => host::set_mode(found.as_fd(), new),
         }
@@ -178,7 +175,7 @@ impl FileServer {
     pub(super) fn changes(&self, context: &Context, found: impl AsFd) -> io::Result<()> {
         match context.uid {
             0 => Ok(()),
-            _ => self.drop_set_id_bits(found),
+            _ => self.drop_set_id_bits(context, found),
         }
     }
 
@@ -198,8 +195,13 @@ impl FileServer {
         state.check_room()?;
         let found = state.inodes.descriptor(number)?;
         match host::open(found.as_fd(), flags) {
+            // The Guest's kernel has asked whether the caller owns the file. We may not.
+            Err(error) if flags.contains(OFlags::NOATIME) && is_forbidden(&error) => {
+                let file = host::open(found.as_fd(), flags - OFlags::NOATIME)?;
+                Ok(state.handles.add_file(file, false))
+            }
             // A file that can only grow is opened for nothing else.
-            Err(error) if appends && error.raw_os_error() == Some(libc::EPERM) => {
+            Err(error) if appends && is_forbidden(&error) => {
                 let file = host::open(found.as_fd(), flags | OFlags::APPEND)?;
                 Ok(state.handles.add_file(file, true))
             }
@@ -229,10 +231,27 @@ impl FileServer {
     }
 }
 
+/// Does the Host's kernel say that this is for nobody but the owner, or not with these flags?
+fn is_forbidden(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EPERM)
+}
+
+/// The mode of a file that the caller in the Guest changes without the right to leave others' rights on
+/// it. The bit for the group stays, as it does on the Host, where nobody runs the file by it and the caller
+/// is in that group. Of his supplementary groups a request does not tell, so they do not count.
+pub(super) fn without_set_id_bits(context: &Context, attributes: &Attr) -> u32 {
+    let is_in_group = context.uid == 0 || context.gid == attributes.gid;
+    let dropped = match attributes.mode & GROUP_RUNS == 0 && is_in_group {
+        true => SET_USER,
+        false => SET_USER | SET_GROUP,
+    };
+    attributes.mode & !dropped
+}
+
 /// Of the flags of an `open`, those that we pass on. What the Guest's kernel does by itself is left
 /// out, and so is O_DIRECT: the Guest's buffers are not aligned for the Host's disks.
 pub(super) fn open_flags(flags: u32) -> OFlags {
-    let passed = OFlags::RWMODE | OFlags::TRUNC | OFlags::SYNC | OFlags::DSYNC;
+    let passed = OFlags::RWMODE | OFlags::TRUNC | OFlags::SYNC | OFlags::DSYNC | OFlags::NOATIME;
     OFlags::from_bits_retain(flags) & passed
 }
 
@@ -399,7 +418,7 @@ impl FileSystem for FileServer {
 
     fn setattr(
         &self,
-        _: &Context,
+        context: &Context,
         inode: u64,
         new: stat64,
         handle: Option<u64>,
@@ -423,7 +442,7 @@ impl FileSystem for FileServer {
             };
             host::set_mode(found.as_fd(), mode)?;
         } else if valid.contains(SetattrValid::KILL_SUIDGID) {
-            self.drop_set_id_bits(&found)?;
+            self.drop_set_id_bits(context, &found)?;
         }
         if let Some(times) = times(&new, valid) {
             host::set_times(found.as_fd(), &times)?;
@@ -533,7 +552,7 @@ impl FileSystem for FileServer {
 
     fn open(
         &self,
-        _: &Context,
+        context: &Context,
         inode: u64,
         flags: u32,
         fuse_flags: u32,
@@ -545,7 +564,7 @@ impl FileSystem for FileServer {
         } = &mut *state;
         let file = &handles.file(handle)?.file;
         if fuse_flags & FOPEN_IN_KILL_SUIDGID != 0 {
-            self.drop_set_id_bits(file)?;
+            self.drop_set_id_bits(context, file)?;
         }
         let now = host::stat(file.as_fd())?.attributes;
         // What the Guest has cached is good unless the file was changed by somebody else.
@@ -615,7 +634,7 @@ impl FileSystem for FileServer {
 
     fn write(
         &self,
-        _: &Context,
+        context: &Context,
         _: u64,
         handle: u64,
         reader: &mut dyn ZeroCopyReader,
@@ -632,7 +651,7 @@ impl FileSystem for FileServer {
         let appends = OFlags::from_bits_retain(flags).contains(OFlags::APPEND) && !delayed_write;
         open.set_appending(appends)?;
         if fuse_flags & WRITE_KILL_PRIV != 0 {
-            self.drop_set_id_bits(&open.file)?;
+            self.drop_set_id_bits(context, &open.file)?;
         }
         reader.read_to(&mut open.file, size as usize, offset)
     }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use fuse_backend_rs::abi::fuse_abi::Opcode;
+use fuse_backend_rs::abi::fuse_abi::{Attr, Opcode};
+use fuse_backend_rs::api::filesystem::Context;
 use nix::libc;
 use proptest::prelude::*;
 use rustix::fs::{flock, FlockOperation};
@@ -19,7 +20,7 @@ use vmm_sys_util::tempdir::TempDir;
 
 use super::*;
 use crate::devices::fs::host;
-use crate::devices::fs::server::{FileServer, Limits};
+use crate::devices::fs::server::{without_set_id_bits, FileServer, Limits};
 use crate::devices::testing::driver::{Driver, WRITE};
 use crate::devices::Window;
 
@@ -719,6 +720,34 @@ fn nobody_runs_what_was_changed_with_anothers_rights() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o6755)).unwrap();
     client.write(handle, 0, [KILL_PRIVILEGES, 0], b"x").unwrap();
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o755);
+}
+
+/// A bit for a group that does not run the file marks nothing but, once, a kind of lock; and yet whoever
+/// may write there and is not of that group takes it away, as on the Host.
+#[test]
+fn the_bit_of_a_group_is_for_those_in_it_to_leave() {
+    let caller = |uid, gid| Context {
+        uid,
+        gid,
+        ..Context::default()
+    };
+    let file = |mode, gid| Attr {
+        mode,
+        gid,
+        ..Attr::default()
+    };
+    let left = |mode, caller: &Context| without_set_id_bits(caller, &file(mode, 50));
+    let (root, member, other) = (caller(0, 0), caller(1000, 50), caller(1000, 1000));
+    for (mode, by_root, by_member, by_other) in [
+        (0o2666, 0o2666, 0o2666, 0o666),
+        (0o2676, 0o676, 0o676, 0o676),
+        (0o6666, 0o2666, 0o2666, 0o666),
+        (0o4666, 0o666, 0o666, 0o666),
+        (0o666, 0o666, 0o666, 0o666),
+    ] {
+        let by_all = [&root, &member, &other].map(|caller| left(mode, caller));
+        assert_eq!(by_all, [by_root, by_member, by_other], "{mode:o}");
+    }
 }
 
 /// A mode as a Guest asks for it, of a server that is nobody's but a user's.

@@ -93,7 +93,7 @@ impl FileSystem for CowServer {
 
     fn setattr(
         &self,
-        _: &Context,
+        context: &Context,
         inode: u64,
         new: stat64,
         _: Option<u64>,
@@ -149,7 +149,7 @@ impl FileSystem for CowServer {
         let owner = valid.intersects(SetattrValid::UID | SetattrValid::GID) && !is_directory;
         let mode = valid.contains(SetattrValid::MODE);
         if owner && !mode || valid.contains(SetattrValid::KILL_SUIDGID) {
-            own.drop_set_id_bits();
+            own.drop_set_id_bits(context);
         }
         state.kept -= usize::from(let_go);
         Ok((state.attributes(inode)?.into(), state.valid(inode)))
@@ -259,7 +259,7 @@ impl FileSystem for CowServer {
 
     fn open(
         &self,
-        _: &Context,
+        context: &Context,
         inode: u64,
         flags: u32,
         fuse_flags: u32,
@@ -267,7 +267,7 @@ impl FileSystem for CowServer {
         let mut state = self.state();
         let (handle, options) = state.open_file(inode, flags)?;
         if fuse_flags & FOPEN_IN_KILL_SUIDGID != 0 {
-            state.change(inode, false)?.drop_set_id_bits();
+            state.change(inode, false)?.drop_set_id_bits(context);
         }
         Ok((Some(handle), options, None))
     }
@@ -333,7 +333,7 @@ impl FileSystem for CowServer {
 
     fn write(
         &self,
-        _: &Context,
+        context: &Context,
         _: u64,
         handle: u64,
         reader: &mut dyn ZeroCopyReader,
@@ -348,7 +348,7 @@ impl FileSystem for CowServer {
         let inode = state.handle(handle)?.inode;
         let own = state.change(inode, false)?;
         if fuse_flags & WRITE_KILL_PRIV != 0 {
-            own.drop_set_id_bits();
+            own.drop_set_id_bits(context);
         }
         let (content, attributes) = own.content()?;
         let appends = OFlags::from_bits_retain(flags).contains(OFlags::APPEND) && !delayed_write;
@@ -364,7 +364,7 @@ impl FileSystem for CowServer {
 
     fn fallocate(
         &self,
-        _: &Context,
+        context: &Context,
         _: u64,
         handle: u64,
         mode: u32,
@@ -373,7 +373,12 @@ impl FileSystem for CowServer {
     ) -> io::Result<()> {
         let mut state = self.state();
         let inode = state.handle(handle)?.inode;
-        let (content, attributes) = state.change(inode, false)?.content()?;
+        let own = state.change(inode, false)?;
+        if context.uid != 0 {
+            // Of this, the Guest's kernel says nothing.
+            own.drop_set_id_bits(context);
+        }
+        let (content, attributes) = own.content()?;
         let mode = FallocateFlags::from_bits_retain(mode);
         let keep_size = mode.contains(FallocateFlags::KEEP_SIZE);
         let kind = mode - FallocateFlags::KEEP_SIZE;
