@@ -19,7 +19,8 @@ pub(crate) struct Config {
     pub(crate) command: Vec<OsString>,
     /// `env`: additions to the environment. The last of a name counts.
     pub(crate) environment: BTreeMap<OsString, OsString>,
-    /// `ports`: the names of the console's ports that are standard streams.
+    /// `ports`: the names of the console's ports that are standard streams, and of streams that are
+    /// closed.
     pub(crate) ports: Vec<OsString>,
     /// Of `mounts`: the root; none: the archive itself.
     pub(crate) root: Option<Share>,
@@ -27,8 +28,12 @@ pub(crate) struct Config {
     pub(crate) shares: Vec<Share>,
     /// `user`: who runs the command; none: root.
     pub(crate) user: Option<User>,
-    /// `cwd`: where the command starts.
+    /// `cwd`: where the command starts; empty: in a directory that is gone.
     pub(crate) directory: Option<PathBuf>,
+    /// `ignored`: the signals that the command ignores when it starts; bit 0 is signal 1.
+    pub(crate) ignored: u64,
+    /// `limits`: the command's limits by their numbers: each now, and at most.
+    pub(crate) limits: Vec<[u64; 2]>,
 }
 
 /// A directory of the Host's.
@@ -81,6 +86,16 @@ impl Config {
                 words => Some(user(words).ok_or_else(malformed("user"))?),
             },
             directory: words("cwd")?.into_iter().next().map(PathBuf::from),
+            ignored: numbers(&words("ignored")?)
+                .ok_or_else(malformed("ignored"))?
+                .first()
+                .copied()
+                .unwrap_or(0),
+            limits: numbers(&words("limits")?)
+                .ok_or_else(malformed("limits"))?
+                .chunks_exact(2)
+                .map(|limit| [limit[0], limit[1]])
+                .collect(),
             ..Self::default()
         };
         for share in shares(&mounts).ok_or_else(malformed("mounts"))? {
@@ -145,6 +160,11 @@ fn shares(words: &[OsString]) -> Option<Vec<Share>> {
     words.chunks(3).map(share).collect()
 }
 
+fn numbers(words: &[OsString]) -> Option<Vec<u64>> {
+    let number = |word: &OsString| u64::from_str(word.to_str()?).ok();
+    words.iter().map(number).collect()
+}
+
 /// User, group and file mode mask, and then all supplementary groups.
 fn user(words: &[OsString]) -> Option<User> {
     let [uid, gid, umask, groups @ ..] = words else {
@@ -166,6 +186,7 @@ mod tests {
     use clap::Parser;
     use launcher::cli::{Cli, Command, Run};
     use launcher::plan::{root, told};
+    use launcher::session::inherited;
     use launcher::session::streams::Streams;
     use nix::unistd::{getgid, getgroups, getuid};
     use proptest::collection::vec;
@@ -174,8 +195,11 @@ mod tests {
     use proptest::sample::subsequence;
 
     use super::*;
+    use crate::names::CLOSED;
 
-    const FILES: [&str; 6] = ["cmd", "env", "ports", "mounts", "user", "cwd"];
+    const FILES: [&str; 8] = [
+        "cmd", "env", "ports", "mounts", "user", "cwd", "ignored", "limits",
+    ];
 
     fn parse(files: &[(&str, Vec<u8>)]) -> Option<Config> {
         let files: HashMap<_, _> = files.iter().cloned().collect();
@@ -232,10 +256,11 @@ mod tests {
         #[test]
         fn what_the_launcher_writes_is_read(
             options in options(),
+            closed in subsequence(&CLOSED[..], 0..=3),
             names in subsequence(&["lg.control", "lg.terminal", "lg.stdin", "lg.output", "lg.stdout", "lg.stderr"][..], 0..=6),
             root in option::of(any::<bool>()),
         ) {
-            let streams = Streams { place: None, console: false, names };
+            let streams = Streams { place: None, console: false, names, closed };
             let root = root.map(|write| root::Root { directory: "/".into(), write });
             let config = parse(&told::files(&options, &streams, root.as_ref()).unwrap()).unwrap();
 
@@ -247,7 +272,10 @@ mod tests {
                     prop_assert_eq!(&config.environment[&name], &value);
                 }
             }
-            prop_assert_eq!(config.ports, streams.names);
+            let ports = [&streams.names[..], &streams.closed].concat();
+            prop_assert_eq!(config.ports, ports);
+            prop_assert_eq!(config.ignored, inherited::ignored());
+            prop_assert_eq!(config.limits, inherited::limits());
             let access = config.root.map(|root| root.access);
             prop_assert_eq!(access, root.as_ref().map(|root| match root.write {
                 true => Access::ReadWrite,

@@ -108,6 +108,41 @@ impl Kind {
     }
 }
 
+/// Lets `command` start with what the Launcher has got from whoever started that: `closed` streams,
+/// `ignored` signals, `limits`. To be called before [`run_as`]: root alone raises limits.
+pub(crate) fn inherit(command: &mut Command, closed: [bool; 3], ignored: u64, limits: &[[u64; 2]]) {
+    let most_files = fs::read_to_string("/proc/sys/fs/nr_open");
+    let most_files = most_files.ok().and_then(|text| text.trim().parse().ok());
+    let limits = limits.iter().enumerate().map(|(resource, &[now, most])| {
+        // Another kernel may allow more of these.
+        let files = resource == libc::RLIMIT_NOFILE as usize;
+        let bound = most_files.filter(|_| files).unwrap_or(libc::RLIM_INFINITY);
+        let limit = libc::rlimit {
+            rlim_cur: now.min(bound),
+            rlim_max: most.min(bound),
+        };
+        (resource, limit)
+    });
+    let limits: Vec<_> = limits.collect();
+    let take_over = move || {
+        for (resource, limit) in &limits {
+            // SAFETY: reads a struct rlimit. What this kernel does not know, it refuses.
+            unsafe { libc::setrlimit(*resource as _, limit) };
+        }
+        for signal in (1..=64).filter(|signal| ignored & (1 << (signal - 1)) != 0) {
+            // SAFETY: SIG_IGN is no function of ours that could be gone. A number that is none is refused.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+        }
+        for descriptor in (0..3).filter(|&descriptor| closed[descriptor as usize]) {
+            // SAFETY: std has put the command's stream there, which nobody else uses.
+            unsafe { libc::close(descriptor) };
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it allocates nothing.
+    unsafe { command.pre_exec(take_over) };
+}
+
 /// Ends the machine and hands `status` to whoever started it. `log` is the kernel's.
 pub(crate) fn end(status: i32, log: Option<&File>) -> ! {
     let status = status & 0xff;

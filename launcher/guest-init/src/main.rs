@@ -81,6 +81,7 @@ fn run(log: Option<&File>) -> Result<i32, Failure> {
         root::enter(root)?;
     }
     let directory = config.directory.as_deref();
+    let directory = directory.filter(|directory| !directory.as_os_str().is_empty());
     let root = config.root.as_ref();
     let made = root::furnish(root, &config.shares, directory)?;
     let may_make = root::may_make(root);
@@ -102,6 +103,7 @@ fn run_command(config: &Config, log: Option<&File>) -> Result<i32, Failure> {
             stdin,
             stdout,
             stderr,
+            closed,
         },
         pipes,
     ) = streams::open_all(&config.ports)?;
@@ -136,6 +138,7 @@ fn run_command(config: &Config, log: Option<&File>) -> Result<i32, Failure> {
         .stdin(stdin)
         .stdout(stdout)
         .stderr(stderr);
+    machine::inherit(&mut child, closed, config.ignored, &config.limits);
     if let Some(user) = &config.user {
         umask(Mode::from_bits_truncate(user.umask));
         machine::run_as(&mut child, user);
@@ -201,6 +204,9 @@ fn say(messages: &mut File, what: fmt::Arguments<'_>) {
 /// command's standard error is its own.
 fn go_to(config: &Config, log: Option<&File>) {
     let directory = config.directory.as_deref().unwrap_or(Path::new("/root"));
+    if directory.as_os_str().is_empty() && go_nowhere().is_ok() {
+        return;
+    }
     if let Err(error) = std::env::set_current_dir(directory) {
         if let (Some(_), Some(mut log)) = (&config.directory, log) {
             let directory = directory.display();
@@ -208,6 +214,15 @@ fn go_to(config: &Config, log: Option<&File>) {
             let _ = log.write_all(line.as_bytes());
         }
     }
+}
+
+/// Makes ours a directory that is gone, as the caller's is: what the command means by names without a
+/// beginning must not be other files.
+fn go_nowhere() -> io::Result<()> {
+    let directory = Path::new("/run/gone");
+    fs::create_dir(directory)?;
+    std::env::set_current_dir(directory)?;
+    fs::remove_dir(directory)
 }
 
 /// The program to run: the command, or a shell.

@@ -29,7 +29,9 @@ use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::unistd::pipe2;
 
 use crate::machine::{set_size, unread};
-use crate::names::{COMMAND_ENDED, CONSOLE, CONTROL, OUTPUT, STDERR, STDIN, STDOUT, TERMINAL};
+use crate::names::{
+    CLOSED, COMMAND_ENDED, CONSOLE, CONTROL, OUTPUT, STDERR, STDIN, STDOUT, TERMINAL,
+};
 use crate::{open, open_console, Doing, Failure};
 /// A pipe has a page for each write that does not fit into the one before.
 const PAGE: usize = 4096;
@@ -46,6 +48,8 @@ pub(crate) struct Streams {
     pub(crate) stdin: File,
     pub(crate) stdout: File,
     pub(crate) stderr: File,
+    /// Those of standard input, output and error that are closed for the command.
+    pub(crate) closed: [bool; 3],
 }
 
 /// The streams that are carried between the command's ends and their ports.
@@ -69,7 +73,7 @@ struct Pipe {
 /// Makes the streams; `ports` says which are ports.
 pub(crate) fn open_all(ports: &[OsString]) -> Result<(Streams, Pipes), Failure> {
     let mut pipes = Pipes::default();
-    let has = |name| ports.iter().any(|port| port == name);
+    let has = |name: &str| ports.iter().any(|port| port == name);
     let copy = |file: &File| file.try_clone().doing("copy a descriptor");
     if has(CONTROL) {
         pipes.control = Some(open(&find_port(CONTROL)?)?);
@@ -96,7 +100,16 @@ pub(crate) fn open_all(ports: &[OsString]) -> Result<(Streams, Pipes), Failure> 
     } else {
         None
     };
-    let mut stream = |name| {
+    let closed = CLOSED.map(has);
+    let mut stream = |name: &str| {
+        let index = [STDIN, STDOUT, STDERR]
+            .iter()
+            .position(|&stream| stream == name);
+        if index.is_some_and(|index| closed[index]) {
+            // In its place, until the command starts, is a pipe without another end.
+            let (outlet, inlet) = pipe2(OFlag::O_CLOEXEC).doing("make a pipe")?;
+            return Ok(if name == STDIN { outlet } else { inlet }.into());
+        }
         if !has(name) {
             let terminal = terminal.as_ref();
             return copy(terminal.ok_or_else(|| Failure(format!("there is no {name}")))?);
@@ -113,6 +126,8 @@ pub(crate) fn open_all(ports: &[OsString]) -> Result<(Streams, Pipes), Failure> 
             });
             return Ok(outlet);
         }
+        // Who waits to write there would not hear that nobody takes it any more.
+        fcntl(&port, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing("set a port's mode")?;
         pipes.outputs.push(Pipe {
             from: outlet,
             to: port,
@@ -131,6 +146,7 @@ pub(crate) fn open_all(ports: &[OsString]) -> Result<(Streams, Pipes), Failure> 
         stdin,
         stdout,
         stderr,
+        closed,
     };
     Ok((streams, pipes))
 }
@@ -349,7 +365,7 @@ impl Pipe {
 
     /// As [`carry`](Self::carry); but once the other end of `ended` is closed, only what is there
     /// already: what the command leaves behind in the background may keep its output open, and go on
-    /// writing.
+    /// writing. When nobody takes it, this ends, and who writes hears of it.
     fn carry_until(mut self, ended: &File) -> io::Result<()> {
         // As much as a pipe holds.
         let mut buffer = vec![0; 64 << 10];
@@ -360,7 +376,10 @@ impl Pipe {
                 Some(0) => return Ok(()),
                 Some(_) => PollTimeout::ZERO,
             };
-            let [bytes, end] = self.look(ended, patience);
+            let [bytes, end, gone] = self.look(ended, patience);
+            if gone {
+                return Ok(());
+            }
             if left.is_none() && end {
                 left = Some(self.holds());
                 continue;
@@ -372,7 +391,7 @@ impl Pipe {
             match self.from.read(&mut buffer) {
                 Ok(0) => return Ok(()),
                 Ok(count) => {
-                    self.to.write_all(&buffer[..count])?;
+                    self.write(&buffer[..count])?;
                     left = left.map(|left| left.saturating_sub(count));
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -381,10 +400,32 @@ impl Pipe {
         }
     }
 
-    /// Waits until there are bytes or none are left, which are both to be read, or `ended` is closed.
-    fn look(&self, ended: &File, patience: PollTimeout) -> [bool; 2] {
-        let mut files =
-            [&self.from, ended].map(|file| PollFd::new(file.as_fd(), PollFlags::POLLIN));
+    /// Writes all of `bytes`.
+    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.to.write(bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if !has_room(&self.to) {
+                        return Err(ErrorKind::BrokenPipe.into());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until there are bytes or none are left, which are both to be read, or `ended` is closed, or
+    /// nobody takes anything any more.
+    fn look(&self, ended: &File, patience: PollTimeout) -> [bool; 3] {
+        let waited = [
+            (&self.from, PollFlags::POLLIN),
+            (ended, PollFlags::POLLIN),
+            (&self.to, PollFlags::empty()),
+        ];
+        let mut files = waited.map(|(file, events)| PollFd::new(file.as_fd(), events));
         while poll(&mut files, patience) == Err(Errno::EINTR) {}
         files.map(|file| file.any() != Some(false))
     }

@@ -179,7 +179,7 @@ fn to_the_end(
         session.take_all();
         machine.drain();
     }
-    session.finish(&how);
+    let how = session.finish(how);
     if options.stats {
         if let Some(stats) = machine.stop()? {
             record.counters(&stats);

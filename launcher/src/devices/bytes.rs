@@ -197,6 +197,16 @@ impl Outlet {
         self.changed.notify_all();
     }
 
+    /// Nobody takes anything any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// Is what comes the last, for the command has ended?
+    pub fn has_last(&self) -> bool {
+        self.state().limit == Self::LAST_LIMIT
+    }
+
     /// The number of bytes that are not written yet.
     pub fn pending(&self) -> usize {
         self.state().pending()

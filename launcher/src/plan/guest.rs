@@ -336,6 +336,7 @@ mod tests {
                 place: None,
                 console: false,
                 names: Vec::new(),
+                closed: Vec::new(),
             },
         };
         let line = |append: &str| guest(append).command_line(&[]);

@@ -7,13 +7,17 @@
 //! * `cmd`: the command. Absent: a shell.
 //! * `env`: additions to its environment, NAME=VALUE.
 //! * `ports`: the names of the console's ports which are its terminal, standard input, output and
-//!   error; and `console` if its terminal is the console itself.
+//!   error; `closed.stdin` and the like for streams that are closed; and `console` if its terminal is the
+//!   console itself.
 //! * `mounts`: shares, three words each: the tag of the virtio-fs device, where it is mounted, and
 //!   `ro`, `rw` or, for changes that stay in memory, `private`. What is mounted at `/` is the root.
 //! * `user`: user, group, file mode mask (octal) and supplementary groups. Absent: root.
-//! * `cwd`: the directory in which the command starts. Absent: /root.
+//! * `cwd`: the directory in which the command starts; no name: one that is gone. Absent: /root.
 //! * `modules`: a directory of modules, whose names begin with the number in the order of loading. It is
 //!   there, though it may be empty, if the kernel runs by Xen's ABI; then it is waited for the devices.
+//! * `ignored`: the signals that it ignores when it starts, as a number: bit 0 is signal 1.
+//! * `limits`: its limits (setrlimit(2)) in the order of their numbers, two numbers each: what it is, and to
+//!   what it can be raised.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -21,6 +25,8 @@ use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{getgid, getgroups, getuid};
 
@@ -31,6 +37,7 @@ use crate::plan::modules::Module;
 use crate::plan::root::{self, Root};
 use crate::report::system::setup;
 use crate::report::Error;
+use crate::session::inherited;
 use crate::session::streams::Streams;
 
 /// What of our environment a Guest's terminal needs, and what the caller finds his way by in a root
@@ -81,12 +88,15 @@ pub fn files(
         let caller = caller().map_err(setup("the caller's identity"))?;
         files.push(("user", words(&caller)));
         // A directory that is gone, or out of the caller's sight, has no name.
-        if let Ok(directory) = env::current_dir() {
-            files.push(("cwd", words(&[root.name_of(&directory)])));
-        }
+        let directory = env::current_dir().map(|directory| root.name_of(&directory));
+        files.push(("cwd", words(&[directory.unwrap_or_default()])));
     }
     files.push(("mounts", mounts(root, &options.share)));
     files.push(("ports", words(&streams.told())));
+    files.push(("ignored", words(&[inherited::ignored().to_string()])));
+    let limits = inherited::limits().concat();
+    let limits: Vec<_> = limits.iter().map(u64::to_string).collect();
+    files.push(("limits", words(&limits)));
     Ok(files)
 }
 
@@ -95,7 +105,27 @@ pub fn environment(options: &Run, root: Option<&Root>) -> Vec<OsString> {
     let known = if root.is_some() { &CALLER[..] } else { &[] };
     let passed = TERMINAL.iter().chain(known).map(OsString::from);
     let asked = options.env.iter().cloned();
-    passed.chain(asked).filter_map(variable).collect()
+    let passed = passed.filter_map(variable);
+    let passed = passed.chain(root.and_then(working_directory));
+    passed.chain(asked.filter_map(variable)).collect()
+}
+
+/// The name that the caller's shell has for the directory that it is in, which may be one by symbolic
+/// links, as its word for what it starts.
+fn working_directory(root: &Root) -> Option<OsString> {
+    let named = PathBuf::from(env::var_os("PWD")?);
+    let [by_name, here] = [&named, Path::new(".")].map(|path| fs::metadata(path).ok());
+    let same = |one: &fs::Metadata, other: &fs::Metadata| {
+        (one.dev(), one.ino()) == (other.dev(), other.ino())
+    };
+    let is_here = named.is_absolute() && same(&by_name?, &here?);
+    // Below another root, links need not lead to the same place.
+    let is_same_root = root.directory == Path::new("/");
+    (is_here && is_same_root).then(|| {
+        let mut variable = OsString::from("PWD=");
+        variable.push(named);
+        variable
+    })
 }
 
 /// The content of `mounts`.
@@ -153,6 +183,7 @@ mod tests {
             place: None,
             console: false,
             names: vec!["lg.stdin", "lg.stdout"],
+            closed: vec!["closed.stderr"],
         }
     }
 
@@ -161,6 +192,7 @@ mod tests {
             place: None,
             console: true,
             names: Vec::new(),
+            closed: Vec::new(),
         }
     }
 
@@ -185,7 +217,9 @@ mod tests {
     fn an_archive_is_told_what_to_run() {
         let file = told(&["--", "sh", "-c", "exit 7"], &piped(), None);
         assert_eq!(file("cmd").unwrap(), "sh\0-c\0exit 7\0");
-        assert_eq!(file("ports").unwrap(), "lg.stdin\0lg.stdout\0");
+        let ports = "lg.stdin\0lg.stdout\0closed.stderr\0";
+        assert_eq!(file("ports").unwrap(), ports);
+        assert_eq!(file("limits").unwrap().matches('\0').count(), 32);
         assert_eq!((file("user"), file("cwd")), (None, None));
         assert_eq!(file("mounts").unwrap(), "");
         assert!(!file("env").unwrap().contains("PATH="));

@@ -8,7 +8,7 @@ use lguest_abi::lguest_regs;
 use nix::sys::signal::Signal;
 
 use crate::report::messages::say;
-use crate::report::system::Refusal;
+use crate::report::system::{is_of_output, Refusal};
 use crate::report::{Error, Report};
 
 /// Exit status when `--timeout` was up.
@@ -64,7 +64,9 @@ impl End {
     /// Is it one that the Guest's kernel may have words on?
     pub fn is_failure(&self) -> bool {
         match self {
-            Self::Panic(_) | Self::Death { .. } | Self::TimedOut | Self::Failed(_) => true,
+            Self::Panic(_) | Self::Death { .. } | Self::TimedOut => true,
+            // A file system that is full is not its matter.
+            Self::Failed(error) => !is_of_output(error),
             // What the Guest's init ends with when it cannot run the command.
             Self::PoweredOff(status) => *status == LAUNCHER_ERROR,
             Self::Restart | Self::Left | Self::Signal(_) | Self::NotRun => false,

@@ -4,6 +4,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use nix::libc;
+
 use crate::report::codes::Code;
 use crate::report::{Error, Explain};
 
@@ -47,9 +49,17 @@ impl Explain for Refusal {
         match self {
             Self::Read { .. } | Self::Write { .. } => self.code().fix().to_string(),
             Self::Output(_) => "see where standard output goes".into(),
+            Self::Setup { source, .. } if source.raw_os_error() == Some(libc::EMFILE) => {
+                "allow lg more open files: ulimit -n".into()
+            }
             Self::Setup { .. } => "close other programs: a limit of the system was reached".into(),
         }
     }
+}
+
+/// Is it that an output cannot be written?
+pub fn is_of_output(error: &Error) -> bool {
+    error.code() == Code::Output
 }
 
 /// `path` cannot be read.

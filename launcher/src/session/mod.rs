@@ -6,6 +6,7 @@
 //! one waits for signals, one for the end of the time. Each can report an [`End`].
 
 pub(crate) mod deadline;
+pub mod inherited;
 pub mod keys;
 pub mod log;
 pub mod names;
@@ -36,7 +37,7 @@ use crate::report::Error;
 use crate::session::log::KernelLog;
 use crate::session::signals::{Signals, Window};
 use crate::session::stdin::Stdin;
-use crate::session::streams::{patient, Keyboard, Outputs, Streams};
+use crate::session::streams::{patient, Keyboard, Lost, Outputs, Streams};
 use crate::session::terminal::Terminal;
 
 /// The time that a reader of a run's output has, once the run is cut off, to take some more of it:
@@ -162,14 +163,16 @@ impl Session {
             writers,
             ..
         } = self.outputs;
+        let lost = Arc::<Lost>::default();
         for writer in writers {
+            let losses = lost.clone();
             let (reporter, port) = (ends.clone(), ports.cloned().zip(writer.port));
             let on_room = move || {
                 if let Some((ports, port)) = &port {
                     ports.process(ports::transmit_queue(*port));
                 }
             };
-            spawn("output", move || writer.write(&reporter, on_room))?;
+            spawn("output", move || writer.write(&reporter, &losses, on_room))?;
         }
         streams::say_by(stderr, stderr_is_terminal);
         let claim = self.terminal.as_ref().map(|terminal| terminal.claim);
@@ -191,6 +194,7 @@ impl Session {
             is_ours,
             stdin: self.stdin,
             outlets,
+            lost,
         })
     }
 
@@ -230,6 +234,7 @@ pub(crate) struct Open {
     is_ours: bool,
     stdin: Arc<Stdin>,
     outlets: Vec<(Arc<Outlet>, OwnedFd)>,
+    lost: Arc<Lost>,
 }
 
 impl Open {
@@ -241,8 +246,8 @@ impl Open {
     }
 
     /// Waits until what the Guest has written is out, and gives all back that is the user's. Who reads
-    /// what was cut off is not waited for as long.
-    pub(crate) fn finish(self, end: &End) {
+    /// what was cut off is not waited for as long. Returns the end with which it has come to that.
+    pub(crate) fn finish(self, end: End) -> End {
         self.stdin.settle();
         // What the Guest has left the cursor behind, where all that we write is our terminal.
         let is_alone = (self.terminal.as_ref()).is_some_and(|terminal| !terminal.claim.is_shared());
@@ -251,6 +256,7 @@ impl Open {
         }
         streams::finish(&self.outlets, end.is_cut_off().then_some(PATIENCE));
         drop(self.terminal);
+        self.lost.judge(end)
     }
 }
 

@@ -12,6 +12,8 @@ pub const STDERR: &str = "lg.stderr";
 pub const OUTPUT: &str = "lg.output";
 /// No port: the terminal is the console.
 pub const CONSOLE: &str = "console";
+/// No ports: standard input, output and error, which are closed.
+pub const CLOSED: [&str; 3] = ["closed.stdin", "closed.stdout", "closed.stderr"];
 
 /// guest-init says this on the control port when the command has ended. Other numbers are how many
 /// bytes of standard input it has read.

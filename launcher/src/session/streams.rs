@@ -8,7 +8,7 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::Sender;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::{fcntl, FcntlArg};
@@ -22,9 +22,10 @@ use crate::devices::bytes::{Input, Outlet, Output};
 use crate::devices::console::ports::{Stream, To};
 use crate::report::end::End;
 use crate::report::messages::{self, say};
+use crate::session::inherited::was_closed;
 use crate::session::keys::{Keys, Wish, HELP};
 use crate::session::names::{
-    COMMAND_ENDED, CONSOLE, CONTROL, OUTPUT, STDERR, STDIN, STDOUT, TERMINAL,
+    CLOSED, COMMAND_ENDED, CONSOLE, CONTROL, OUTPUT, STDERR, STDIN, STDOUT, TERMINAL,
 };
 use crate::session::stdin::{interrupted, state_of, wait_for, Stdin};
 use crate::session::terminal::{self, lines_for, shown, Claim, Place};
@@ -39,6 +40,8 @@ pub struct Streams {
     pub console: bool,
     /// The names of the ports.
     pub names: Vec<&'static str>,
+    /// The names of the streams that are closed.
+    pub closed: Vec<&'static str>,
 }
 
 impl Streams {
@@ -47,16 +50,17 @@ impl Streams {
     pub fn of(linux: bool, own_init: bool) -> Self {
         let place = Place::find();
         let console = !linux || own_init;
-        let mut names = Vec::new();
+        let (mut names, mut closed) = (Vec::new(), Vec::new());
         // A bare Guest has no init to open ports, and prints by hypercall.
         if linux {
             let is_place = |stream: BorrowedFd| match &place {
                 Some(place) => place.is(stream),
                 None => false,
             };
-            let stdin = !is_place(io::stdin().as_fd());
-            let stdout = !is_place(io::stdout().as_fd());
-            let stderr = !is_place(io::stderr().as_fd());
+            let is_open = [0, 1, 2].map(|stream| !was_closed(stream));
+            let stdin = is_open[0] && !is_place(io::stdin().as_fd());
+            let stdout = is_open[1] && !is_place(io::stdout().as_fd());
+            let stderr = is_open[2] && !is_place(io::stderr().as_fd());
             let one = stdout && stderr && are_one_file(io::stdout(), io::stderr());
             let all = [
                 (true, CONTROL),
@@ -67,18 +71,22 @@ impl Streams {
                 (stderr && !one, STDERR),
             ];
             names.extend(all.iter().filter(|(has, _)| *has).map(|(_, name)| *name));
+            let named = is_open.into_iter().zip(CLOSED);
+            closed.extend(named.filter(|(open, _)| !open).map(|(_, name)| name));
         }
         Self {
             place,
             console,
             names,
+            closed,
         }
     }
 
     /// The words for the Guest's init.
     pub fn told(&self) -> Vec<&'static str> {
         let console = self.console.then_some(CONSOLE);
-        self.names.iter().copied().chain(console).collect()
+        let all = self.names.iter().chain(&self.closed).copied();
+        all.chain(console).collect()
     }
 
     /// The number of the port which has the bytes that we read from standard input. Without one, they
@@ -132,6 +140,48 @@ pub struct Writer {
     is_terminal: bool,
     /// The number of the port that feeds it.
     pub port: Option<usize>,
+    /// Our own init has that port open, and lets the command hear that nobody takes its output.
+    is_heard: bool,
+}
+
+/// The first failure to write what a command has put out.
+#[derive(Default)]
+pub struct Lost(Mutex<Option<Loss>>);
+
+struct Loss {
+    error: io::Error,
+    /// The command had ended by then.
+    late: bool,
+}
+
+impl Lost {
+    fn note(&self, error: io::Error, late: bool) {
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_worse = match &*first {
+            None => true,
+            // That nobody reads is no failure.
+            Some(loss) => loss.error.kind() == io::ErrorKind::BrokenPipe,
+        };
+        if is_worse {
+            *first = Some(Loss { error, late });
+        }
+    }
+
+    /// The end of a run that has come to `end`. A command that nobody reads from has heard of it if it
+    /// went on to write, as in any pipeline; and if it had ended by then, it would have. But what should
+    /// be in a file, and is not, is missing, whatever the command makes of it.
+    pub fn judge(&self, end: End) -> End {
+        let lost = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Loss { error, late }) = lost else {
+            return end;
+        };
+        match (end, error.kind()) {
+            (End::PoweredOff(0), io::ErrorKind::BrokenPipe) if late => End::of_output(error),
+            (end, io::ErrorKind::BrokenPipe) => end,
+            (End::PoweredOff(_) | End::Restart, _) => End::of_output(error),
+            (end, _) => end,
+        }
+    }
 }
 
 impl Outputs {
@@ -149,6 +199,7 @@ impl Outputs {
                 file: file.try_clone_to_owned()?,
                 is_terminal,
                 port: (streams.names.iter()).position(|name| names.contains(name)),
+                is_heard: !is_terminal && !streams.console,
             });
             io::Result::Ok(outlet)
         };
@@ -204,8 +255,9 @@ impl Writer {
         &self.outlet
     }
 
-    /// Writes what comes, as long as somebody takes it. `on_room`: there is room for more.
-    pub fn write(self, ends: &Sender<End>, on_room: impl Fn()) {
+    /// Writes what comes, as long as somebody takes it. `on_room`: there is room for more, or nobody takes
+    /// anything. That is the end of the run, unless the command hears of it: then `lost` has it.
+    pub fn write(self, ends: &Sender<End>, lost: &Lost, on_room: impl Fn()) {
         let write = |bytes: &[u8]| match self.is_terminal {
             // Whoever hangs up has no need of what is to be shown, and its end is another's affair.
             true => match write_all(&self.file, &shown(bytes)) {
@@ -214,9 +266,20 @@ impl Writer {
             },
             false => write_all(&self.file, bytes),
         };
+        let is_heard = self.is_heard && self.port.is_some();
+        let write = |bytes: &[u8]| {
+            let result = write(bytes);
+            if let (Err(error), true) = (&result, is_heard) {
+                // Before the command hears of it, and ends.
+                lost.note(copy_of(error), self.outlet.has_last());
+            }
+            result
+        };
         let error = self.outlet.empty(write, on_room);
-        // When nobody listens any more, another end was first.
-        let _ = ends.send(End::of_output(error));
+        if !is_heard {
+            // When nobody listens any more, another end was first.
+            let _ = ends.send(End::of_output(error));
+        }
     }
 }
 
@@ -252,6 +315,13 @@ pub fn say_by(outlet: Arc<Outlet>, on_terminal: bool) {
         let_go(&outlet, io::stderr());
         outlet.wait(Some(PATIENCE));
     });
+}
+
+fn copy_of(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => error.kind().into(),
+    }
 }
 
 fn write_all(stream: &impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
@@ -439,12 +509,12 @@ pub fn finish(outlets: &[(Arc<Outlet>, OwnedFd)], patience: Option<Duration>) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc;
     use std::thread;
 
     use std::fs::File;
-    use std::sync::Mutex;
 
     use nix::poll::{poll, PollFd, PollTimeout};
     use vmm_sys_util::eventfd::EFD_NONBLOCK;
@@ -459,6 +529,7 @@ mod tests {
             file: file.into(),
             is_terminal: false,
             port: None,
+            is_heard: false,
         };
         (outlet, writer)
     }
@@ -471,7 +542,7 @@ mod tests {
         let (ends, end_of_run) = mpsc::channel();
         let (outlet, writer) = writer(end);
         outlet.add(&text);
-        thread::spawn(move || writer.write(&ends, || {}));
+        thread::spawn(move || writer.write(&ends, &Lost::default(), || {}));
         let mut read = vec![0; text.len()];
         reader.read_exact(&mut read).unwrap();
         assert!(read == text);
@@ -484,7 +555,7 @@ mod tests {
         let (mut reader, end) = pipe().unwrap();
         let (outlet, writer) = writer(end.try_clone().unwrap());
         let (ends, _end_of_run) = mpsc::channel();
-        thread::spawn(move || writer.write(&ends, || {}));
+        thread::spawn(move || writer.write(&ends, &Lost::default(), || {}));
         let text: Vec<_> = (0..300_000u32).map(|n| n as u8).collect();
         outlet.add(&text);
         // Somebody waits already for a reader.
@@ -510,10 +581,43 @@ mod tests {
         let (outlet, writer) = writer(end);
         let (ends, end_of_run) = mpsc::channel();
         outlet.add(b"lost");
-        writer.write(&ends, || {});
+        writer.write(&ends, &Lost::default(), || {});
         assert!(matches!(end_of_run.recv().unwrap(), End::Signal(_)));
         outlet.add_patiently(&[0; 1 << 20]);
         assert!(outlet.wait(None) && outlet.has_room());
+    }
+
+    #[test]
+    fn a_command_hears_that_its_output_is_lost() {
+        let full = || File::options().write(true).open("/dev/full").unwrap();
+        let unread = || pipe().unwrap().1;
+        let status_after = |file: File, last: bool, status| {
+            let (outlet, writer) = writer(file);
+            let writer = Writer {
+                port: Some(0),
+                is_heard: true,
+                ..writer
+            };
+            let (ends, end_of_run) = mpsc::channel();
+            let lost = Lost::default();
+            if last {
+                outlet.take_all();
+            }
+            outlet.add(b"text");
+            let heard = Cell::new(0);
+            writer.write(&ends, &lost, || heard.set(heard.get() + 1));
+            assert_eq!(heard.get(), 1);
+            assert!(end_of_run.try_recv().is_err());
+            lost.judge(End::PoweredOff(status)).status()
+        };
+        for last in [false, true] {
+            assert_eq!(status_after(full(), last, 0), 125);
+            assert_eq!(status_after(full(), last, 7), 125);
+            assert_eq!(status_after(unread(), last, 141), 141);
+        }
+        assert_eq!(status_after(unread(), false, 0), 0);
+        assert_eq!(status_after(unread(), true, 0), 141);
+        assert_eq!(Lost::default().judge(End::PoweredOff(7)).status(), 7);
     }
 
     #[test]
@@ -553,7 +657,7 @@ mod tests {
         let (outlet, writer) = writer(end);
         let (ends, _end_of_run) = mpsc::channel();
         outlet.add(b"one ");
-        thread::spawn(move || writer.write(&ends, || {}));
+        thread::spawn(move || writer.write(&ends, &Lost::default(), || {}));
         outlet.add_patiently(b"two");
         assert!(outlet.wait(None));
         let mut read = [0; 7];

@@ -140,8 +140,24 @@ impl Ports {
 
     /// Gives what is in the buffers of a port to its output.
     fn transmit(&mut self, id: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
-        let used = match &mut self.ports[id].stream.output {
-            To::Outlet(outlet) => outlet.fill(queue, memory)?,
+        let Port {
+            stream,
+            open,
+            end_sent,
+            ..
+        } = &mut self.ports[id];
+        let used = match &mut stream.output {
+            To::Outlet(outlet) => {
+                let used = outlet.fill(queue, memory)?;
+                if !*open || *end_sent || !outlet.is_closed() {
+                    return Ok(Served { used, then: 0 });
+                }
+                // Who writes there hears of it.
+                *end_sent = true;
+                self.answer(id as u32, event::PORT_OPEN, 0, &[])?;
+                let then = 1 << CONTROL_RECEIVE;
+                return Ok(Served { used, then });
+            }
             To::Taker(output) => {
                 let used = drain(output, queue, memory)?;
                 // It may have been told that all others have room now.
@@ -225,7 +241,7 @@ impl Ports {
                 if let (true, Some(input)) = (port.open, &port.stream.input) {
                     input.want();
                 }
-                return Ok(1 << receive_queue(index));
+                return Ok((1 << receive_queue(index)) | (1 << transmit_queue(index)));
             }
             _ => {}
         }

@@ -130,6 +130,30 @@ fn an_output_that_nobody_writes_stops_its_own_driver_alone() {
 }
 
 #[test]
+fn a_driver_hears_once_that_nobody_takes_its_output() {
+    let closed = [1, 0, 0, 0, event::PORT_OPEN as u8, 0, 0, 0].to_vec();
+    let fails = |_: &[u8]| Err(std::io::ErrorKind::BrokenPipe.into());
+    // Before the driver has opened the port, and after that.
+    for early in [true, false] {
+        let mut bench = Bench::with_ports(if early { &[] } else { &[1] });
+        bench.output.add(b"text");
+        let output = bench.output.clone();
+        let process = || bench.driver.device.process(transmit_queue(1));
+        output.empty(fails, process);
+        if early {
+            bench.control(1, event::PORT_OPEN, 1);
+        }
+        bench.driver.send(transmit_queue(1), b"more");
+        let heard = bench.driver.filled(CONTROL_RECEIVE);
+        let count = heard.iter().filter(|message| **message == closed).count();
+        assert_eq!(count, 1);
+        // What is written nevertheless stops nobody.
+        assert_eq!(bench.driver.used(transmit_queue(1)).len(), 1);
+        assert_eq!(bench.output.pending(), 0);
+    }
+}
+
+#[test]
 fn a_chain_that_is_too_long_stops_the_device() {
     let mut bench = Bench::with_ports(&[1]);
     bench.driver.descriptor(5, 0, 0, 1 << 20, 1, 1);
