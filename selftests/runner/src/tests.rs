@@ -82,6 +82,7 @@ const HOSTILE: &[(&str, &str, Fate)] = &[
     ("events", "bad-entries", Survives),
     ("events", "spin-with-interrupts-off", Spins),
     ("events", "system-calls-for-ever", Spins),
+    ("events", "single-steps-for-ever", Spins),
     ("events", "hypercalls-for-ever", Spins),
     ("events", "spin-in-user-mode", Spins),
     ("events", "fault-for-ever", Spins),
