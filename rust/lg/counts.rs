@@ -1,50 +1,76 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a vCPU does is counted here, and nowhere else: entries, exits, faults, what the Guest is given.
+//! What a vCPU does is counted here, and nowhere else: entries, exits, faults, what the Guest is given. What is
+//! counted is also noted for the record, so that the two agree.
 
 use crate::{
-    abi::lguest_stats,
-    lg_core::exit::Exit,
+    abi::*,
+    lg_core::{
+        event::{
+            self,
+            Event, //
+        },
+        exit::Exit, //
+    },
     mmu::Fault,
+    record::{
+        Noted,
+        Record, //
+    },
     sys::{
         nospec,
-        switcher::Alone, //
+        switcher::{
+            Alone,
+            Switcher, //
+        },
     },
 };
+use kernel::{
+    mm::virt::VmaNew,
+    prelude::*, //
+};
 
-/// The counts of one vCPU.
+/// The counts of one vCPU, and its record.
 #[derive(Default)]
-pub(crate) struct Counts(lguest_stats);
+pub(crate) struct Counts {
+    stats: lguest_stats,
+    /// What came of the last exit so far.
+    noted: Noted,
+    record: Record,
+}
 
 impl Counts {
     /// A run section begins.
     pub(crate) fn section(&mut self) {
-        self.0.sections += 1;
+        self.stats.sections += 1;
     }
 
     /// A section writes that many MSRs, from begin to end.
     pub(crate) fn msr_writes(&mut self, writes: u64) {
-        self.0.msr_writes += writes;
+        self.stats.msr_writes += writes;
     }
 
     /// The Guest is entered; it will leave again.
-    pub(crate) fn entry(&mut self) {
-        self.0.entries += 1;
-        self.0.cr3_loads += 2;
+    pub(crate) fn entry(&mut self, switcher: &mut Switcher) {
+        self.record.entry(&mut self.noted, switcher);
+        self.stats.entries += 1;
+        self.stats.cr3_loads += 2;
     }
 
-    /// The Guest left. `rax` is its register, the number of a hypercall.
-    pub(crate) fn exit(&mut self, exit: &Exit, rax: u64) {
+    /// The Guest left, and its CR3 was `root`.
+    pub(crate) fn exit(&mut self, exit: &Exit, switcher: &mut Switcher, root: u64) {
+        self.record.exit(exit, switcher, root);
         match exit {
             Exit::Hypercall => {
-                if let Some(count) = nospec::get_mut(&mut self.0.hypercalls, rax as usize) {
+                let rax = switcher.regs().rax;
+                if let Some(count) = nospec::get_mut(&mut self.stats.hypercalls, rax as usize) {
                     *count += 1;
                 }
             }
             // What interrupts the switcher are NMIs, but for machine checks.
-            Exit::Interrupted | Exit::Nmi | Exit::MachineCheck => self.0.nmis += 1,
-            Exit::HostInterrupt(_) => self.0.interrupts += 1,
-            Exit::PageFault { .. } => self.0.page_faults += 1,
+            Exit::Interrupted | Exit::Nmi | Exit::MachineCheck => self.stats.nmis += 1,
+            Exit::HostInterrupt(_) => self.stats.interrupts += 1,
+            Exit::PageFault { .. } => self.stats.page_faults += 1,
             _ => {}
         }
     }
@@ -52,42 +78,86 @@ impl Counts {
     /// A page fault was looked at.
     pub(crate) fn fault(&mut self, fault: &Fault) {
         match fault {
-            Fault::Filled => self.0.pf_filled += 1,
-            Fault::Spurious => self.0.pf_spurious += 1,
-            Fault::Inject(_) => self.0.pf_injected += 1,
-            Fault::Mmio(_) => self.0.pf_mmio += 1,
+            Fault::Filled => {
+                self.stats.pf_filled += 1;
+                self.note(LGUEST_TRACE_FILLED);
+            }
+            Fault::Spurious => {
+                self.stats.pf_spurious += 1;
+                self.note(LGUEST_TRACE_SPURIOUS);
+            }
+            Fault::Inject(_) => {
+                self.stats.pf_injected += 1;
+                self.note(LGUEST_TRACE_INJECTED);
+                self.noted.given = event::PF;
+            }
+            Fault::Mmio(_) => {
+                self.stats.pf_mmio += 1;
+                self.note(LGUEST_TRACE_MMIO);
+            }
             Fault::GeneralProtection => {}
         }
     }
 
-    /// An exception other than a page fault is given to the Guest.
-    pub(crate) fn exception(&mut self) {
-        self.0.exceptions += 1;
+    /// An exception other than a page fault was given to the Guest.
+    pub(crate) fn exception(&mut self, event: Event) {
+        self.stats.exceptions += 1;
+        self.note(LGUEST_TRACE_GAVE_EXCEPTION);
+        self.noted.given = event.vector;
     }
 
-    /// An interrupt is given to the Guest.
-    pub(crate) fn interrupt(&mut self) {
-        self.0.irqs += 1;
+    /// An interrupt was given to the Guest.
+    pub(crate) fn interrupt(&mut self, vector: u8) {
+        self.stats.irqs += 1;
+        self.note(LGUEST_TRACE_GAVE_INTERRUPT);
+        self.noted.given = vector;
     }
 
     /// A privileged instruction was done.
     pub(crate) fn emulated(&mut self) {
-        self.0.emulated += 1;
+        self.stats.emulated += 1;
+        self.note(LGUEST_TRACE_EMULATED);
     }
 
     /// The Guest halts.
     pub(crate) fn halt(&mut self) {
-        self.0.halts += 1;
+        self.stats.halts += 1;
+        self.note(LGUEST_TRACE_HALTED);
+    }
+
+    /// For the record: this came of the exit, or of what the Guest was told before it went on.
+    fn note(&mut self, what: u32) {
+        self.noted.did |= what as u16;
+    }
+
+    /// LGUEST_SET_TRACE. May sleep.
+    pub(crate) fn set_trace(&mut self, trace: &lguest_trace, switcher: &mut Switcher) -> Result {
+        self.record.set(trace, &mut self.noted, switcher)
+    }
+
+    /// mmap(2) of the record's ring; `ENXIO` if there is none.
+    pub(crate) fn map_trace(&self, vma: &VmaNew) -> Result {
+        self.record.map(vma)
+    }
+
+    /// Has the Launcher to read the record before the Guest goes on?
+    pub(crate) fn trace_is_full(&self) -> bool {
+        self.record.full()
+    }
+
+    /// LGUEST_RUN comes back, with this `LGUEST_EXIT_*`, or 0 if it fails.
+    pub(crate) fn back(&mut self, exit: u32, switcher: &mut Switcher) {
+        self.record.back(exit, &mut self.noted, switcher);
     }
 
     /// The Guest's CR3 was loaded.
     pub(crate) fn root(&mut self) {
-        self.0.cr3_loads += 1;
+        self.stats.cr3_loads += 1;
     }
 
     /// All of it, with what the switcher has counted.
     pub(crate) fn with(&self, alone: &Alone) -> lguest_stats {
-        let mut stats = self.0;
+        let mut stats = self.stats;
         stats.direct_syscalls = alone.syscalls;
         stats.direct_erets = alone.erets;
         stats.hypercalls[Alone::ERET] += alone.erets;

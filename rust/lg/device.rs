@@ -18,6 +18,7 @@ use kernel::{
         MiscDevice,
         MiscDeviceRegistration, //
     },
+    mm::virt::VmaNew,
     prelude::*,
     sync::Arc,
     transmute::{
@@ -38,6 +39,7 @@ const IRQ_LINE: u32 = _IO(LGUEST_IOC, 4);
 const SET_NOTIFYFD: u32 = _IOW::<lguest_notifyfd>(LGUEST_IOC, 5);
 const GET_STATS: u32 = _IOR::<lguest_stats>(LGUEST_IOC, 6);
 const SET_DEBUG: u32 = _IOW::<lguest_debug>(LGUEST_IOC, 7);
+const SET_TRACE: u32 = _IOW::<lguest_trace>(LGUEST_IOC, 8);
 
 fn read<T: FromBytes>(arg: usize) -> Result<T> {
     UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>())
@@ -57,6 +59,14 @@ impl MiscDevice for Vm {
 
     fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Vm>> {
         Arc::pin_init(Vm::new()?, GFP_KERNEL_ACCOUNT)
+    }
+
+    fn mmap(
+        vm: <Self::Ptr as kernel::types::ForeignOwnable>::Borrowed<'_>,
+        _file: &File,
+        vma: &VmaNew,
+    ) -> Result {
+        vm.map(vma)
     }
 
     fn ioctl(
@@ -81,6 +91,7 @@ impl MiscDevice for Vm {
             SET_NOTIFYFD => vm.set_notifyfd(read(arg)?)?,
             GET_STATS => write(arg, &vm.stats()?)?,
             SET_DEBUG => vm.set_debug(&read(arg)?)?,
+            SET_TRACE => vm.set_trace(&read(arg)?)?,
             _ => return Err(ENOTTY),
         }
         Ok(0)

@@ -18,6 +18,7 @@
 //!   guest::lguest       the lguest ABI: hypercalls, events, the shared page
 //!   guest               the state of one virtual CPU
 //!   counts              what a vCPU does: entries, exits, faults
+//!   record              the same one by one, for a Launcher that asks for it
 //!   shared              what vCPUs share: RAM, the shadow, kicks; the order of locks
 //!   inbox, notify       what one vCPU receives; which eventfd a virtqueue's kick goes to
 //!   mmu                 the shadow
@@ -88,6 +89,7 @@ mod guest;
 mod inbox;
 mod mmu;
 mod notify;
+mod record;
 mod shared;
 #[allow(unsafe_code)]
 mod sys;

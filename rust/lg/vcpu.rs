@@ -48,6 +48,7 @@ use crate::{
     },
 };
 use kernel::{
+    mm::virt::VmaNew,
     prelude::*,
     sync::Arc, //
 };
@@ -142,6 +143,8 @@ impl Vcpu {
         }
         let inbox = self.cpu.inbox.clone();
         let result = inbox.while_running(|| self.run_loop(run));
+        let back = if result.is_ok() { run.exit } else { 0 };
+        self.cpu.counts.back(back, &mut self.cpu.switcher);
         self.store_regs(&mut run.regs);
         result
     }
@@ -152,6 +155,10 @@ impl Vcpu {
         loop {
             next = match next {
                 Ok(Next::Resume | Next::Again) => {
+                    if self.cpu.counts.trace_is_full() {
+                        run.exit = LGUEST_EXIT_TRACE;
+                        return Ok(());
+                    }
                     if task::must_return_to_user() {
                         return Err(EINTR);
                     }
@@ -208,12 +215,15 @@ impl Vcpu {
                     Next::Resume | Next::Again => {}
                     next => return Ok(next),
                 }
-                cpu.counts.entry();
+                cpu.counts.entry(&mut cpu.switcher);
                 *exit = cpu.switcher.enter(section);
-                cpu.counts.exit(exit, cpu.switcher.regs().rax);
+                let root = cpu.root.gpa().get();
+                cpu.counts.exit(exit, &mut cpu.switcher, root);
                 let next = exits::handle(cpu, debug, exit, run, Wait::Forbidden);
                 let go_on = matches!(next, Ok(Next::Resume | Next::Again));
-                if !go_on || exit.is_hosts() || cpu.switcher.has_exceptions() || task::has_work() {
+                let full = cpu.counts.trace_is_full();
+                let hosts = exit.is_hosts() || cpu.switcher.has_exceptions();
+                if !go_on || full || hosts || task::has_work() {
                     return next;
                 }
             }
@@ -236,6 +246,17 @@ impl Vcpu {
             return Err(ENXIO);
         }
         self.debug.set(&mut self.cpu, flags)
+    }
+
+    /// LGUEST_SET_TRACE.
+    pub(crate) fn set_trace(&mut self, trace: &lguest_trace) -> Result {
+        let cpu = &mut self.cpu;
+        cpu.counts.set_trace(trace, &mut cpu.switcher)
+    }
+
+    /// Maps the ring of the record.
+    pub(crate) fn map_trace(&self, vma: &VmaNew) -> Result {
+        self.cpu.counts.map_trace(vma)
     }
 
     /// Counters of this vCPU.

@@ -23,6 +23,7 @@ use crate::{
     },
 };
 use kernel::{
+    mm::virt::VmaNew,
     new_mutex,
     prelude::*,
     sync::{
@@ -133,6 +134,22 @@ impl Vm {
         }
         let mut vcpu = self.vcpu.try_lock().ok_or(EBUSY)?;
         (*vcpu).as_mut().ok_or(ENXIO)?.set_debug(debug.flags)
+    }
+
+    /// `EBUSY` while the vCPU runs, `ENXIO` if there is none.
+    pub(crate) fn set_trace(&self, trace: &lguest_trace) -> Result {
+        if trace.vcpu >= LGUEST_MAX_VCPUS {
+            return Err(EINVAL);
+        }
+        let mut vcpu = self.vcpu.try_lock().ok_or(EBUSY)?;
+        (*vcpu).as_mut().ok_or(ENXIO)?.set_trace(trace)
+    }
+
+    /// `EBUSY` while the vCPU runs, whose lock comes before that of an address space. `ENXIO` if there is nothing
+    /// to map.
+    pub(crate) fn map(&self, vma: &VmaNew) -> Result {
+        let vcpu = self.vcpu.try_lock().ok_or(EBUSY)?;
+        (*vcpu).as_ref().ok_or(ENXIO)?.map_trace(vma)
     }
 
     pub(crate) fn raise_line(&self, line: usize) -> Result {

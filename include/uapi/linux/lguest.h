@@ -276,6 +276,7 @@ struct lguest_regs {
 #define LGUEST_EXIT_SHUTDOWN	4
 #define LGUEST_EXIT_DEATH	5	/* the Guest did what it may not; it will never run again */
 #define LGUEST_EXIT_DEBUG	6	/* what LGUEST_SET_DEBUG asked for */
+#define LGUEST_EXIT_TRACE	7	/* the ring of LGUEST_SET_TRACE is full; call again to empty it */
 
 #define LGUEST_REASON_MAX	128
 
@@ -362,6 +363,88 @@ struct lguest_stats {
 	__u64 hypercalls[32];	/* by number */
 };
 
+/*
+ * The record: what a vCPU does, in a ring that the Launcher maps.  mmap(2) of the file at offset 0, of
+ * 1 + pages pages, without PROT_WRITE, shows it: a struct lguest_trace_head, and from byte 4096 on the
+ * slots.  It holds the file, and so the VM.  A new ring, or none (pages 0), leaves mappings of the old
+ * one as they are.
+ *
+ * Record N is in slot N % slots.  Without LGUEST_TRACE_OVERWRITE, LGUEST_RUN comes back with
+ * LGUEST_EXIT_TRACE while there still is room, and the next one takes all that was written by then as
+ * read.  With it the oldest ones go, and who reads while the vCPU runs looks at .written before and
+ * after he copies a slot.
+ */
+struct lguest_trace {
+	__u32 vcpu;
+	__u32 flags;		/* LGUEST_TRACE_* */
+	__u32 pages;		/* of slots, 4 KiB each; 0: no record */
+	__u32 pad;		/* 0 */
+};
+#define LGUEST_TRACE_OVERWRITE	1
+#define LGUEST_TRACE_MAX_PAGES	16384
+
+struct lguest_trace_head {
+	__u64 written;		/* records so far */
+	__u64 slots;
+	__u64 lost;		/* records for which there was no slot */
+};
+
+/* Why the Guest left. */
+#define LGUEST_TRACE_LAUNCHER	0	/* it was not in: from one LGUEST_RUN to the next, or before the first */
+#define LGUEST_TRACE_HYPERCALL	1
+#define LGUEST_TRACE_SYSCALL	2	/* of user mode, or to a monitor; only while the Guest is stepped */
+#define LGUEST_TRACE_SYSCALL32	3
+#define LGUEST_TRACE_INTERRUPTED 4	/* something of the Host's hit the switcher on the way */
+#define LGUEST_TRACE_INTERRUPT	5	/* of the Host's devices; which one is the Host's business */
+#define LGUEST_TRACE_NMI	6
+#define LGUEST_TRACE_MACHINE_CHECK 7
+#define LGUEST_TRACE_PAGE_FAULT	8
+#define LGUEST_TRACE_INT80	9	/* an int 0x80 that the Host does not let through */
+#define LGUEST_TRACE_PROTECTION	10	/* any other #GP */
+#define LGUEST_TRACE_EXCEPTION	11
+#define LGUEST_TRACE_IMPOSSIBLE	12	/* a vector that there can't be; it ends the Guest */
+#define LGUEST_TRACE_SWITCHER	13	/* an exception in the switcher; so does it */
+
+/* What came of it. */
+#define LGUEST_TRACE_FILLED	0x1	/* pf_filled */
+#define LGUEST_TRACE_SPURIOUS	0x2	/* pf_spurious */
+#define LGUEST_TRACE_INJECTED	0x4	/* pf_injected */
+#define LGUEST_TRACE_MMIO	0x8	/* pf_mmio */
+#define LGUEST_TRACE_GAVE_EXCEPTION 0x10 /* exceptions: .given */
+#define LGUEST_TRACE_GAVE_INTERRUPT 0x20 /* irqs: .given */
+#define LGUEST_TRACE_EMULATED	0x40	/* emulated */
+#define LGUEST_TRACE_HALTED	0x80	/* halts */
+#define LGUEST_TRACE_RETURNED	0x8000	/* LGUEST_RUN came back: .exit, or 0 if it failed */
+
+/*
+ * One entry of the Guest, the exit that ended it, and what the Host has done about that up to the next
+ * entry.  Times are what RDTSC reads; from one record's .done to the next one's .entered
+ * it is being written.
+ */
+struct lguest_trace_record {
+	__u64 number;		/* 0 for the first of a ring; one more each time */
+	__u64 entered;		/* the Guest is about to run */
+	__u64 left;		/* it has left */
+	__u64 done;		/* all is done */
+	__u64 rip;		/* at the exit; behind the SYSCALL of a hypercall */
+	__u64 rsp;
+	__u64 root;		/* CR3 */
+	__u64 address;		/* of a page fault */
+	__u64 rax;		/* of a hypercall: its number, */
+	__u64 arguments[3];	/*   RDI, RSI, RDX, */
+	__u64 result;		/*   RAX when all was done */
+	__u32 error;		/* an exception's error code; of a page fault: what the access was */
+	__u32 direct_syscalls;	/* in this entry, by the switcher alone */
+	__u32 direct_erets;
+	__u32 spurious;		/* pf_spurious, likewise */
+	__u16 reason;		/* LGUEST_TRACE_LAUNCHER ... */
+	__u16 did;		/* LGUEST_TRACE_FILLED ... */
+	__u8 vector;		/* the exception's */
+	__u8 user_mode;		/* 0: it left Guest kernel mode */
+	__u8 given;		/* vector of the event that the Guest was given */
+	__u8 exit;		/* LGUEST_EXIT_* */
+};
+
 #define LGUEST_GET_INFO		_IOR(LGUEST_IOC, 0, struct lguest_info)
 #define LGUEST_ADD_MEMORY	_IOW(LGUEST_IOC, 1, struct lguest_memory)
 #define LGUEST_CREATE_VCPU	_IOW(LGUEST_IOC, 2, struct lguest_vcpu)
@@ -378,5 +461,7 @@ struct lguest_stats {
  * From the next LGUEST_RUN on.  -EBUSY: the vCPU is running in another thread.
  */
 #define LGUEST_SET_DEBUG	_IOW(LGUEST_IOC, 7, struct lguest_debug)
+/* A new ring, or none, from now on.  -EBUSY: the vCPU is running in another thread; so says mmap(2). */
+#define LGUEST_SET_TRACE	_IOW(LGUEST_IOC, 8, struct lguest_trace)
 
 #endif /* _UAPI_LINUX_LGUEST_H */

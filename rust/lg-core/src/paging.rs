@@ -145,7 +145,7 @@ impl Access {
     }
 
     /// The bits of an error code that depend on the access alone.
-    const fn error_code(self) -> u32 {
+    pub const fn error_code(self) -> u32 {
         (if self.write { error::W } else { 0 })
             | (if self.fetch { error::I } else { 0 })
             | (if self.user { error::U } else { 0 })

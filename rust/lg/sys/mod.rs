@@ -17,6 +17,7 @@ pub(crate) mod nospec;
 pub(crate) mod page;
 pub(crate) mod probe;
 pub(crate) mod ram;
+pub(crate) mod ring;
 pub(crate) mod section;
 pub(crate) mod slots;
 pub(crate) mod switcher;

@@ -24,6 +24,7 @@ plain!(
     lguest_vcpu,
     lguest_notifyfd,
     lguest_debug,
+    lguest_trace,
     lguest_run,
     lguest_stats
 );

@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[Row] = &[
     ("threads", 60, |timeout| program("threads", timeout)),
     ("segments", 60, |timeout| program("segments", timeout)),
     ("debug", 120, |timeout| program("debug", timeout)),
+    ("record", 120, |timeout| program("record", timeout)),
     ("forks", 60, |timeout| program("forks", timeout)),
     ("slot-reuse", 120, |timeout| program("reuse", timeout)),
     ("close-is-quiet", 120, |timeout| program("quiet", timeout)),

@@ -58,8 +58,8 @@ fn deliver_interrupts(cpu: &mut Cpu) -> Result<Next, Stop> {
     let mut waiting = !cpu.inbox.is_empty();
     if waiting && !cpu.switcher.stepping() && virtual_if(cpu) {
         if let Some(vector) = cpu.inbox.take() {
-            cpu.counts.interrupt();
             inject(cpu, Event::interrupt(vector))?;
+            cpu.counts.interrupt(vector);
         }
         waiting = !cpu.inbox.is_empty();
     }
@@ -70,8 +70,9 @@ fn deliver_interrupts(cpu: &mut Cpu) -> Result<Next, Stop> {
 
 /// Gives the Guest an exception which is not a page fault.
 pub(crate) fn inject_exception(cpu: &mut Cpu, event: Event) -> Result<Next, Stop> {
-    cpu.counts.exception();
-    inject(cpu, event)
+    let next = inject(cpu, event)?;
+    cpu.counts.exception(event);
+    Ok(next)
 }
 
 /// Gives the Guest an event: the interrupted state goes to the shared page, and the Guest to

@@ -11,7 +11,7 @@ fn expect(what: &str, result: io::Result<i32>, errno: i32) {
     assert_eq!(found, Some(errno), "{what}");
 }
 
-const STRUCTURES: [u64; 7] = [
+const STRUCTURES: [u64; 8] = [
     abi::LGUEST_IOCTL_GET_INFO,
     abi::LGUEST_IOCTL_ADD_MEMORY,
     abi::LGUEST_IOCTL_CREATE_VCPU,
@@ -19,6 +19,7 @@ const STRUCTURES: [u64; 7] = [
     abi::LGUEST_IOCTL_SET_NOTIFYFD,
     abi::LGUEST_IOCTL_GET_STATS,
     abi::LGUEST_IOCTL_SET_DEBUG,
+    abi::LGUEST_IOCTL_SET_TRACE,
 ];
 /// Addresses where this process has nothing, and where it may have nothing.
 const BAD_ADDRESSES: [u64; 6] = [
@@ -82,7 +83,7 @@ fn unknown() -> Result<()> {
             );
         }
     }
-    for number in 8..256 {
+    for number in 9..256 {
         expect(
             "an unknown number",
             device.ioctl((u64::from(abi::LGUEST_IOC) << 8) | number, 0),

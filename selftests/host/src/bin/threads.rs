@@ -2,7 +2,7 @@
 //! Several threads on one VM: two of them in RUN, one that closes the device, raises lines or takes signals while another
 //! runs; two VMs in one process.
 
-use lguest_abi::LGUEST_DEBUG_STEP;
+use lguest_abi::{lguest_trace, LGUEST_DEBUG_STEP, LGUEST_IOCTL_SET_TRACE};
 use lguest_host_tests::{Device, End, Result, Vm};
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -28,7 +28,7 @@ fn raw_errno(result: std::io::Result<impl Sized>) -> Option<i32> {
     result.err().and_then(|error| error.raw_os_error())
 }
 
-/// The second thread in RUN gets EBUSY, and so does one that wants the counters or to debug.
+/// The second thread in RUN gets EBUSY, and so does one that wants the counters, to debug or a record.
 fn two_in_run() -> Result<()> {
     let vm = Vm::load(
         Path::new(SPINNER),
@@ -53,6 +53,12 @@ fn two_in_run() -> Result<()> {
                 raw_errno(vm.device.set_debug(0, LGUEST_DEBUG_STEP, [0; 2])),
                 Some(libc::EBUSY),
                 "SET_DEBUG beside a RUN"
+            );
+            let mut trace = lguest_trace::default();
+            assert_eq!(
+                raw_errno(vm.device.ioctl_on(LGUEST_IOCTL_SET_TRACE, &mut trace)),
+                Some(libc::EBUSY),
+                "SET_TRACE beside a RUN"
             );
         }
         interrupt(&first);
