@@ -39,6 +39,10 @@ use crate::image::xen::Notes;
 use crate::image::{Abi, Image, Look};
 use crate::machine::insn::{self, Target};
 use crate::memory::create_parts;
+use crate::trace::file::Trace;
+use crate::trace::summary::Summary;
+use crate::trace::symbols::Symbols;
+use crate::trace::{perfetto, text};
 use crate::xen::testing::fuzz as kernel;
 
 /// The name of a target's program and corpus, and what takes the bytes.
@@ -55,6 +59,7 @@ pub const TARGETS: &[Row] = &[
     ("net", net),
     ("ports", ports),
     ("rng", rng),
+    ("trace", trace),
     ("vsock", vsock),
     ("xen", xen),
     ("xenstore", xenstore),
@@ -75,6 +80,22 @@ pub fn blk(bytes: &[u8]) {
     let with_ring = disk.file().filter(|_| kind == 1);
     let ring = with_ring.and_then(|file| Ring::new(file, Blk::DEPTH).ok());
     drive(Blk::new(disk, ring), bytes, |_| {});
+}
+
+/// A trace, which whoever sends it to us may have made, and the kernel beside it.
+pub fn trace(bytes: &[u8]) {
+    let Ok(trace) = Trace::parse(bytes) else {
+        return;
+    };
+    let symbols = Symbols::parse(bytes);
+    let summary = Summary::of(&trace);
+    let _ = (summary.to_string(), serde_json::to_string(&summary));
+    for event in &trace.events {
+        text::line(&trace, event, &symbols);
+    }
+    let mut out = Vec::new();
+    perfetto::write(&trace, &symbols, &mut out).expect("there is room");
+    serde_json::from_slice::<serde_json::Value>(&out).expect("it is JSON");
 }
 
 /// A driver of the console, while somebody types.

@@ -11,6 +11,7 @@
 //! cli          what the user asks for
 //! session      the user's side of a run: terminal, streams, keys, time
 //! xen          what serves a kernel of Xen's ABI: events, grants, console, xenstore, PCI bus
+//! trace        what a vCPU did: its file, and how people read it
 //! boot         how a Guest gets into RAM
 //! image        what is loaded: a kernel's file
 //! devices      a folder for each, with what is behind it
@@ -38,4 +39,5 @@ pub mod sandbox;
 pub mod session;
 pub mod signal;
 pub mod socket_file;
+pub mod trace;
 pub mod xen;

@@ -46,6 +46,8 @@ pub enum Command {
         #[arg(long, conflicts_with = "subject")]
         all: bool,
     },
+    /// Show what `lg run --trace` has written
+    Trace(Trace),
     /// Give a kernel tree's .config what a guest needs
     Config {
         /// The tree; the .config is in $KBUILD_OUTPUT, if that is set
@@ -85,6 +87,27 @@ pub enum Command {
     /// [`attributes`](crate::devices::fs::attributes).
     #[command(name = attributes::SUBCOMMAND, hide = true)]
     Attributes,
+}
+
+/// The options of `lg trace`.
+#[derive(Args, Debug)]
+pub struct Trace {
+    /// The file
+    pub file: PathBuf,
+    /// Print what each kind of exit costs, and the counters
+    #[arg(long)]
+    pub summary: bool,
+    /// Print JSON: an object for each record, or one for the summary
+    #[arg(long)]
+    pub json: bool,
+    /// Print a trace for https://ui.perfetto.dev
+    #[arg(long, conflicts_with_all = ["summary", "json"])]
+    pub perfetto: bool,
+    /// The vmlinux that ran, for the names of its functions
+    ///
+    /// Default: what lg run would run, if it is that one.
+    #[arg(long, value_name = "VMLINUX")]
+    pub kernel: Option<PathBuf>,
 }
 
 const AFTER_HELP: &str = "\
@@ -232,6 +255,13 @@ pub struct Run {
     /// Print the host's event counters at the end
     #[arg(long, help_heading = DIAGNOSIS)]
     pub stats: bool,
+
+    /// Write what the vCPU does to a file, for lg trace
+    ///
+    /// Every entry of the guest, and what came of the exit that ended it, with times: 128 bytes each,
+    /// some ten thousand for a boot. The guest waits while they are written.
+    #[arg(long, value_name = "FILE", help_heading = DIAGNOSIS)]
+    pub trace: Option<PathBuf>,
 
     /// Show the kernel's whole log, and what lg does
     #[arg(short, long, help_heading = DIAGNOSIS)]

@@ -7,3 +7,4 @@ pub mod doctor;
 pub mod explain;
 pub mod inspect;
 pub mod run;
+pub mod trace;

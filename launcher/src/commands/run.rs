@@ -28,6 +28,7 @@ use crate::session::log::KernelLog;
 use crate::session::terminal;
 use crate::session::Session;
 use crate::signal;
+use crate::trace::file::Writer;
 
 /// Runs a Guest as `options` say, which clap has made of `arguments`, and tells the user how it
 /// ended. Returns the exit status.
@@ -144,6 +145,7 @@ fn to_the_end(
     signal::only_interrupt(Signal::SIGXFSZ).map_err(setup("signals"))?;
     bad_memory::watch().map_err(setup("signals"))?;
     let plan = Plan::make(options)?;
+    let trace = options.trace.as_deref().map(Writer::create).transpose()?;
     record.kernel(plan.kernel());
     if options.verbose {
         plan.tell();
@@ -155,6 +157,7 @@ fn to_the_end(
         console: Box::new(session.console()),
         ports: session.ports().map(|ports| Box::new(ports) as _),
         printed: session.printed(plan.linux, log, options.verbose),
+        trace,
     };
     let machine = Machine::build(plan, front)?;
     // Before there are threads, which inherit what is done to this one.
@@ -180,8 +183,10 @@ fn to_the_end(
         machine.drain();
     }
     let how = session.finish(how);
-    if options.stats {
-        if let Some(stats) = machine.stop()? {
+    // The record of what the vCPU does ends with it.
+    if options.stats || options.trace.is_some() {
+        let stats = machine.stop()?;
+        if let (Some(stats), true) = (stats, options.stats) {
             record.counters(&stats);
             messages::print(&stats::table(&stats).to_string());
         }

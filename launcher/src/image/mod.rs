@@ -6,6 +6,7 @@
 //! it starts: the note `Lguest` of the contract, or those for Xen, see [`xen`]. Files are not trusted:
 //! whatever they hold, the result is an [`Image`] or an [`ImageError`].
 
+pub mod build_id;
 mod bzimage;
 mod refused;
 mod unpack;

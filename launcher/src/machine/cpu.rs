@@ -20,6 +20,7 @@ use crate::devices::Window;
 use crate::machine::bus::Devices;
 use crate::machine::insn::{self, Target};
 use crate::machine::module::{Exit, Vcpu};
+use crate::machine::recorder::Recorder;
 use crate::memory::Memory;
 use crate::report::end::End;
 use crate::report::messages::printable;
@@ -64,6 +65,8 @@ impl RunningVcpu {
                     Ok(None) => executor.run(&stopped),
                     driven => driven,
                 };
+                let recorded = executor.recorder.as_mut().map_or(Ok(()), Recorder::end);
+                let end = recorded.and(end);
                 if let Some(end) = end.unwrap_or_else(|error| Some(End::Failed(error))) {
                     // When nobody listens any more, another end was first.
                     let _ = ends.send(end);
@@ -101,6 +104,8 @@ pub struct Executor {
     pub memory: Memory,
     /// Takes what the Guest prints by hypercall.
     pub printed: Output,
+    /// Takes the record of what the vCPU does.
+    pub recorder: Option<Recorder>,
 }
 
 /// The outcome of one turn of the Guest's.
@@ -135,6 +140,7 @@ impl Executor {
             xen,
             memory,
             printed,
+            recorder,
         } = self;
         match vcpu.run()? {
             Exit::Mmio { gpa, insn } => {
@@ -162,6 +168,11 @@ impl Executor {
             }
             Exit::Shutdown { kind, arg } => return Ok(Step::End(shutdown(kind, arg, memory))),
             Exit::Interrupted => {}
+            Exit::Trace => {
+                if let Some(recorder) = recorder {
+                    recorder.take()?;
+                }
+            }
             Exit::Death { reason } => {
                 let reason = printable(reason.as_bytes());
                 return Ok(Step::End(End::Death {

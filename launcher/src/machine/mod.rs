@@ -13,6 +13,7 @@ pub mod cpu;
 pub mod gdb;
 pub mod insn;
 pub mod module;
+pub mod recorder;
 pub mod speculation;
 
 use std::io;
@@ -40,6 +41,7 @@ use crate::machine::bus::Devices;
 use crate::machine::cpu::{Driver, Executor, RunningVcpu};
 use crate::machine::gdb::Gdb;
 use crate::machine::module::{Vcpu, Vm};
+use crate::machine::recorder::Recorder;
 use crate::memory;
 use crate::plan::{self, Make, Plan};
 use crate::report::end::End;
@@ -48,6 +50,7 @@ use crate::report::system::setup;
 use crate::report::Error;
 use crate::sandbox::{self, Grant, Needs};
 use crate::socket_file::SocketFile;
+use crate::trace::file::Writer;
 use crate::xen::events::Events;
 use crate::xen::Xen;
 
@@ -59,6 +62,8 @@ pub struct Front {
     pub ports: Option<Box<dyn Device>>,
     /// Takes what the Guest prints by hypercall.
     pub printed: Output,
+    /// Takes the record of the vCPU, if there is to be one.
+    pub trace: Option<Writer>,
 }
 
 /// A machine that is ready to go.
@@ -124,6 +129,8 @@ impl Machine {
                 events,
             ))
         });
+        let record = |writer| Recorder::begin(&vm, writer, load.image.build_id());
+        let recorder = front.trace.map(record).transpose()?;
         let gdb = plan.gdb.as_deref().map(Gdb::wait).transpose()?;
         Ok(Self {
             vm,
@@ -133,6 +140,7 @@ impl Machine {
                 xen: xen.clone(),
                 memory,
                 printed,
+                recorder,
             },
             gdb,
             xen,

@@ -3,18 +3,22 @@
 //!
 //! The rule that every block of `unsafe` in it relies on: an ioctl gets a
 //! pointer to a live value of the very type that the header names for it, and the module reads and
-//! writes nothing else of ours but the RAM that [`Vm::new`] gave it.
+//! writes nothing else of ours but the RAM that [`Vm::new`] gave it. The pages of a [`Ring`] are the module's own.
 
 #![allow(unsafe_code)]
 
-use std::ffi::c_ulong;
+use std::ffi::{c_ulong, c_void};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::mem::offset_of;
+use std::num::NonZero;
 use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use lguest_abi::*;
 use nix::libc;
+use nix::sys::mman::{mmap, munmap, MapFlags, ProtFlags};
 use vm_memory::{GuestMemory, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
@@ -24,9 +28,11 @@ use crate::machine::bad_memory::{self, BadMemory};
 use crate::memory::Memory;
 use crate::report::codes::Code;
 use crate::report::Explain;
+use crate::trace::event;
 
 /// The module's device.
 pub const DEVICE: &str = "/dev/lguest";
+const PAGE: usize = 4096;
 /// IF, and the bit that is always set.
 const RFLAGS_AT_ENTRY: u64 = 0x202;
 
@@ -90,6 +96,7 @@ impl Explain for ModuleError {
 /// A VM. It ends when the last clone of its [`Arc`] is gone, or with the process.
 pub struct Vm {
     device: File,
+    info: lguest_info,
     /// Not read here, but the module uses it as long as `device` is open: it is dropped after that.
     _memory: Memory,
 }
@@ -97,7 +104,7 @@ pub struct Vm {
 impl Vm {
     /// Makes a VM whose RAM is `memory`.
     pub fn new(memory: Memory) -> Result<Self, ModuleError> {
-        let (device, _) = open()?;
+        let (device, info) = open()?;
         for region in memory.iter() {
             let region = lguest_memory {
                 gpa: region.start_addr().0,
@@ -112,6 +119,7 @@ impl Vm {
         }
         Ok(Self {
             device,
+            info,
             _memory: memory,
         })
     }
@@ -141,6 +149,40 @@ impl Vm {
         }
     }
 
+    /// The frequency of the time stamp counter.
+    pub fn tsc_khz(&self) -> u32 {
+        self.info.tsc_khz
+    }
+
+    /// Has its vCPU recorded from now on, in a ring of so many pages. Before it runs.
+    pub fn record(&self, pages: u32) -> Result<Ring, ModuleError> {
+        let trace = lguest_trace {
+            pages,
+            ..Default::default()
+        };
+        // SAFETY: SET_TRACE reads a struct lguest_trace.
+        let result = unsafe { ioctl_with_ref(&self.device, LGUEST_IOCTL_SET_TRACE, &trace) };
+        check(result, "LGUEST_SET_TRACE")?;
+        let refused = |source: io::Error| ModuleError::Refused {
+            call: "mmap",
+            source,
+        };
+        let size = NonZero::new(PAGE * (1 + pages as usize)).expect("one at least");
+        // SAFETY: a new mapping, of memory that nobody else has a reference to; it stays as long as the Ring.
+        let map = unsafe {
+            let (read, shared) = (ProtFlags::PROT_READ, MapFlags::MAP_SHARED);
+            mmap(None, size, read, shared, &self.device, 0)
+        };
+        let map = map.map_err(|errno| refused(errno.into()))?;
+        let mut ring = Ring {
+            map,
+            size: size.get(),
+            slots: 0,
+        };
+        ring.slots = ring.word(offset_of!(lguest_trace_head, slots));
+        Ok(ring)
+    }
+
     /// The event counters.
     pub fn stats(&self) -> Result<lguest_stats, ModuleError> {
         let mut stats = lguest_stats::default();
@@ -149,6 +191,61 @@ impl Vm {
             unsafe { ioctl_with_mut_ref(&self.device, LGUEST_IOCTL_GET_STATS, &mut stats) };
         check(result, "LGUEST_GET_STATS")?;
         Ok(stats)
+    }
+}
+
+/// The record of a vCPU, as the module writes it.
+///
+/// `map` is a mapping of `size` bytes, a multiple of [`PAGE`], which goes with this and which only the module writes.
+/// All access is to aligned words in it, each read once.
+pub struct Ring {
+    map: NonNull<c_void>,
+    size: usize,
+    slots: u64,
+}
+
+// SAFETY: the mapping has no tie to a thread.
+unsafe impl Send for Ring {}
+
+impl Ring {
+    fn word(&self, offset: usize) -> u64 {
+        assert!(offset % 8 == 0 && offset < self.size);
+        // SAFETY: the word is in the mapping, and aligned, as was checked. The module may write it at any time, hence
+        // volatile.
+        unsafe {
+            self.map
+                .as_ptr()
+                .byte_add(offset)
+                .cast::<u64>()
+                .read_volatile()
+        }
+    }
+
+    /// The number of records that were written so far.
+    pub fn written(&self) -> u64 {
+        self.word(offset_of!(lguest_trace_head, written))
+    }
+
+    /// The number of those for which there was no room.
+    pub fn lost(&self) -> u64 {
+        self.word(offset_of!(lguest_trace_head, lost))
+    }
+
+    /// The record of this number, which has not been overwritten.
+    pub fn record(&self, number: u64) -> [u8; event::SIZE] {
+        let slot = PAGE + (number % self.slots) as usize * event::SIZE;
+        let mut bytes = [0; event::SIZE];
+        for (at, part) in bytes.chunks_exact_mut(8).enumerate() {
+            part.copy_from_slice(&self.word(slot + 8 * at).to_le_bytes());
+        }
+        bytes
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this one's, and nobody has a reference into it.
+        let _ = unsafe { munmap(self.map, self.size) };
     }
 }
 
@@ -220,6 +317,7 @@ pub enum Exit {
     Debug {
         vector: u32,
     },
+    Trace,
     /// A signal came.
     Interrupted,
 }
@@ -327,6 +425,7 @@ impl Vcpu {
             LGUEST_EXIT_DEBUG => Exit::Debug {
                 vector: debug.vector,
             },
+            LGUEST_EXIT_TRACE => Exit::Trace,
             exit => {
                 let source = io::Error::other(format!("unknown exit {exit}"));
                 return Err(ModuleError::Refused {

@@ -318,6 +318,11 @@ codes! {
          some.",
         "grep -E 'XEN_PCIDEV_FRONTEND|VIRTIO' .config",
         "Build the kernel with the option that the message names, or leave out the device.";
+    60 Trace: "the file is no trace that can be read",
+        "lg run --trace has not written it, or another version of lg has; or the kernel that was named for its symbols \
+         is another than the one that ran.",
+        "head -c 8 FILE prints lgtrace, if it is one; readelf -n vmlinux prints a kernel's build ID.",
+        "Name a file that this lg has written, and the kernel that ran.";
 }
 
 impl Code {

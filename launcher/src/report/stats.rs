@@ -40,6 +40,12 @@ pub fn counters(stats: &lguest_stats) -> Vec<(String, u64)> {
     counters
 }
 
+/// The name of a hypercall.
+pub fn hypercall(number: u32) -> Option<&'static str> {
+    let found = HYPERCALLS.iter().find(|(known, _)| *known == number);
+    found.map(|(_, name)| *name)
+}
+
 /// One line per counter.
 pub fn table(stats: &lguest_stats) -> String {
     let line = |(name, value)| format!("{name:<24} {value:>12}\n");

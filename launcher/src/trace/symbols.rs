@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Names for addresses: the symbols of a vmlinux. Like a trace, the file may be anybody's: what makes no sense has no
+//! names.
+
+use std::fs;
+use std::path::Path;
+
+use object::elf::{FileHeader64, SHT_SYMTAB, STT_FUNC, STT_NOTYPE};
+use object::read::elf::{FileHeader, Sym};
+use object::LittleEndian;
+
+use crate::image::build_id::build_id;
+use crate::report::system::cannot_read;
+use crate::report::Error;
+
+/// The names of a kernel's functions.
+#[derive(Debug, Default)]
+pub struct Symbols {
+    /// In the order of their addresses: where one begins, and its name.
+    functions: Vec<(u64, String)>,
+    /// That of the file.
+    pub build_id: Vec<u8>,
+}
+
+impl Symbols {
+    /// Those of the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let file = fs::read(path).map_err(cannot_read(path))?;
+        Ok(Self::parse(&file))
+    }
+
+    /// Those in the bytes of an ELF file.
+    pub fn parse(elf: &[u8]) -> Self {
+        Self {
+            functions: functions(elf).unwrap_or_default(),
+            build_id: build_id(elf).unwrap_or_default(),
+        }
+    }
+
+    /// Is there no name at all?
+    pub fn is_empty(&self) -> bool {
+        self.functions.is_empty()
+    }
+
+    /// The function around `address`, and how far in that is.
+    pub fn find(&self, address: u64) -> Option<(&str, u64)> {
+        let after = self.functions.partition_point(|(at, _)| *at <= address);
+        let (at, name) = self.functions.get(after.checked_sub(1)?)?;
+        // Behind the last one of all there is nothing that is known of.
+        (after < self.functions.len()).then_some((name, address - at))
+    }
+
+    /// An address for people: `name+0x12`, or the number.
+    pub fn name(&self, address: u64) -> String {
+        match self.find(address) {
+            Some((name, 0)) => name.into(),
+            Some((name, offset)) => format!("{name}+{offset:#x}"),
+            None => format!("{address:#x}"),
+        }
+    }
+}
+
+/// The functions, and what the assembler has labels for, in the order of their addresses.
+fn functions(elf: &[u8]) -> object::Result<Vec<(u64, String)>> {
+    let header = FileHeader64::<LittleEndian>::parse(elf)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, elf)?;
+    let table = sections.symbols(endian, elf, SHT_SYMTAB)?;
+    let mut functions = Vec::new();
+    for symbol in table.iter() {
+        let is_function = symbol.st_type() == STT_FUNC;
+        // Labels are places in a function, if they are in one.
+        let is_label = symbol.st_type() == STT_NOTYPE && symbol.st_value(endian) >> 63 != 0;
+        if symbol.is_undefined(endian) || symbol.is_absolute(endian) || !(is_function || is_label) {
+            continue;
+        }
+        let name = String::from_utf8_lossy(symbol.name(endian, table.strings())?);
+        if !name.is_empty() && !name.chars().any(char::is_control) {
+            functions.push((symbol.st_value(endian), !is_function, name.into_owned()));
+        }
+    }
+    // Of several names for one address, a function's counts.
+    functions.sort();
+    functions.dedup_by_key(|(at, ..)| *at);
+    let functions = functions.into_iter().map(|(at, _, name)| (at, name));
+    Ok(functions.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn symbols() -> Symbols {
+        Symbols {
+            functions: vec![
+                (0x1000, "first".into()),
+                (0x1100, "second".into()),
+                (0x2000, "end".into()),
+            ],
+            build_id: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn addresses_have_names() {
+        let symbols = symbols();
+        assert_eq!(symbols.name(0xfff), "0xfff");
+        assert_eq!(symbols.name(0x1000), "first");
+        assert_eq!(symbols.name(0x10ff), "first+0xff");
+        assert_eq!(symbols.name(0x1fff), "second+0xeff");
+        assert_eq!(symbols.name(0x2000), "0x2000");
+        assert_eq!(Symbols::default().name(1), "0x1");
+    }
+
+    #[test]
+    fn the_symbols_of_this_program() {
+        // Position independent, but a symbol table is a symbol table.
+        let own = fs::read("/proc/self/exe").unwrap();
+        let symbols = Symbols::parse(&own);
+        let main = symbols.functions.iter().find(|(_, name)| name == "main");
+        let (at, _) = main.expect("it has a main");
+        assert_eq!(symbols.name(*at + 1), "main+0x1");
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_is_read(bytes: Vec<u8>) {
+            Symbols::parse(&bytes);
+        }
+    }
+}

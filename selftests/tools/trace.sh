@@ -1,0 +1,52 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# timeout: 300
+# The record of a run accounts for every exit that the counters count, and is read in every form.
+# shellcheck disable=SC2016 # for the Guest's shell
+. "${0%/*}/../lib.sh"
+
+rm -rf /tmp/trace
+mkdir /tmp/trace
+cd /tmp/trace
+trap 'rm -rf /tmp/trace' EXIT
+lg --trace file --stats -- sh -c 'for i in $(seq 100); do /bin/true; done' >stats 2>&1
+/usr/lib/lg/lg trace --summary file >summary
+
+# Each counter of exits is in both, and is the same.
+grep -E '^[a-z_0-9]+( [a-z_]+)? +[0-9]+$' summary | sort >of-the-trace
+grep -E '^[a-z_0-9]+( [a-z_]+)? +[0-9]+$' stats | sort >of-the-module
+[ "$(wc -l <of-the-trace)" -ge 25 ]
+# Only what is no exit is the module's alone.
+diff of-the-trace of-the-module >differences || :
+sed -n 's/^[-+]\([a-z]\)/\1/p' differences | sed 's/ *[0-9]*$//' >names
+[ "$(cat names)" = 'cr3_loads
+msr_writes
+pinned_pages
+prefilled
+sections
+shadow_pages
+shadow_recycled' ]
+
+# The same in JSON; and the forms that are for other programs.
+/usr/lib/lg/lg trace --summary --json file | grep '"entries"'
+records=$((($(stat -c %s file) - 64) / 128))
+[ "$(/usr/lib/lg/lg trace file | wc -l)" -eq $((records + 1)) ]
+[ "$(/usr/lib/lg/lg trace --json file | wc -l)" -eq "$records" ]
+/usr/lib/lg/lg trace --perfetto file >perfetto.json
+[ "$(grep -c '"tid":2,' perfetto.json)" -gt 1000 ]
+# Functions have their names: this is where a Guest begins.
+/usr/lib/lg/lg trace file | grep -q 'fetch .* at startup_lguest$'
+# Another kernel's are not.
+fails_with 125 /usr/lib/lg/lg trace --kernel /usr/lib/lg/guests/hello file 2>said
+grep -F 'error[LG0060]' said
+grep 'build ID' said
+
+# A run that is cut off has its end.
+fails_with 124 lg --trace file --timeout 20s -- sh -c 'echo there; while :; do :; done' >said
+grep there said
+/usr/lib/lg/lg trace file | tail -n 1 | grep 'to lg: signal$'
+# No trace: nothing is written, and the error says it.
+fails_with 125 lg --trace /dev/full -- true 2>said
+grep -F 'error[LG0045]' said
+fails_with 125 /usr/lib/lg/lg trace stats 2>said
+grep -F 'error[LG0060]' said
