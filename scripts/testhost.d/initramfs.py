@@ -26,7 +26,8 @@ LIBRARIES = ["libgcc_s.so.1"]
 # Modules of the Host kernel's that are not built in, for who loads them.
 MODULES = ["drivers/net/tun", "drivers/block/loop"]
 # Those that a stock kernel, as a Guest, may want for its devices.
-GUEST_MODULES = ["xen-pcifront", "virtio_blk", "virtio_net", "net_failover", "failover", "virtio-rng", "vsock",
+GUEST_MODULES = ["xen-pcifront", "virtio", "virtio_ring", "virtio_pci", "virtio_pci_modern_dev",
+    "virtio_pci_legacy_dev", "virtio_console", "fuse", "virtiofs", "rng-core", "virtio_blk", "virtio_net", "net_failover", "failover", "virtio-rng", "vsock",
     "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"]  # fmt: skip
 
 # What Guests run from a share of the Host's.

@@ -12,6 +12,11 @@ grep "^modules  */lib/modules/$(uname -r)$" /tmp/said
 # A program, which is no kernel.
 fails_with 1 /usr/lib/lg/lg inspect /usr/lib/lg/lg
 /usr/lib/lg/lg run --dry-run "$STOCK" -- true | grep '^command line  *earlyprintk=xen$'
+# It is the kernel of who has no other.
+trap 'mv /tmp/vmlinux /usr/lib/lg/vmlinux' EXIT
+mv /usr/lib/lg/vmlinux /tmp/vmlinux
+cd /
+/usr/lib/lg/lg run --dry-run -- true | grep "^kernel  *$STOCK, Linux"
 # A tree of modules that is none.
 fails_with 125 /usr/lib/lg/lg run --dry-run --modules /etc "$STOCK" -- true 2>/tmp/said
 grep 'error\[LG0058\]' /tmp/said

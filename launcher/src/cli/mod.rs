@@ -135,7 +135,7 @@ pub struct Run {
     /// vmlinux, bzImage or bare guest
     ///
     /// Default: the first of ./vmlinux, ./arch/x86/boot/bzImage, both of these below
-    /// $KBUILD_OUTPUT, and /usr/lib/lg/vmlinux.
+    /// $KBUILD_OUTPUT, /usr/lib/lg/vmlinux, and the one that the host runs, in /boot.
     pub kernel: Option<PathBuf>,
 
     /// Take options from a file, such as lg.toml

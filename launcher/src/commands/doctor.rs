@@ -14,6 +14,7 @@ use nix::sys::resource::{getrlimit, Resource};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
+use crate::boot::xen::INSTALLED_SHIM;
 use crate::devices::net::passt;
 use crate::machine::module as vm;
 use crate::machine::speculation::{self, Told};
@@ -82,6 +83,7 @@ pub struct Facts {
     /// The kernel that would be taken.
     kernel: Option<PathBuf>,
     initrd: bool,
+    shim: bool,
     /// Limit of open files.
     files: u64,
     io_uring: bool,
@@ -117,6 +119,7 @@ impl Facts {
                 .map(|node| (node.permissions().mode() & 0o777, node.uid(), node.gid())),
             kernel: guest::find_kernel(None).ok(),
             initrd: fs::exists(guest::INSTALLED_INITRD).unwrap_or(false),
+            shim: fs::exists(INSTALLED_SHIM).unwrap_or(false),
             files: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard),
             // Kernels that do not know the switch have it on, if they have io_uring at all.
             io_uring: read("/proc/sys/kernel/io_uring_disabled")
@@ -151,6 +154,7 @@ pub fn examine(facts: &Facts) -> Vec<Check> {
         device(facts),
         guest_kernel(facts),
         guest_root(facts),
+        guest_shim(facts),
         open_files(facts),
         io_uring(facts),
         landlock(facts),
@@ -316,6 +320,18 @@ fn guest_root(facts: &Facts) -> Check {
     }
 }
 
+fn guest_shim(facts: &Facts) -> Check {
+    match facts.shim {
+        true => ok("shim", INSTALLED_SHIM),
+        false => check(
+            "shim",
+            Verdict::Warn,
+            format!("{INSTALLED_SHIM} is missing, and kernels without lg's patches cannot run"),
+            "install it: make install",
+        ),
+    }
+}
+
 fn open_files(facts: &Facts) -> Check {
     let seen = format!("up to {}", facts.files);
     match facts.files >= FILES_MIN {
@@ -397,6 +413,7 @@ mod tests {
             node: Some((0o660, 0, 100)),
             kernel: Some("/usr/lib/lg/vmlinux".into()),
             initrd: true,
+            shim: true,
             files: 1 << 20,
             io_uring: true,
             landlock: true,
@@ -439,7 +456,7 @@ mod tests {
     fn each_lack_is_one_line() {
         use Verdict::{Fail, Warn};
         type Spoil = fn(&mut Facts);
-        let table: [(Spoil, &str, Verdict); 13] = [
+        let table: [(Spoil, &str, Verdict); 14] = [
             (|f| f.cpu.retain(|flag| flag != "fsgsbase"), "cpu", Fail),
             (|f| f.cpu.push("fred".into()), "cpu", Warn),
             (|f| f.cpu.push("tdx_guest".into()), "hypervisor", Fail),
@@ -455,6 +472,7 @@ mod tests {
             ),
             (|f| f.kernel = None, "guest", Warn),
             (|f| f.initrd = false, "initrd", Warn),
+            (|f| f.shim = false, "shim", Warn),
             (|f| f.files = 256, "open files", Warn),
             (|f| f.io_uring = false, "io_uring", Warn),
             (|f| f.landlock = false, "landlock", Warn),

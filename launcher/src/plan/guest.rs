@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use linux_loader::cmdline::{self, Cmdline};
+use nix::sys::utsname::uname;
 
 use crate::boot::cpio;
 use crate::boot::{self, LoadError};
@@ -197,6 +198,12 @@ fn modules(options: &Run, image: &Image, has_root: bool) -> Result<Option<Vec<Mo
     modules::find(&tree, &modules::wanted(&kinds)).map(Some)
 }
 
+/// The kernel that the Host runs, where a distribution puts it.
+fn kernel_of_host() -> Option<PathBuf> {
+    let name = uname().ok()?;
+    Some(Path::new("/boot").join(format!("vmlinuz-{}", name.release().to_str()?)))
+}
+
 /// The kernel that was named, or the first of the usual ones.
 pub fn find_kernel(named: Option<&Path>) -> Result<PathBuf, Error> {
     if let Some(named) = named {
@@ -207,6 +214,7 @@ pub fn find_kernel(named: Option<&Path>) -> Result<PathBuf, Error> {
     let in_tree = |tree: &PathBuf| ["vmlinux", "arch/x86/boot/bzImage"].map(|file| tree.join(file));
     let mut tried: Vec<_> = trees.iter().flat_map(in_tree).collect();
     tried.push(INSTALLED_KERNEL.into());
+    tried.extend(kernel_of_host());
     tried
         .iter()
         .find(|path| path.exists())
