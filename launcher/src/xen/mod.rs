@@ -147,14 +147,16 @@ impl State {
         let mut is_served = false;
         loop {
             match store.serve() {
-                Ok(served) => is_served |= served,
+                Ok(served) => {
+                    is_served |= served.busy;
+                    if !self.bus.follow(store) && !served.changed {
+                        return is_served;
+                    }
+                }
                 Err(error) => {
                     self.store = None;
                     return broken("xenstore", &error);
                 }
-            }
-            if !self.bus.follow(store) {
-                return is_served;
             }
         }
     }

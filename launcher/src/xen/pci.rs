@@ -121,30 +121,35 @@ impl Bus {
 
     /// Looks where the frontend is, and follows. Tells whether something has changed, of which the kernel is to hear.
     pub fn follow(&mut self, store: &mut Store) -> bool {
+        let page = format!("{FRONTEND}/pci-op-ref");
         let frontend = store.get(&format!("{FRONTEND}/state")).unwrap_or(CLOSED);
         let backend = store.get(&format!("{BACKEND}/state")).unwrap_or(CLOSED);
-        let next = match (frontend, backend) {
+        let (end, next) = match (frontend, backend) {
+            // Linux takes a frontend for a new one if it reads this state and has meanwhile stored another, which can
+            // happen while it connects (xenbus_dev_changed in 7.3). So it is another from the moment on in
+            // which it has said where its page is, before it hears of that itself.
+            (INITIALISING, INIT_WAIT) if store.get(&page).is_some() => (FRONTEND, INIT_WAIT),
             (INITIALISED, INIT_WAIT | CLOSED) => match self.connect(store) {
                 Some(kernel) => {
                     self.kernel = Some(kernel);
-                    CONNECTED
+                    (BACKEND, CONNECTED)
                 }
                 None if backend == CLOSED => return false,
-                None => CLOSED,
+                None => (BACKEND, CLOSED),
             },
             // A kernel that powers off waits for this.
             (CLOSING, INIT_WAIT | CONNECTED) => {
                 self.disconnect();
-                CLOSING
+                (BACKEND, CLOSING)
             }
             (CLOSED, INIT_WAIT | CONNECTED | CLOSING) => {
                 self.disconnect();
-                CLOSED
+                (BACKEND, CLOSED)
             }
-            (INITIALISING, CLOSED) => INIT_WAIT,
+            (INITIALISING, CLOSED) => (BACKEND, INIT_WAIT),
             _ => return false,
         };
-        store.set(&format!("{BACKEND}/state"), next);
+        store.set(&format!("{end}/state"), next);
         true
     }
 

@@ -200,6 +200,28 @@ fn they_meet_and_part() {
     assert!(front.connect("9", "7"), "again");
 }
 
+/// Linux starts from the beginning if it reads "initialising" after it has begun to connect.
+#[test]
+fn who_has_begun_to_connect_is_no_longer_new() {
+    let mut front = Front::new();
+    let state = |front: &Front| {
+        front
+            .store
+            .get(&format!("{FRONTEND}/state"))
+            .unwrap()
+            .to_string()
+    };
+    let payload = b"device\0t\0";
+    front.kernel.ask_all(&mut front.store, WATCH, 0, payload);
+    front.kernel.send(WRITE, 0, b"device/pci/0/pci-op-ref\x009");
+    assert!(front.store.serve().unwrap().changed);
+    assert_eq!(front.kernel.replies(), [], "it does not hear of it yet");
+    assert!(front.bus.follow(&mut front.store));
+    assert_eq!(state(&front), INIT_WAIT);
+    assert!(!front.bus.follow(&mut front.store));
+    assert!(front.connect("9", "7"));
+}
+
 #[test]
 fn a_bad_frontend_is_not_connected() {
     for (grant, port, magic) in [

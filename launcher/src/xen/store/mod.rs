@@ -59,6 +59,15 @@ pub enum StoreError {
     TooLong(u32),
 }
 
+/// What was to do for the store.
+#[derive(Clone, Copy, Debug)]
+pub struct Served {
+    /// Anything, of which the kernel is then to hear.
+    pub busy: bool,
+    /// A request has changed something: our side looks, before the kernel hears of it, and serves on.
+    pub changed: bool,
+}
+
 /// The store.
 pub struct Store {
     memory: Memory,
@@ -140,28 +149,39 @@ impl Store {
         }
     }
 
-    /// Serves the kernel's requests until there is none, or no room for answers. Tells whether there was anything to
-    /// do, of which the kernel is then to hear.
+    /// Serves the kernel's requests until there is none, or no room for answers, or one has changed something.
     ///
     /// # Errors
     ///
     /// The kernel no longer speaks the protocol.
-    pub fn serve(&mut self) -> Result<bool, StoreError> {
-        let mut busy = false;
+    pub fn serve(&mut self) -> Result<Served, StoreError> {
+        let (mut busy, before) = (false, self.generation);
         loop {
             busy |= self.send()?;
             if !self.outgoing.is_empty() {
-                return Ok(busy);
+                return Ok(Served {
+                    busy,
+                    changed: false,
+                });
             }
             if !self.has_request()? {
                 let bytes = self.requests.take(&self.memory)?;
                 if bytes.is_empty() {
-                    return Ok(busy);
+                    return Ok(Served {
+                        busy,
+                        changed: false,
+                    });
                 }
                 self.incoming.extend(bytes);
                 busy = true;
             } else {
                 self.take_request();
+                if self.generation != before {
+                    return Ok(Served {
+                        busy: true,
+                        changed: true,
+                    });
+                }
             }
         }
     }

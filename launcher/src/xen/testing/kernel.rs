@@ -109,7 +109,7 @@ impl Kernel {
         let (mut sent, mut replies) = (0, Vec::new());
         loop {
             sent += self.put(&bytes[sent..]);
-            let busy = store.serve().expect("the kernel is in order");
+            let busy = store.serve().expect("the kernel is in order").busy;
             replies.extend(self.replies());
             if !busy {
                 return replies;
