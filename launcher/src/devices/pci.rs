@@ -14,24 +14,9 @@ use virtio_queue::QueueT;
 
 use super::virtio::{State, Virtio};
 use super::{Cause, Window};
-use config::Config;
+pub use config::BAR_SIZE;
+use config::{Config, COMMON, DEVICE, ISR, NOTIFY, NOTIFY_STEP, PART};
 
-/// Size of a function's BAR, in bytes.
-pub const BAR_SIZE: u64 = 0x8000;
-/// Messages at most: one for each queue, and one for changes of the configuration.
-pub const MESSAGES_MAX: usize = 65;
-
-/// The parts of the BAR, each a page, in this order.
-const PART: u64 = 0x1000;
-const COMMON: u64 = 0;
-const ISR: u64 = PART;
-const DEVICE: u64 = 2 * PART;
-const NOTIFY: u64 = 3 * PART;
-const MSIX_TABLE: u64 = 4 * PART;
-const MSIX_PENDING: u64 = 5 * PART;
-
-/// Bytes from the place for one queue's kicks to that for the next.
-const NOTIFY_STEP: u64 = 4;
 /// `VIRTIO_MSI_NO_VECTOR`.
 const NO_VECTOR: u16 = 0xffff;
 

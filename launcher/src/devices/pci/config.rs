@@ -7,7 +7,20 @@ use virtio_bindings::virtio_ids::{
     VIRTIO_ID_BLOCK, VIRTIO_ID_CONSOLE, VIRTIO_ID_FS, VIRTIO_ID_NET, VIRTIO_ID_RNG,
 };
 
-use super::{BAR_SIZE, COMMON, DEVICE, ISR, MSIX_PENDING, MSIX_TABLE, NOTIFY, NOTIFY_STEP, PART};
+/// Size of a function's BAR, in bytes.
+pub const BAR_SIZE: u64 = 0x8000;
+
+/// The parts of the BAR, each a page, in this order.
+pub(super) const PART: u64 = 0x1000;
+pub(super) const COMMON: u64 = 0;
+pub(super) const ISR: u64 = PART;
+pub(super) const DEVICE: u64 = 2 * PART;
+pub(super) const NOTIFY: u64 = 3 * PART;
+const MSIX_TABLE: u64 = 4 * PART;
+const MSIX_PENDING: u64 = 5 * PART;
+
+/// Bytes from the place for one queue's kicks to that for the next.
+pub(super) const NOTIFY_STEP: u64 = 4;
 
 /// Of virtio's functions.
 const VENDOR: u16 = 0x1af4;
