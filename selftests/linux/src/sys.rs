@@ -151,3 +151,8 @@ impl Random {
         (self.next() % limit as u64) as usize
     }
 }
+
+/// Is this a kernel that runs by Xen's ABI?
+pub(crate) fn on_xen() -> bool {
+    std::fs::read("/sys/hypervisor/type").is_ok_and(|kind| kind == b"xen\n")
+}

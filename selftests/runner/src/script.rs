@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Tests that run lg and look: GROUP/NAME is the script `selftests/GROUP/NAME.sh`.
 //!
-//! The Host's shell runs it, or in group `linux` a Guest's. Lines at its head say how it must end:
+//! The Host's shell runs it, or in group `linux` a Guest's; group `stock` is the same once more, in the kernel that
+//! the Host runs, as Debian ships it. Lines at its head say how it must end:
 //! `# expect: STATUS` if not with 0, `# prints: TEXT` that must be in its output, `# timeout: SECONDS` if
 //! that takes long, and `# memory: SIZE` of the Guest.
 
@@ -12,8 +13,11 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-/// The group whose scripts are a Guest's.
+/// The group whose scripts are a Guest's, and that which has them, too.
 const GUEST: &str = "linux";
+const STOCK: &str = "stock";
+/// Memory that a stock kernel wants beside what a script asks for, in MiB.
+const STOCK_MORE: u32 = 160;
 /// The status of `lg run` when the Guest's kernel has panicked.
 const PANICKED: i32 = 255;
 /// Time for a script that asks for no more, in seconds.
@@ -25,7 +29,8 @@ struct Head {
     status: i32,
     prints: Vec<String>,
     timeout: Duration,
-    memory: String,
+    /// In MiB.
+    memory: u32,
 }
 
 impl Head {
@@ -35,7 +40,7 @@ impl Head {
             status: 0,
             prints: Vec::new(),
             timeout: Duration::from_secs(TIMEOUT),
-            memory: "256M".to_owned(),
+            memory: 256,
         };
         for line in source.lines().take_while(|line| line.starts_with('#')) {
             let Some((key, value)) = line.trim_start_matches("# ").split_once(": ") else {
@@ -45,7 +50,10 @@ impl Head {
                 "expect" => head.status = value.parse().map_err(|_| line)?,
                 "prints" => head.prints.push(value.to_owned()),
                 "timeout" => head.timeout = Duration::from_secs(value.parse().map_err(|_| line)?),
-                "memory" => head.memory = value.to_owned(),
+                "memory" => {
+                    let mib = value.strip_suffix('M').and_then(|mib| mib.parse().ok());
+                    head.memory = mib.ok_or(line)?;
+                }
                 _ => {}
             }
         }
@@ -59,7 +67,8 @@ impl Head {
 ///
 /// When one cannot be read, or its head is not understood.
 pub(crate) fn tests(group: &str) -> Result<Vec<Test>, String> {
-    let directory = format!("{HERE}/selftests/{group}");
+    let of = if group == STOCK { GUEST } else { group };
+    let directory = format!("{HERE}/selftests/{of}");
     let mut tests = Vec::new();
     for entry in fs::read_dir(&directory).map_err(|error| format!("{directory}: {error}"))? {
         let file = entry.map_err(text)?.file_name();
@@ -71,12 +80,19 @@ pub(crate) fn tests(group: &str) -> Result<Vec<Test>, String> {
             continue;
         }
         let path = format!("{directory}/{name}.sh");
-        let head = Head::of(&fs::read_to_string(&path).map_err(text)?)?;
-        let (timeout, guest) = (head.timeout, (group == GUEST).then(|| format!("{name}.sh")));
+        let mut head = Head::of(&fs::read_to_string(&path).map_err(text)?)?;
+        let guest = (of == GUEST).then(|| format!("{name}.sh"));
+        let kernel = (group == STOCK).then(stock_kernel).transpose()?;
+        if kernel.is_some() {
+            head.memory += STOCK_MORE;
+            // It has more to do before its first program.
+            head.timeout *= 2;
+        }
+        let timeout = head.timeout;
         let name = format!("{group}/{name}");
         tests.push(Test::new(name, timeout, move |timeout| match &guest {
             None => on_host(&path, &head, timeout),
-            Some(file) => in_guest(file, &head, timeout),
+            Some(file) => in_guest(kernel.as_deref(), file, &head, timeout),
         }));
     }
     tests.sort_by(|one, other| one.name.cmp(&other.name));
@@ -90,14 +106,19 @@ fn on_host(path: &str, head: &Head, timeout: Duration) -> Outcome {
     ends_well(&finished, head)
 }
 
-/// Runs a script as the Guest's command, and the Guest's log must be clean.
-fn in_guest(file: &str, head: &Head, timeout: Duration) -> Outcome {
+/// The file of the kernel that the Host runs.
+fn stock_kernel() -> Result<String, String> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").map_err(text)?;
+    Ok(format!("/boot/vmlinuz-{}", release.trim()))
+}
+
+/// Runs a script as the Guest's command, in lg's own kernel or in `kernel`, and the Guest's log must be clean.
+fn in_guest(kernel: Option<&str>, file: &str, head: &Head, timeout: Duration) -> Outcome {
     let initrd = initrd().map_err(text)?;
-    let path = format!("/selftests/{file}");
-    let memory = &head.memory;
-    let argv = [
-        "lg", "run", "-v", "-m", memory, "--initrd", &initrd, "--", "sh", &path,
-    ];
+    let (path, memory) = (format!("/selftests/{file}"), format!("{}M", head.memory));
+    let mut argv = vec!["lg", "run"];
+    argv.extend(kernel);
+    argv.extend(["-v", "-m", &memory, "--initrd", &initrd, "--", "sh", &path]);
     let finished = command::run(&argv, timeout).map_err(text)?;
     ends_well(&finished, head)?;
     match complaint_in(&finished.output).filter(|_| head.status != PANICKED) {
@@ -141,9 +162,11 @@ mod tests {
             status: 7,
             prints: vec!["a: b".into(), "c".into()],
             timeout: Duration::from_secs(9),
-            memory: "256M".into(),
+            memory: 256,
         };
         assert_eq!(head, Ok(expected));
         assert!(Head::of("# expect: none\n").is_err());
+        assert_eq!(Head::of("# memory: 96M\n").map(|head| head.memory), Ok(96));
+        assert!(Head::of("# memory: 1G\n").is_err());
     }
 }

@@ -247,7 +247,9 @@ const PROGRAMS: [(&str, &[Row]); 10] = [
     ("disk", disk::TESTS),
 ];
 /// The groups of tests that are scripts.
-const SCRIPTS: [&str; 8] = ["root", "run", "tools", "fs", "disk", "net", "linux", "xen"];
+const SCRIPTS: [&str; 9] = [
+    "root", "run", "tools", "fs", "disk", "net", "linux", "xen", "stock",
+];
 
 /// Time for a bare Guest, which takes a second or less where nothing is emulated.
 const GUEST: Duration = Duration::from_secs(60);

@@ -1,0 +1,19 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# timeout: 600
+# A stock kernel loads a module of its own, uses it, and unloads it, more than once.
+# shellcheck disable=SC2016 # for the Guest's shell
+. "${0%/*}/lib.sh"
+
+dd if=/dev/zero of=/tmp/image bs=1M count=2
+stock -- sh -euc '
+	for round in 1 2 3; do
+		insmod /usr/lib/modules/loop.ko
+		grep "^loop " /proc/modules
+		losetup /dev/loop0 /tmp/image
+		dd if=/dev/loop0 bs=4k count=16 | cmp -n 65536 - /dev/zero
+		losetup -d /dev/loop0
+		rmmod loop
+		! grep "^loop " /proc/modules
+	done'
+rm /tmp/image
