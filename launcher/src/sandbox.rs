@@ -326,6 +326,9 @@ const CONNECTIONS: &[c_long] = &[libc::SYS_accept4, libc::SYS_connect];
 /// Guest runs. None of it puts keys into the user's terminal (TIOCSTI), makes an interface or names
 /// somebody who gets signals (FIOSETOWN).
 const IOCTLS: &[u64] = &[
+    // Compared first: each exit of the Guest to us, and each interrupt of a device, is one.
+    LGUEST_IOCTL_RUN,
+    LGUEST_IOCTL_IRQ_LINE,
     libc::TCGETS,
     libc::TCSETS,
     libc::TCSETSW,
@@ -337,8 +340,6 @@ const IOCTLS: &[u64] = &[
     libc::FIONBIO,
     BLKDISCARD,
     libc::TUNSETOFFLOAD,
-    LGUEST_IOCTL_RUN,
-    LGUEST_IOCTL_IRQ_LINE,
     LGUEST_IOCTL_GET_STATS,
     LGUEST_IOCTL_SET_DEBUG,
 ];

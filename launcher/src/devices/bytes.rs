@@ -123,11 +123,17 @@ struct OutletState {
     limit: usize,
     /// Nobody takes them any more.
     closed: bool,
+    /// So many threads wait for a change. To wake nobody is a system call, too.
+    waiters: usize,
 }
 
 impl OutletState {
     fn pending(&self) -> usize {
         self.waiting.len() + self.in_flight
+    }
+
+    fn is_full(&self) -> bool {
+        !self.closed && self.pending() >= self.limit
     }
 }
 
@@ -139,6 +145,7 @@ impl Default for Outlet {
                 in_flight: 0,
                 limit: Self::LIMIT,
                 closed: false,
+                waiters: 0,
             }),
             changed: Condvar::new(),
         }
@@ -165,8 +172,27 @@ impl Outlet {
         let mut state = self.state();
         if !state.closed {
             state.waiting.extend(bytes);
+            self.tell(&state);
+        }
+    }
+
+    /// Something has changed.
+    fn tell(&self, state: &OutletState) {
+        if state.waiters != 0 {
             self.changed.notify_all();
         }
+    }
+
+    /// Waits as long as `condition` holds.
+    fn wait_while(&self, condition: impl Fn(&OutletState) -> bool) -> MutexGuard<'_, OutletState> {
+        let mut state = self.state();
+        while condition(&state) {
+            state.waiters += 1;
+            let woken = self.changed.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+            state.waiters -= 1;
+        }
+        state
     }
 
     /// Adds `bytes` if there is room, and tells whether there was.
@@ -180,21 +206,20 @@ impl Outlet {
 
     /// Adds `bytes` when there is room, and waits for it.
     pub fn add_patiently(&self, bytes: &[u8]) {
-        let full = |state: &mut OutletState| !state.closed && state.pending() >= state.limit;
-        drop(self.changed.wait_while(self.state(), full));
+        drop(self.wait_while(OutletState::is_full));
         self.add(bytes);
     }
 
     /// Who is in the Guest may write more.
     pub fn has_room(&self) -> bool {
-        let state = self.state();
-        state.closed || state.pending() < state.limit
+        !self.state().is_full()
     }
 
     /// All that the Guest has on the way is to come here, for it is about to end.
     pub fn take_all(&self) {
-        self.state().limit = Self::LAST_LIMIT;
-        self.changed.notify_all();
+        let mut state = self.state();
+        state.limit = Self::LAST_LIMIT;
+        self.tell(&state);
     }
 
     /// Nobody takes anything any more.
@@ -220,23 +245,25 @@ impl Outlet {
         on_room: impl Fn(),
     ) -> std::io::Error {
         loop {
-            let empty = |state: &mut OutletState| state.waiting.is_empty();
-            let state = self.changed.wait_while(self.state(), empty);
-            let mut state = state.unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.wait_while(|state| state.waiting.is_empty());
             let count = state.waiting.len().min(Self::CHUNK);
             let bytes: Vec<u8> = state.waiting.drain(..count).collect();
             state.in_flight = count;
             drop(state);
             let result = write(&bytes);
             let mut state = self.state();
+            // Only a Guest that found it so has to wait.
+            let was_full = state.is_full();
             state.in_flight = 0;
             if result.is_err() {
                 state.closed = true;
                 state.waiting.clear();
             }
+            self.tell(&state);
             drop(state);
-            self.changed.notify_all();
-            on_room();
+            if was_full || result.is_err() {
+                on_room();
+            }
             if let Err(error) = result {
                 return error;
             }
@@ -249,22 +276,14 @@ impl Outlet {
         let mut state = self.state();
         while state.pending() != 0 {
             let before = state.pending();
-            state = match patience {
-                None => self
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(patience) => {
-                    let (state, time) = self
-                        .changed
-                        .wait_timeout(state, patience)
-                        .unwrap_or_else(PoisonError::into_inner);
-                    if time.timed_out() && state.pending() == before {
-                        return false;
-                    }
-                    state
-                }
-            };
+            state.waiters += 1;
+            let woken = (self.changed).wait_timeout(state, patience.unwrap_or(Duration::MAX));
+            let (after, time) = woken.unwrap_or_else(PoisonError::into_inner);
+            state = after;
+            state.waiters -= 1;
+            if patience.is_some() && time.timed_out() && state.pending() == before {
+                return false;
+            }
         }
         true
     }

@@ -202,7 +202,10 @@ pub fn serve(device: &Virtio) -> io::Result<()> {
     let epoll = Epoll::new()?;
     for index in 0..device.queue_count() {
         if let Some(kick) = device.kick(index) {
-            let event = EpollEvent::new(EventSet::IN, index as u64);
+            // By edge: each kick is an event, and nobody has to take the count back. One visit serves all
+            // that is there, and 2^64 kicks do not come.
+            let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
+            let event = EpollEvent::new(events, index as u64);
             epoll.ctl(ControlOperation::Add, kick.as_raw_fd(), event)?;
         }
     }
@@ -221,12 +224,7 @@ pub fn serve(device: &Virtio) -> io::Result<()> {
             result => result?,
         };
         for event in &events[..count] {
-            let index = (event.data() & !OF_SOURCE) as usize;
-            if event.data() & OF_SOURCE == 0 {
-                // The count does not matter: one visit serves all that is there.
-                let _ = device.kick(index).map(|kick| kick.read());
-            }
-            device.process(index);
+            device.process((event.data() & !OF_SOURCE) as usize);
         }
     }
 }

@@ -247,8 +247,7 @@ impl Locks {
 
     /// The waits that are over, by their numbers.
     pub fn done(&mut self) -> Vec<(u64, io::Result<()>)> {
-        // It is no matter how many they are.
-        let _ = self.done.event.read();
+        // The event is looked at by edge, so nobody takes its count back: this is asked at each request.
         let done = std::mem::take(&mut *self.done.results());
         for (number, _) in &done {
             if let Some(at) = self.waits.iter().position(|wait| wait.number == *number) {
@@ -364,7 +363,7 @@ impl Done {
 
     fn tell(&self, number: u64, result: io::Result<()>) {
         self.results().push((number, result));
-        // It fails only when it has been told very often, and not been read.
+        // It fails only when it has been told 2^64 times.
         let _ = self.event.write(1);
     }
 }
