@@ -155,20 +155,38 @@ impl Mmu {
 
     /// Takes the vCPU at `at` to `root`. Without `keep` the lower half of that is forgotten first: that is CR3
     /// bit 63.
-    pub(crate) fn load(&mut self, at: &mut Root, root: Gpa, keep: bool) -> Result<(), Need> {
+    pub(crate) fn load(
+        &mut self,
+        ram: &GuestRam,
+        at: &mut Root,
+        root: Gpa,
+        keep: bool,
+    ) -> Result<(), Need> {
         match self.shadow.load(at, root, keep) {
             Ok(dropped) => self.forget(dropped),
             Err(Refused::Room) => return Err(Need::Room),
             // Stale is nothing here, since nothing was resolved.
             Err(Refused::Stock | Refused::Stale) => return Err(Need::Stock),
         }
+        if !keep {
+            self.revive(ram, at);
+        }
         Ok(())
     }
 
     /// Forgets what the Guest flushes on the vCPU at `at`.
-    pub(crate) fn flush(&mut self, at: &Root, what: Flush) {
+    pub(crate) fn flush(&mut self, ram: &GuestRam, at: &Root, what: Flush) {
         let dropped = self.shadow.flush(at, what);
         self.forget(dropped);
+        if matches!(what, Flush::Lower | Flush::All) {
+            self.revive(ram, at);
+        }
+    }
+
+    /// Gets back what is still true of what was in use before a flush: the Guest goes on with that.
+    fn revive(&mut self, ram: &GuestRam, at: &Root) {
+        let tables = ram.tables(Wait::Forbidden);
+        self.prefilled += self.shadow.revive(at, &tables, |gpa| ram.pinned_page(gpa));
     }
 
     /// Forgets `root` wholly; if the vCPU at `at` is on it, only its lower half.

@@ -27,6 +27,7 @@ use crate::{
         },
         paging::Access,
         shadow::{
+            Flush,
             Resolved,
             Root, //
         },
@@ -117,12 +118,18 @@ impl Shared {
         wait: Wait,
     ) -> Result<(), Stop> {
         loop {
-            let result = self.shadow(wait)?.load(at, root, keep);
+            let result = self.shadow(wait)?.load(&self.ram, at, root, keep);
             match result {
                 Ok(()) => return Ok(()),
                 Err(need) => self.provide(need, wait)?,
             }
         }
+    }
+
+    /// Forgets what the Guest flushes on the vCPU at `at`.
+    pub(crate) fn flush(&self, at: &Root, what: Flush, wait: Wait) -> Result<(), Stop> {
+        self.shadow(wait)?.flush(&self.ram, at, what);
+        Ok(())
     }
 
     /// Gets what was missing: [`Stop::Later`] when waiting is forbidden.

@@ -118,6 +118,18 @@ pub trait TableMemory {
     /// Reads the 8-byte aligned entry at `at`, in one access. `None` when it is not RAM.
     fn read_pte(&self, at: Gpa) -> Option<u64>;
 
+    /// What reads the entries of the table at `at` in the same way, by their index modulo 512. `None` when it is
+    /// not RAM.
+    fn table(&self, at: Gpa) -> Option<impl Fn(usize) -> u64> {
+        let at = at.page().get();
+        self.read_pte(Gpa::new(at))?;
+        Some(move |i: usize| {
+            let entry = self.read_pte(Gpa::new(at | ((i as u64 % 512) << 3)));
+            // There is no half page of RAM.
+            entry.unwrap_or(0)
+        })
+    }
+
     /// Replaces the entry at `at` by `new` if it still is `old`, atomically; says whether it did.
     fn update_pte(&self, at: Gpa, old: u64, new: u64) -> bool;
 }
@@ -251,29 +263,109 @@ impl Translation {
         }
     }
 
-    /// The translation of `other`, a neighbour of `gva`, whose translation this is, for filling
-    /// both after one fault. Reads at most one entry and changes none: `None` unless the same large
-    /// page maps `other`, or the same page table does and its entry is marked accessed already.
-    pub fn beside<M: TableMemory>(&self, mem: &M, gva: Gva, other: Gva) -> Option<Self> {
-        let entry = match self.size {
-            PageSize::Size4K => PageSize::Size2M,
-            large => large,
+    /// What maps this page and those around it; `gva` is the address whose translation this is.
+    pub const fn region(&self, gva: Gva) -> Region {
+        Region(match self.size {
+            PageSize::Size4K => Maps::Table {
+                table: self.pte_at.page(),
+                number: gva.get() >> REGION_SHIFT,
+                above: self.above,
+            },
+            _ => Maps::Page {
+                page: *self,
+                number: gva.get() / self.size.bytes(),
+            },
+        })
+    }
+}
+
+/// Bits of an address that choose a byte of what a table of level 1 maps.
+const REGION_SHIFT: u32 = 21;
+
+/// What maps an address and those around it: a table of level 1, or a large page. A processor that has the
+/// translation of one of them may have learnt so much of all of them (SDM, "Paging-Structure Caches").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Region(Maps);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Maps {
+    /// This table, for the `number`th 2 MiB of the address space.
+    Table {
+        table: Gpa,
+        number: u64,
+        above: Rights,
+    },
+    /// This page, for the `number`th part of its size of the address space.
+    Page { page: Translation, number: u64 },
+}
+
+impl Region {
+    /// That of `gva` under the tables at `root`, if a processor may know of it already: changes no entry, and
+    /// is `None` unless each on the way is marked as accessed.
+    pub fn find<M: TableMemory>(mem: &M, root: Gpa, gva: Gva) -> Option<Self> {
+        let mut table = root;
+        let mut above = Rights::at_root(gva);
+        for level in [4, 3, 2] {
+            let at = entry_at(table, gva, level);
+            let pte = Pte(mem.read_pte(at)?);
+            if !pte.has(P | A) || pte.has_reserved(level) {
+                return None;
+            }
+            if let Some(size) = pte.maps(level) {
+                return Some(Translation::new(gva, at, pte, size, above).region(gva));
+            }
+            above = above.and(pte);
+            table = Gpa::new(pte.address());
+        }
+        Some(Self(Maps::Table {
+            table,
+            number: gva.get() >> REGION_SHIFT,
+            above,
+        }))
+    }
+
+    /// The size of its pages.
+    pub const fn size(&self) -> PageSize {
+        match self.0 {
+            Maps::Table { .. } => PageSize::Size4K,
+            Maps::Page { page, .. } => page.size,
+        }
+    }
+
+    /// What translates an address for filling it in although nobody has asked for it. Reads at most one entry for
+    /// each and changes none: `None` unless the address is in here, and the entry is marked accessed already.
+    pub fn pages<'a, M: TableMemory>(
+        &'a self,
+        mem: &'a M,
+    ) -> Option<impl Fn(Gva) -> Option<Translation> + 'a> {
+        let table = match self.0 {
+            Maps::Table { table, .. } => Some(mem.table(table)?),
+            Maps::Page { .. } => None,
         };
-        if (gva.get() ^ other.get()) >= entry.bytes() {
-            return None;
-        }
-        if self.size != PageSize::Size4K {
-            let within = self.size.bytes() - 1;
-            let gpa = (self.gpa.get() & !within) | (other.page().get() & within);
-            return Some(Self {
-                gpa: Gpa::new(gpa),
-                ..*self
-            });
-        }
-        let pte_at = entry_at(self.pte_at, other, 1);
-        let pte = Pte(mem.read_pte(pte_at)?);
-        (pte.has(P | A) && !pte.has_reserved(1))
-            .then(|| Self::new(other, pte_at, pte, PageSize::Size4K, self.above))
+        Some(move |gva: Gva| match (&self.0, &table) {
+            (
+                Maps::Table {
+                    table,
+                    number,
+                    above,
+                },
+                Some(entries),
+            ) if gva.get() >> REGION_SHIFT == *number => {
+                let pte = Pte(entries(gva.index(1)));
+                let pte_at = entry_at(*table, gva, 1);
+                (pte.has(P | A) && !pte.has_reserved(1))
+                    .then(|| Translation::new(gva, pte_at, pte, PageSize::Size4K, *above))
+            }
+            (Maps::Page { page, number }, _) => {
+                let within = page.size.bytes() - 1;
+                let gpa = (page.gpa.get() & !within) | (gva.page().get() & within);
+                (gva.get() / page.size.bytes() == *number).then_some(Translation {
+                    gpa: Gpa::new(gpa),
+                    ..*page
+                })
+            }
+            _ => None,
+        })
     }
 }
 

@@ -114,8 +114,8 @@ pub(crate) fn execute(
         Privileged::Invlpg(memory) => {
             let (fs, gs) = cpu.switcher.bases();
             let gva = memory.address(|r| *gpr(&mut regs.clone(), r), next_rip, fs, gs);
-            let mut shadow = cpu.shared.shadow(Wait::Allowed)?;
-            shadow.flush(&cpu.root, Flush::Page(Gva::new(gva)));
+            let page = Flush::Page(Gva::new(gva));
+            cpu.shared.flush(&cpu.root, page, Wait::Allowed)?;
         }
     }
     regs.rip = next_rip;

@@ -264,6 +264,15 @@ impl TableMemory for Tables<'_> {
         Some(self.word(at)?.load(Ordering::Acquire))
     }
 
+    fn table(&self, at: Gpa) -> Option<impl Fn(usize) -> u64> {
+        let page = Gpa::new(at.get() & !(PAGE - 1));
+        let first = self.word(page)?.as_ptr();
+        // SAFETY: That is the first word of a page of the Guest's, which is page aligned and stays pinned as
+        // long as we are borrowed; for its words, see `word`.
+        let words = unsafe { &*first.cast::<[AtomicU64; 512]>() };
+        Some(|i: usize| words[i % 512].load(Ordering::Acquire))
+    }
+
     fn update_pte(&self, at: Gpa, old: u64, new: u64) -> bool {
         self.word(at).is_some_and(|word| {
             word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed)

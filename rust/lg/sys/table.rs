@@ -14,7 +14,10 @@ use super::page::{
 };
 use crate::lg_core::{
     addr::Hpa,
-    paging::ADDR,
+    paging::{
+        ADDR,
+        P, //
+    },
     shadow::{
         self,
         List,
@@ -35,12 +38,30 @@ use core::{
 };
 use kernel::prelude::*;
 
+/// An entry that owns the table at `hpa`.
+///
+/// Where it is not present, its address bits are the complement: a processor that has L1TF takes them for the
+/// address of a page, and reads that if it is in the cache. At the complement there is no memory.
+fn owner(hpa: Hpa, flags: u64) -> u64 {
+    let address = if flags & P != 0 {
+        hpa.get()
+    } else {
+        !hpa.get() & ADDR
+    };
+    address | (flags & !ADDR) | OWNED
+}
+
+/// The address of the table that an entry owns.
+fn owned(entry: u64) -> Hpa {
+    Hpa::new(if entry & P != 0 { entry } else { !entry } & ADDR)
+}
+
 /// One page-table page.
 ///
 /// # Invariants
 ///
 /// * It is the whole of a page that a [`TableBox`] owns, or owned until it was leaked.
-/// * An entry with [`OWNED`] holds the physical address of a [`Table`] that was leaked from a
+/// * An entry with [`OWNED`] holds the physical address ([`owned`]) of a [`Table`] that was leaked from a
 ///   [`TableBox`] and that no other entry and no list owns.
 /// * The second owner word is for the [`Tables`] that the table is in, if it is.
 #[repr(C, align(4096))]
@@ -87,7 +108,7 @@ impl shadow::Table for Table {
 
     /// A table that the entry owned is leaked.
     fn attach(&mut self, i: usize, child: TableBox, flags: u64) {
-        let entry = child.hpa().get() | (flags & !ADDR) | OWNED;
+        let entry = owner(child.hpa(), flags);
         // The page lives on through the entry.
         core::mem::forget(child);
         // INVARIANT: Just leaked, and nobody else has its address.
@@ -102,7 +123,7 @@ impl shadow::Table for Table {
         self.0[i % 512].store(0, Ordering::Relaxed);
         // SAFETY: By the type invariant the entry owned a leaked table; the entry is gone, so it is
         // ours.
-        Some(unsafe { TableBox::from_hpa(Hpa::new(entry & ADDR)) })
+        Some(unsafe { TableBox::from_hpa(owned(entry)) })
     }
 
     fn child(&mut self, i: usize) -> Option<&mut Self> {
@@ -112,7 +133,7 @@ impl shadow::Table for Table {
         }
         // SAFETY: By the type invariant this is a table that we own, and `&mut self` makes us its
         // only user.
-        Some(unsafe { &mut *direct_map(Hpa::new(entry & ADDR)).cast::<Self>() })
+        Some(unsafe { &mut *direct_map(owned(entry)).cast::<Self>() })
     }
 
     fn groups(&self) -> u64 {

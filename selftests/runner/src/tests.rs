@@ -10,7 +10,7 @@ use crate::{disk, fs, gdb, host, nmi, record, script, terminal, tmux, tools, vso
 use std::time::Duration;
 
 /// Bare Guests which test one mechanism each: they exit with 0, or panic and say what is wrong.
-const BARE: [&str; 20] = [
+const BARE: [&str; 21] = [
     "registers",
     "segments",
     "fpu",
@@ -19,6 +19,7 @@ const BARE: [&str; 20] = [
     "protection",
     "accessed_dirty",
     "flush",
+    "working_set",
     "contexts",
     "compat",
     "timer",

@@ -3,11 +3,12 @@
 //! A context: what is cached for one root of the Guest's (CR3).
 
 use super::super::addr::{Gva, Hpa};
-use super::super::paging::{Access, Translation, NX};
-use super::cursor::{clear, drop_page, link, make_child, make_leaf_table, put, Gone};
+use super::super::paging::{Access, Translation, NX, P};
+use super::cursor::{clear, drop_page, link, make_leaf_table, put, used, Gone};
 use super::leaf::{half, Half};
+use super::sleep::{put_to_sleep, Guest, Refresh};
 use super::stock::{Refused, Stock};
-use super::table::{List, Table, TABLE};
+use super::table::{List, Table, OWNED, TABLE};
 
 /// The parts that never change.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,11 @@ pub struct Config {
     pub max_tables: usize,
 }
 
+/// The bits of an address within what a table of level 1 maps.
+const REGION: u64 = (1 << 21) - 1;
+/// Bytes below an entry of level 4.
+const SLOT: u64 = 1 << 39;
+
 /// The most tables that one context has before anything is mapped.
 pub(super) const MOST_ROOTS: usize = 4;
 
@@ -29,6 +35,8 @@ pub(super) const MOST_ROOTS: usize = 4;
 pub(super) struct Context<T: Table> {
     /// The number of vCPUs on it. The tables at the top stay where they are as long as it is not 0.
     pub(super) holders: usize,
+    /// The last flush of everything that it has seen.
+    pub(super) flushed: u64,
     /// Level 4: the lower half, for user mode.
     user: T::Owned,
     /// Level 4: links to the tables of `user`, or splits; with four levels also links to the upper
@@ -39,7 +47,13 @@ pub(super) struct Context<T: Table> {
 }
 
 impl<T: Table> Context<T> {
-    pub(super) fn new(config: &Config, upper: Hpa, stock: &mut Stock<T>) -> Result<Self, Refused> {
+    /// An empty one, that needs no flush which was before `flushed`.
+    pub(super) fn new(
+        config: &Config,
+        upper: Hpa,
+        flushed: u64,
+        stock: &mut Stock<T>,
+    ) -> Result<Self, Refused> {
         let (slot, entry) = (config.slot, config.slot_entry);
         let (mut user, mut kernel) = (stock.take()?, stock.take()?);
         let top = if config.five_levels {
@@ -57,6 +71,7 @@ impl<T: Table> Context<T> {
         };
         Ok(Self {
             holders: 0,
+            flushed,
             user,
             kernel,
             top,
@@ -71,43 +86,119 @@ impl<T: Table> Context<T> {
         }
     }
 
-    /// Links to what `upper` has at `gva`; says whether that is new.
-    pub(super) fn link_upper(&mut self, upper: &T, gva: Gva, slot: usize) -> bool {
-        let i = gva.index(4);
+    /// Links to what `upper` has in entry `i`; says whether that is new.
+    pub(super) fn link_upper(&mut self, upper: &T, i: usize, slot: usize) -> bool {
         // With five levels all of `upper` hangs at the top. The switcher's slot stays what it is.
         self.top.is_none() && i != slot && put(&mut *self.kernel, i, link(upper, i))
     }
 
-    /// The table of level 1 where `t`, the translation of `gva`, belongs for `access`; and which
-    /// kind of table that is.
-    pub(super) fn table_for<'a>(
-        &'a mut self,
-        upper: &'a mut T,
-        gva: Gva,
-        t: &Translation,
-        access: Access,
-        config: &Config,
-        stock: &mut Stock<T>,
-    ) -> Result<(&'a mut T, Half), Refused> {
-        let i = gva.index(4);
-        if half(gva) == Half::Kernel {
-            make_child(upper, i, TABLE, stock)?;
-            self.link_upper(upper, gva, config.slot);
-            let table = make_leaf_table(upper, gva, t.size, stock)?;
-            return Ok((table, Half::Kernel));
+    /// Links to all that `upper` has.
+    pub(super) fn link_all_upper(&mut self, upper: &T, slot: usize) {
+        for i in used(upper) {
+            self.link_upper(upper, i, slot);
         }
-        let split = self.kernel.child(i).is_some();
-        if !t.user || (split && !access.user) {
-            // The first page for the kernel alone splits: the link to the shared tables goes.
-            let table = make_leaf_table(&mut *self.kernel, gva, t.size, stock)?;
-            return Ok((table, Half::Kernel));
-        }
-        make_child(&mut *self.user, i, TABLE, stock)?;
-        if !split {
+    }
+
+    /// Links to what the tables of this half have in entry `i`; but to nothing where there is a split.
+    fn link(&mut self, upper: &T, i: usize, of: Half, slot: usize) {
+        if i >= 256 {
+            self.link_upper(upper, i, slot);
+        } else if of == Half::User && self.kernel.child(i).is_none() {
             put(&mut *self.kernel, i, link(&*self.user, i) | NX);
         }
-        let table = make_leaf_table(&mut *self.user, gva, t.size, stock)?;
-        Ok((table, Half::User))
+    }
+
+    /// The tables for the translation `t` of `gva`, for `access`: those of which half.
+    fn half_for(&mut self, gva: Gva, t: &Translation, access: Access) -> Half {
+        let split = |context: &mut Self| context.kernel.child(gva.index(4)).is_some();
+        // The first page for the kernel alone splits: the link to the shared tables goes.
+        if half(gva) == Half::Kernel || !t.user || (!access.user && split(self)) {
+            Half::Kernel
+        } else {
+            Half::User
+        }
+    }
+
+    /// The table of level 4 above `gva` that has the tables of this half.
+    fn level4<'a>(&'a mut self, upper: &'a mut T, gva: Gva, of: Half) -> &'a mut T {
+        match (half(gva), of) {
+            (Half::Kernel, _) => upper,
+            (_, Half::User) => &mut self.user,
+            (_, Half::Kernel) => &mut self.kernel,
+        }
+    }
+
+    /// Makes the table of level 1 where `t`, the translation of `gva`, belongs for `access`, and has `fill` put
+    /// it there; in which half that is, it is told. If the table has slept, what was in it is true again before
+    /// that; and if all below the entry of level 4 has slept, what was in use of it is revived.
+    ///
+    /// Returns what `fill` does, and how many entries were made true besides.
+    pub(super) fn fill<G: Guest, R>(
+        &mut self,
+        upper: &mut T,
+        (gva, t, access): (Gva, &Translation, Access),
+        slot: usize,
+        stock: &mut Stock<T>,
+        guest: &G,
+        fill: impl FnOnce(&mut T, Half) -> R,
+    ) -> Result<(R, u64), Refused> {
+        let i = gva.index(4);
+        let of = self.half_for(gva, t, access);
+        let mut refresh = Refresh::new(guest, of);
+        let level4 = self.level4(upper, gva, of);
+        let slept = level4.get(i) & (OWNED | P) == OWNED;
+        let region = t.region(gva);
+        let table = make_leaf_table(level4, gva, t.size, stock, |table| {
+            refresh.table(table, &region, Gva::new(gva.get() & !REGION));
+        })?;
+        let result = fill(table, of);
+        self.link(upper, i, of, slot);
+        if slept {
+            if let Some(table) = self.level4(upper, gva, of).child(i) {
+                let base = Gva::new(gva.get() & !(SLOT - 1));
+                refresh.revive(table, 3, base, &mut stock.buried);
+            }
+        }
+        Ok((result, refresh.kept))
+    }
+
+    /// Revives what was in use of the tables that sleep, the shared ones and the upper half's; says how many pages
+    /// that were.
+    pub(super) fn revive<G: Guest>(
+        &mut self,
+        upper: &mut T,
+        slot: usize,
+        guest: &G,
+        stock: &mut Stock<T>,
+    ) -> u64 {
+        let mut kept = 0;
+        for of in [Half::User, Half::Kernel] {
+            let mut refresh = Refresh::new(guest, of);
+            let level4 = match of {
+                Half::User => &mut *self.user,
+                Half::Kernel => &mut *upper,
+            };
+            for i in used(level4) {
+                let level4 = match of {
+                    Half::User => &mut *self.user,
+                    Half::Kernel => &mut *upper,
+                };
+                if refresh.is_done() {
+                    break;
+                }
+                if level4.get(i) & (OWNED | P) != OWNED {
+                    continue;
+                }
+                refresh.wake(level4, i, TABLE, &mut stock.buried);
+                let base = Gva::new(i as u64 * SLOT).canonicalize();
+                if let Some(table) = level4.child(i) {
+                    refresh.revive(table, 3, base, &mut stock.buried);
+                }
+                self.link(upper, i, of, slot);
+            }
+            kept += refresh.kept;
+        }
+        kept
     }
 
     /// Forgets the page of the lower half that `gva` is in.
@@ -118,6 +209,20 @@ impl<T: Table> Context<T> {
             Gone::Leaf if user != Gone::Tables => Gone::Leaf,
             _ => Gone::Tables,
         }
+    }
+
+    /// Has the lower half sleep; says whether there was any. What is the kernel's alone is dropped.
+    pub(super) fn put_lower_to_sleep(&mut self, to: &mut T::List) -> bool {
+        let kernel = clear(&mut *self.kernel, 0..256, to);
+        put_to_sleep(&mut *self.user, 0..256, to) | kernel
+    }
+
+    /// Has the lower half sleep, and loses the links to the upper half: for the flush of everything that is
+    /// `flushed`.
+    pub(super) fn forget(&mut self, flushed: u64, slot: usize, to: &mut T::List) {
+        self.flushed = flushed;
+        self.put_lower_to_sleep(to);
+        self.unlink_upper(slot, to);
     }
 
     /// Forgets the lower half; says whether there was any.

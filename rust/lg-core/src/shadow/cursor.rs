@@ -3,7 +3,8 @@
 //! The way down from a table of level 4: finding, making and dropping what it leads to.
 
 use super::super::addr::Gva;
-use super::super::paging::{PageSize, ADDR};
+use super::super::paging::{PageSize, ADDR, P};
+use super::sleep::wake;
 use super::stock::{Refused, Stock};
 use super::table::{List, Table, LARGE, OWNED, TABLE};
 use core::ops::Range;
@@ -37,10 +38,33 @@ pub(super) fn put<T: Table>(table: &mut T, i: usize, entry: u64) -> bool {
 
 /// An entry for another table that leads where entry `i` does, without owning it.
 pub(super) fn link<T: Table>(table: &T, i: usize) -> u64 {
-    table.get(i) & !OWNED
+    let entry = table.get(i);
+    if entry & P == 0 {
+        return 0;
+    }
+    entry & !OWNED
 }
 
-/// The table below entry `i`, made of `stock` if there is none. The entry gets `flags` in any case.
+/// The indices of the entries that may be other than 0.
+pub(super) fn used<T: Table>(table: &T) -> impl Iterator<Item = usize> {
+    let mut left = table.groups();
+    core::iter::from_fn(move || {
+        let group = left.trailing_zeros() as usize;
+        left &= left.checked_sub(1)?;
+        Some(group * 8..group * 8 + 8)
+    })
+    .flatten()
+}
+
+/// Gives entry `i` these flags, whatever it has.
+pub(super) fn set_flags<T: Table>(table: &mut T, i: usize, flags: u64) {
+    if let Some(child) = table.detach(i) {
+        table.attach(i, child, flags);
+    }
+}
+
+/// The table below entry `i`, made of `stock` if there is none, and woken if it sleeps. The entry gets `flags` in
+/// any case.
 pub(super) fn make_child<'a, T: Table>(
     table: &'a mut T,
     i: usize,
@@ -54,30 +78,43 @@ pub(super) fn make_child<'a, T: Table>(
         mark(table, i);
         table.set(i, 0);
         table.attach(i, child, flags);
+    } else if entry & P == 0 {
+        wake(table, i, flags, &mut stock.buried);
     } else if entry & flags != flags {
-        if let Some(child) = table.detach(i) {
-            table.attach(i, child, (entry & !(ADDR | OWNED)) | flags);
-        }
+        set_flags(table, i, (entry & !(ADDR | OWNED)) | flags);
     }
     table.child(i).ok_or(Refused::Stale)
 }
 
-/// The table of level 1 that covers `gva`, for a page of `size`.
+/// The flags of an entry of `level` on the way to a page of `size`.
+pub(super) const fn flags(level: u8, size: PageSize) -> u64 {
+    match (level, size) {
+        (3, PageSize::Size1G) | (2, PageSize::Size2M) => TABLE | LARGE,
+        _ => TABLE,
+    }
+}
+
+/// The table of level 1 that covers `gva`, for a page of `size`. If it sleeps, `refresh` makes its entries true
+/// again.
 pub(super) fn make_leaf_table<'a, T: Table>(
     level4: &'a mut T,
     gva: Gva,
     size: PageSize,
     stock: &mut Stock<T>,
+    refresh: impl FnOnce(&mut T),
 ) -> Result<&'a mut T, Refused> {
     let mut table = level4;
-    for level in [4, 3, 2] {
-        let flags = match (level, size) {
-            (3, PageSize::Size1G) | (2, PageSize::Size2M) => TABLE | LARGE,
-            _ => TABLE,
-        };
-        table = make_child(table, gva.index(level), flags, stock)?;
+    for level in [4, 3] {
+        table = make_child(table, gva.index(level), flags(level, size), stock)?;
     }
-    Ok(table)
+    let (i, flags) = (gva.index(2), flags(2, size));
+    if table.get(i) & (OWNED | P) == OWNED {
+        if let Some(mut child) = table.detach(i) {
+            refresh(&mut *child);
+            table.attach(i, child, flags);
+        }
+    }
+    make_child(table, i, flags, stock)
 }
 
 /// Drops entry `i`, with what it owns.
@@ -89,11 +126,14 @@ fn drop_entry<T: Table>(table: &mut T, i: usize, to: &mut T::List) {
 }
 
 /// Drops the page that `gva` is in, whatever its size, and perhaps small ones where a large one has
-/// been.
+/// been. What sleeps needs no such thing.
 pub(super) fn drop_page<T: Table>(level4: &mut T, gva: Gva, to: &mut T::List) -> Gone {
     let mut table = level4;
     for level in [4, 3, 2] {
         let i = gva.index(level);
+        if table.get(i) & P == 0 {
+            return Gone::Nothing;
+        }
         if table.get(i) & LARGE != 0 {
             drop_entry(table, i, to);
             return Gone::Tables;

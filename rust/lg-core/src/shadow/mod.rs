@@ -3,7 +3,8 @@
 //! The shadow: page tables for the processor, which behave as a TLB of the Guest's own tables.
 //!
 //! An entry is put in when the Guest faults and its tables have a translation; it is taken out when
-//! the Guest flushes or when the memory for tables runs out, and at no other time. So the Guest sees
+//! the Guest flushes or when the memory for tables runs out, and at no other time. (What a flush of a whole half
+//! takes out is put in again sooner than other entries: see [`sleep`].) So the Guest sees
 //! what it would see on hardware: a stale translation lives until it is flushed, a not-present one
 //! is never remembered. Nothing is write-protected, and no write to a page table is ever noticed.
 //!
@@ -32,6 +33,7 @@ mod context;
 mod cursor;
 mod dropped;
 mod leaf;
+mod sleep;
 mod stock;
 mod table;
 
@@ -43,10 +45,11 @@ pub use table::{List, Table, OWNED, TABLE};
 
 use super::addr::{Gpa, Gva, Hpa, PAGE_SIZE};
 use super::monitor::{root_of, Monitor};
-use super::paging::{walk, Access, PageSize, TableMemory, Translation, WalkError};
+use super::paging::{walk, Access, PageSize, Region, TableMemory, Translation, WalkError, A};
 use context::{Context, MOST_ROOTS};
 use core::ops::DerefMut;
 use cursor::{clear, drop_page, make_leaf_table, put, Gone};
+use sleep::{put_to_sleep, Guest};
 use stock::Stock;
 
 /// The most contexts that there should be, so that looking for one stays quick.
@@ -73,6 +76,8 @@ pub enum Flush {
     /// The page, small or large, that this address is in: of the root at hand in the lower half, of
     /// all roots in the upper.
     Page(Gva),
+    /// The same for as many pages, the first of which has this address. All are in one half.
+    Pages(Gva, usize),
     /// The lower half of the root at hand.
     Lower,
     /// Everything.
@@ -163,8 +168,6 @@ pub struct Shadow<T: Table, S> {
     /// The number of contexts.
     count: usize,
     upper: T::Owned,
-    /// What was dropped, and no processor knows any more.
-    buried: T::List,
     stock: Stock<T>,
     /// Tables in use, and those that were dropped but are not free yet; without the stock.
     tables: usize,
@@ -172,6 +175,8 @@ pub struct Shadow<T: Table, S> {
     flushes: u64,
     /// Whose slots are translated by a root of their own.
     monitor: Option<Monitor>,
+    /// Which of them was the last of everything.
+    flushed: u64,
 }
 
 impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
@@ -182,11 +187,11 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
             seats,
             count: 0,
             upper,
-            buried: T::List::new(),
             stock: Stock::new(),
             tables: 1,
             flushes: 0,
             monitor: None,
+            flushed: 0,
         }
     }
 
@@ -213,6 +218,11 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
     pub fn enter(&mut self, root: Gpa) -> Result<Root, Refused> {
         let index = self.find(root)?;
         let context = context(&mut self.seats, index)?;
+        if context.flushed != self.flushed {
+            // No vCPU has been on it since, and at that time all processors forgot it.
+            context.forget(self.flushed, self.config.slot, &mut self.stock.buried);
+            context.link_all_upper(&*self.upper, self.config.slot);
+        }
         context.holders = context.holders.saturating_add(1);
         let (kernel, user) = context.roots();
         Ok(Root {
@@ -272,7 +282,9 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
             .ok_or(Refused::Room)?;
         let before = self.stock.count;
         let upper = self.upper.hpa();
-        seat.context = Some(Context::new(&self.config, upper, &mut self.stock)?);
+        let mut context = Context::new(&self.config, upper, self.flushed, &mut self.stock)?;
+        context.link_all_upper(&*self.upper, self.config.slot);
+        seat.context = Some(context);
         self.tables = self.tables.saturating_add(before - self.stock.count);
         let place = self.count;
         self.count = self.count.saturating_add(1);
@@ -377,37 +389,45 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
         }
         let before = self.stock.count;
         let context = context(&mut self.seats, at.index)?;
-        let (table, half) = context.table_for(
+        let guest = Memory {
+            root: at.gpa,
+            monitor: self.monitor.as_ref(),
+            memory,
+            page,
+        };
+        let (filled, refreshed) = context.fill(
             &mut *self.upper,
-            *gva,
-            t,
-            *access,
-            &self.config,
+            (*gva, t, *access),
+            self.config.slot,
             &mut self.stock,
+            &guest,
+            |table, half| fill_around(table, *gva, t, *access, hpa, half, &guest),
         )?;
         self.tables = self.tables.saturating_add(before - self.stock.count);
-        // Never `None`: a page of the kernel's got a table of the kernel's.
-        let entry = leaf(t, hpa, half).ok_or(Refused::Stale)?;
-        if table.get(gva.index(1)) == entry && permits(entry, *access) {
-            return Ok(Filled::Spurious);
-        }
-        put(table, gva.index(1), entry);
+        Ok(match filled? {
+            Filled::New(neighbours) => Filled::New(neighbours + refreshed),
+            Filled::Spurious if refreshed > 0 => Filled::New(refreshed),
+            Filled::Spurious => Filled::Spurious,
+        })
+    }
 
-        let mut neighbours = 0;
-        let first = gva.get() & !(AROUND * PAGE_SIZE - 1);
-        for other in (0..AROUND).map(|n| Gva::new(first | (n * PAGE_SIZE))) {
-            if table.get(other.index(1)) != 0 {
-                continue;
-            }
-            let entry = t
-                .beside(memory, *gva, other)
-                .and_then(|t| leaf(&t, page(t.gpa)?, half));
-            if let Some(entry) = entry {
-                put(table, other.index(1), entry);
-                neighbours += 1;
-            }
-        }
-        Ok(Filled::New(neighbours))
+    /// Revives what was in use before a flush, of the halves that sleep, for the vCPU at `at`, which is on it; says
+    /// how many pages that were. `page` is as in [`fill`](Self::fill).
+    pub fn revive<M: TableMemory>(
+        &mut self,
+        at: &Root,
+        memory: &M,
+        page: impl Fn(Gpa) -> Option<Hpa>,
+    ) -> u64 {
+        let guest = Memory {
+            root: at.gpa,
+            monitor: self.monitor.as_ref(),
+            memory,
+            page,
+        };
+        context(&mut self.seats, at.index).map_or(0, |context| {
+            context.revive(&mut *self.upper, self.config.slot, &guest, &mut self.stock)
+        })
     }
 
     /// Makes `entry` the one of level 1 for `gva`, in the upper half, whatever the Guest's tables
@@ -418,11 +438,15 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
         }
         let before = self.stock.count;
         let upper = &mut *self.upper;
-        let table = make_leaf_table(upper, gva, PageSize::Size4K, &mut self.stock)?;
+        // What else was in a table that slept, the Guest has to fault for.
+        let forget = |table: &mut T| {
+            put_to_sleep(table, 0..512, &mut T::List::new());
+        };
+        let table = make_leaf_table(upper, gva, PageSize::Size4K, &mut self.stock, forget)?;
         let new = put(table, gva.index(1), entry);
         self.tables = self.tables.saturating_add(before - self.stock.count);
         let context = context(&mut self.seats, at.index)?;
-        let linked = context.link_upper(&*self.upper, gva, self.config.slot);
+        let linked = context.link_upper(&*self.upper, gva.index(4), self.config.slot);
         Ok(if new || linked {
             Filled::New(0)
         } else {
@@ -436,48 +460,85 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
         let mut tables = T::List::new();
         let scope = match what {
             Flush::All => {
-                self.drop_all(&mut tables);
+                self.put_all_to_sleep(&mut tables);
                 Scope::All
             }
             Flush::Lower => {
                 let any = context(&mut self.seats, at.index)
-                    .is_ok_and(|context| context.drop_lower(&mut tables));
+                    .is_ok_and(|context| context.put_lower_to_sleep(&mut tables));
                 if any {
                     Scope::Lower(at.gpa)
                 } else {
                     Scope::Nothing
                 }
             }
-            Flush::Page(gva) if half(gva) == Half::Kernel => {
-                match drop_page(&mut *self.upper, gva, &mut tables) {
-                    Gone::Nothing => Scope::Nothing,
-                    Gone::Leaf => Scope::Page(at.gpa, gva.canonicalize()),
-                    Gone::Tables => Scope::All,
+            Flush::Page(gva) => match self.drop_page(at, gva, &mut tables) {
+                Gone::Nothing => Scope::Nothing,
+                Gone::Leaf => Scope::Page(at.gpa, gva.canonicalize()),
+                Gone::Tables => Self::scope_of_half(at, gva),
+            },
+            Flush::Pages(first, count) => {
+                let mut any = false;
+                for n in 0..count as u64 {
+                    let gva = Gva::new(first.get().wrapping_add(n * PAGE_SIZE));
+                    any |= self.drop_page(at, gva, &mut tables) != Gone::Nothing;
                 }
-            }
-            Flush::Page(gva) => {
-                let gone = context(&mut self.seats, at.index)
-                    .map_or(Gone::Nothing, |context| context.drop_page(gva, &mut tables));
-                match gone {
-                    Gone::Nothing => Scope::Nothing,
-                    Gone::Leaf => Scope::Page(at.gpa, gva.canonicalize()),
-                    Gone::Tables => Scope::Lower(at.gpa),
+                if any {
+                    Self::scope_of_half(at, first)
+                } else {
+                    Scope::Nothing
                 }
             }
         };
         Dropped { tables, scope }
     }
 
+    /// Drops the page that `gva` is in.
+    fn drop_page(&mut self, at: &Root, gva: Gva, to: &mut T::List) -> Gone {
+        if half(gva) == Half::Kernel {
+            return drop_page(&mut *self.upper, gva, to);
+        }
+        context(&mut self.seats, at.index)
+            .map_or(Gone::Nothing, |context| context.drop_page(gva, to))
+    }
+
+    /// All of the half that `gva` is in.
+    fn scope_of_half(at: &Root, gva: Gva) -> Scope {
+        match half(gva) {
+            Half::Kernel => Scope::All,
+            Half::User => Scope::Lower(at.gpa),
+        }
+    }
+
     /// Forgets `root` wholly, but for the top of its tables where a vCPU is on it.
     pub fn drop_root(&mut self, at: &Root, root: Gpa) -> Dropped<T> {
         if root == at.gpa {
-            return self.flush(at, Flush::Lower);
+            let mut dropped = self.flush(at, Flush::Lower);
+            if let Ok(context) = context(&mut self.seats, at.index) {
+                // Nothing of it will be used again.
+                context.drop_lower(&mut dropped.tables);
+            }
+            return dropped;
         }
         let mut tables = T::List::new();
         let known = self.known(root);
         let gone = known.and_then(|(place, _)| self.remove(place, &mut tables));
         let scope = gone.map_or(Scope::Nothing, Scope::Lower);
         Dropped { tables, scope }
+    }
+
+    /// Has everything sleep. A context that no vCPU is on will hear of it when one loads it.
+    fn put_all_to_sleep(&mut self, to: &mut T::List) {
+        self.flushed = self.flushes;
+        for place in 0..self.count {
+            let index = self.seats.get(place).map_or(0, |seat| seat.recent.1);
+            if let Ok(context) = context(&mut self.seats, index) {
+                if context.holders > 0 {
+                    context.forget(self.flushed, self.config.slot, to);
+                }
+            }
+        }
+        put_to_sleep(&mut *self.upper, 0..512, to);
     }
 
     /// Forgets everything; the contexts that a vCPU is on stay, empty.
@@ -511,24 +572,88 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
 
     /// Takes what the processors have forgotten.
     pub fn bury(&mut self, dropped: Dropped<T>) {
-        self.buried.append(dropped.tables);
+        self.stock.buried.append(dropped.tables);
     }
 
     /// Empties tables that are buried, `limit` of them at most, for the stock or else to be freed;
     /// says whether there are more. Takes up to 512 steps for each.
     pub fn sweep(&mut self, limit: usize) -> bool {
         for _ in 0..limit {
-            let Some(mut table) = self.buried.pop() else {
+            let Some(mut table) = self.stock.buried.pop() else {
                 break;
             };
-            clear(&mut *table, 0..512, &mut self.buried);
+            clear(&mut *table, 0..512, &mut self.stock.buried);
             self.tables = self.tables.saturating_sub(1);
             if self.stock.count < STOCK {
                 self.stock.put(table);
             }
         }
-        !self.buried.is_empty()
+        !self.stock.buried.is_empty()
     }
+}
+
+/// The Guest's memory, as the vCPU sees it that is on `root`.
+struct Memory<'a, M, F> {
+    root: Gpa,
+    monitor: Option<&'a Monitor>,
+    memory: &'a M,
+    page: F,
+}
+
+impl<M: TableMemory, F: Fn(Gpa) -> Option<Hpa>> Guest for Memory<'_, M, F> {
+    fn region(&self, gva: Gva) -> Option<Region> {
+        // What only one of the modes has, the kernel has.
+        let root = root_of(self.monitor, self.root, gva, false);
+        Region::find(self.memory, root, gva)
+    }
+
+    fn entries<'b>(
+        &'b self,
+        region: &'b Region,
+        half: Half,
+    ) -> Option<impl Fn(Gva) -> Option<u64> + 'b> {
+        let pages = region.pages(self.memory)?;
+        Some(move |gva| {
+            let t = pages(gva)?;
+            leaf(&t, (self.page)(t.gpa)?, half)
+        })
+    }
+}
+
+/// Fills a table of level 1 with the translation `t` of `gva`, whose page is at `hpa`, and with its neighbours.
+fn fill_around<T: Table>(
+    table: &mut T,
+    gva: Gva,
+    t: &Translation,
+    access: Access,
+    hpa: Hpa,
+    half: Half,
+    guest: &impl Guest,
+) -> Result<Filled, Refused> {
+    // Never `None`: a page of the kernel's got a table of the kernel's.
+    let entry = leaf(t, hpa, half).ok_or(Refused::Stale)?;
+    // The processor does not fault for want of A.
+    if table.get(gva.index(1)) | A == entry && permits(entry, access) {
+        return Ok(Filled::Spurious);
+    }
+    put(table, gva.index(1), entry);
+
+    let mut neighbours = 0;
+    let region = t.region(gva);
+    let Some(entry) = guest.entries(&region, half) else {
+        return Ok(Filled::New(0));
+    };
+    let first = gva.get() & !(AROUND * PAGE_SIZE - 1);
+    for other in (0..AROUND).map(|n| Gva::new(first | (n * PAGE_SIZE))) {
+        if table.get(other.index(1)) != 0 {
+            continue;
+        }
+        if let Some(entry) = entry(other) {
+            put(table, other.index(1), entry);
+            neighbours += 1;
+        }
+    }
+    Ok(Filled::New(neighbours))
 }
 
 fn nothing<T: Table>() -> Dropped<T> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The stock of tables, which makes it possible to fill the shadow where nothing can be waited for.
+//! The stock of tables, which makes it possible to fill the shadow where nothing can be waited for; and those
+//! tables that will be in it once they are emptied.
 
 use super::table::{List, Table};
 
@@ -19,6 +20,8 @@ pub enum Refused {
 pub(super) struct Stock<T: Table> {
     tables: T::List,
     pub(super) count: usize,
+    /// What was dropped, and no processor knows any more.
+    pub(super) buried: T::List,
 }
 
 impl<T: Table> Stock<T> {
@@ -26,6 +29,7 @@ impl<T: Table> Stock<T> {
         Self {
             tables: T::List::new(),
             count: 0,
+            buried: T::List::new(),
         }
     }
 

@@ -18,6 +18,10 @@ pub const OWNED: u64 = 1 << 52;
 /// Guest's which is as large as all that this entry covers (SDM, "Operations that Invalidate TLBs":
 /// a processor may hold such a page as parts, but INVLPG of one address drops them all).
 pub(super) const LARGE: u64 = 1 << 53;
+/// Software bits of an entry whose table sleeps: how often it was left asleep. [`ONCE`] is one time.
+pub(super) const LEFT_ASLEEP: u64 = 3 << 54;
+/// See [`LEFT_ASLEEP`].
+pub(super) const ONCE: u64 = 1 << 54;
 
 /// One table, empty when it is made. Indices are taken modulo 512.
 pub trait Table: Sized {
@@ -37,7 +41,8 @@ pub trait Table: Sized {
     fn set(&mut self, i: usize, entry: u64);
 
     /// Makes entry `i`, which owns nothing, the owner of `child`. `flags` are the entry's other bits
-    /// than the address and [`OWNED`].
+    /// than the address and [`OWNED`]. Without [`P`] the processor does not get there, and must not guess from
+    /// the entry where that is (L1TF).
     fn attach(&mut self, i: usize, child: Self::Owned, flags: u64);
 
     /// Takes the table that entry `i` owns, if it owns one. The entry is 0 then.

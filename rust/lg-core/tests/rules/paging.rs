@@ -370,12 +370,19 @@ fn neighbours_in_a_large_page_are_known() {
         for other in [first, LOWER, last] {
             let quiet = walk_quiet(&mapped.ram, ROOT, Gva::new(other), LOAD).unwrap();
             assert_eq!(
-                t.beside(&Ram::new(0), mapped.gva, Gva::new(other)),
+                t.region(mapped.gva)
+                    .pages(&Ram::new(0))
+                    .and_then(|page| page(Gva::new(other))),
                 Some(quiet)
             );
         }
         for other in [first - 1, last + 1, LOWER ^ size.bytes()] {
-            assert_eq!(t.beside(&mapped.ram, mapped.gva, Gva::new(other)), None);
+            assert_eq!(
+                t.region(mapped.gva)
+                    .pages(&mapped.ram)
+                    .and_then(|page| page(Gva::new(other))),
+                None
+            );
         }
     }
 }
@@ -397,7 +404,10 @@ fn neighbours_share_a_page_table() {
         (LOWER ^ 0x20_0000, false),
         (LOWER ^ (1 << 46), false),
     ] {
-        let found = t.beside(&mapped.ram, mapped.gva, Gva::new(other));
+        let found = t
+            .region(mapped.gva)
+            .pages(&mapped.ram)
+            .and_then(|page| page(Gva::new(other)));
         assert_eq!(found.is_some(), known, "{other:#x}");
     }
 }
@@ -418,7 +428,10 @@ fn neighbours_are_taken_only_if_accessed() {
     ] {
         mapped.ram.set(at, entry);
         let before = mapped.ram.words();
-        let found = t.beside(&mapped.ram, mapped.gva, other);
+        let found = t
+            .region(mapped.gva)
+            .pages(&mapped.ram)
+            .and_then(|page| page(other));
         assert_eq!(found.is_some(), accepted, "{entry:#x}");
         assert_eq!(mapped.ram.words(), before);
     }
@@ -486,7 +499,7 @@ proptest! {
         let other = Gva::new(gva.get().wrapping_add_signed(distance * 4096));
         let quiet = walk_quiet(&ram, ROOT, other, LOAD);
         let before = ram.words();
-        if let Some(found) = t.beside(&ram, gva, other) {
+        if let Some(found) = t.region(gva).pages(&ram).and_then(|page| page(other)) {
             prop_assert_eq!(Ok(found), quiet);
         }
         prop_assert_eq!(ram.words(), before);

@@ -20,7 +20,8 @@ use oracle::{pages, Above, Oracle, Ram, INDICES, TABLES};
 use std::collections::BTreeMap;
 
 const SLOT: usize = 271;
-const SHARED: Gva = Gva::new(0xffff_8700_0000_0000);
+/// Beside pages of the Guest's.
+const SHARED: Gva = Gva::new(0xffff_8000_3fe0_2000);
 const VCPUS: usize = 2;
 /// The address at which the Host has the Guest's page 0.
 const RAM_AT: u64 = 1 << 44;
@@ -58,11 +59,16 @@ struct Pending {
 /// The key of an entry in a TLB of the shadow: whose root, of which mode, which page.
 type Cached = BTreeMap<(u64, bool, u64), Found>;
 
+/// The key of a table that a processor remembers (SDM, "Paging-Structure Caches"): whose root, of which mode, its
+/// level, and the address without what the table translates.
+type Remembered = BTreeMap<(u64, bool, u8, u64), Found>;
+
 /// The deeds so far, to see that all of them were done.
 #[derive(Default, Debug)]
 struct Counts {
     filled: usize,
     neighbours: u64,
+    revived: u64,
     spurious: usize,
     late: usize,
     stale: usize,
@@ -80,7 +86,10 @@ struct Machine {
     oracle: Oracle,
     shadow: Shadow<Tree, Vec<Seat<Tree>>>,
     vcpus: Vec<Root>,
+    /// The roots of the contexts that there are, as they were loaded.
+    order: Vec<Gpa>,
     tlb: Cached,
+    structures: Remembered,
     pending: Vec<Pending>,
     config: Config,
     counts: Counts,
@@ -99,7 +108,9 @@ impl Machine {
             shadow: Shadow::new(config, room, host.table()),
             host,
             vcpus: Vec::new(),
+            order: Vec::new(),
             tlb: Cached::new(),
+            structures: Remembered::new(),
             pending: Vec::new(),
             config,
             counts: Counts::default(),
@@ -116,6 +127,7 @@ impl Machine {
         for vcpu in 0..VCPUS {
             machine.provide();
             let root = machine.shadow.enter(Ram::table(0, vcpu)).unwrap();
+            machine.loaded(root.gpa());
             machine.vcpus.push(root);
         }
         machine.look();
@@ -157,11 +169,30 @@ impl Machine {
     fn provide_room(&mut self) {
         while self.shadow.needs_room() {
             if !self.shadow.sweep(8) && self.shadow.needs_room() {
-                self.counts.evicted += 1;
-                let dropped = self.shadow.evict();
-                self.forget(dropped);
+                self.evict();
             }
         }
+    }
+
+    /// The context goes that was loaded longest ago among those that no vCPU is on, or else everything.
+    fn evict(&mut self) {
+        self.counts.evicted += 1;
+        let dropped = self.shadow.evict();
+        self.trace.push(format!("evict {:?}", dropped.scope()));
+        let oldest = self.order.iter().position(|&root| !self.is_held(root));
+        let expected = oldest.map_or(Scope::All, |n| Scope::Lower(self.order.remove(n)));
+        assert_eq!(dropped.scope(), expected, "of {:?}", self.order);
+        self.forget(dropped);
+    }
+
+    fn is_held(&self, root: Gpa) -> bool {
+        self.vcpus.iter().any(|vcpu| vcpu.gpa() == root)
+    }
+
+    /// The context of `root` is the most recent one.
+    fn loaded(&mut self, root: Gpa) {
+        self.order.retain(|&other| other != root);
+        self.order.push(root);
     }
 
     /// Tells the TLBs what was dropped, and then frees it at some time.
@@ -171,12 +202,15 @@ impl Machine {
             Scope::Page(root, gva) => self.tlb.retain(|&(of, _, page), _| {
                 page != gva.page().get() || (of != root.get() && !gva.is_upper())
             }),
-            Scope::Lower(root) => self
-                .tlb
-                .retain(|&(of, _, page), _| of != root.get() || Gva::new(page).is_upper()),
+            Scope::Lower(root) => {
+                let stays = |of, gva| of != root.get() || Gva::new(gva).is_upper();
+                self.tlb.retain(|&(of, _, page), _| stays(of, page));
+                self.structures.retain(|&(of, _, _, gva), _| stays(of, gva));
+            }
             Scope::All => {
                 self.counts.dropped_all += 1;
                 self.tlb.clear();
+                self.structures.clear();
             }
         }
         self.shadow.bury(dropped);
@@ -203,7 +237,26 @@ impl Machine {
     fn walk(&self, vcpu: usize, user: bool, gva: Gva) -> Option<Found> {
         let root = &self.vcpus[vcpu];
         let top = if user { root.user() } else { root.kernel() };
-        self.host.walk(top, gva, self.levels())
+        self.host.walk(top, gva, self.levels(), |_, _| false)
+    }
+
+    /// The same by a processor, which remembers some of the tables on the way.
+    fn walk_and_remember(&mut self, vcpu: usize, user: bool, gva: Gva) -> Option<Found> {
+        let root = &self.vcpus[vcpu];
+        let top = if user { root.user() } else { root.kernel() };
+        let levels = self.levels();
+        let (random, structures) = (&mut self.random, &mut self.structures);
+        let uses = random.one_in(2);
+        self.host.walk(top, gva, levels, |level, table| {
+            // The root is in CR3, and nothing is remembered of five levels' first.
+            if level <= 3 && random.one_in(8) {
+                structures.insert(
+                    (root.gpa().get(), user, level, beginning(gva, level)),
+                    table,
+                );
+            }
+            uses
+        })
     }
 
     fn permits(&self, vcpu: usize, gva: Gva, access: Access) -> bool {
@@ -231,7 +284,7 @@ impl Machine {
         for n in 0..self.pages.len() {
             let gva = self.pages[n];
             for user in [false, true] {
-                let Some(found) = self.walk(vcpu, user, gva) else {
+                let Some(found) = self.walk_and_remember(vcpu, user, gva) else {
                     continue;
                 };
                 assert!(
@@ -258,6 +311,19 @@ impl Machine {
         }
         for (&(root, user, page), &found) in &self.tlb {
             self.check_one(Gpa::new(root), user, Gva::new(page), found);
+        }
+        self.check_structures();
+    }
+
+    /// What a processor finds that goes on from a table which it remembers is right, too.
+    fn check_structures(&self) {
+        for (&(root, user, level, first), &table) in &self.structures {
+            let pages = self.pages.iter();
+            for &gva in pages.filter(|&&gva| beginning(gva, level) == first) {
+                if let Some(found) = self.host.walk_on(table, gva, level, |_, _| false) {
+                    self.check_one(Gpa::new(root), user, gva, found);
+                }
+            }
         }
     }
 
@@ -311,12 +377,11 @@ impl Machine {
     /// True if it still held.
     fn fill(&mut self, fault: &Pending) -> bool {
         let gpa = fault.resolved.gpa();
-        let page = |gpa: Gpa| (gpa.gfn() % 7 != 0).then(|| hpa(gpa));
         loop {
             let at = &self.vcpus[fault.vcpu];
             let filled = self
                 .shadow
-                .fill(at, &fault.resolved, hpa(gpa), &self.ram, page);
+                .fill(at, &fault.resolved, hpa(gpa), &self.ram, at_hand);
             match filled {
                 Ok(Filled::New(neighbours)) => {
                     self.counts.filled += 1;
@@ -374,6 +439,7 @@ impl Machine {
         let what = match self.random.below(40) {
             0 => Flush::All,
             1..10 => Flush::Lower,
+            10..16 => Flush::Pages(gva, self.random.of(&[1, 2, 17])),
             _ => Flush::Page(Gva::new(gva.get() + 0x123)),
         };
         self.trace.push(format!("flush {vcpu} {what:x?}"));
@@ -382,9 +448,26 @@ impl Machine {
             Flush::All => self.oracle.flush_all(),
             Flush::Lower => self.oracle.flush_lower(root),
             Flush::Page(gva) => self.oracle.flush_page(root, gva),
+            Flush::Pages(first, count) => (0..count as u64).for_each(|n| {
+                let gva = Gva::new(first.get() + n * 4096).canonicalize();
+                self.oracle.flush_page(root, gva);
+            }),
         }
         let dropped = self.shadow.flush(&self.vcpus[vcpu], what);
         self.forget(dropped);
+        self.revive(vcpu);
+    }
+
+    /// Gets back what was in use, mostly.
+    fn revive(&mut self, vcpu: usize) {
+        if self.random.one_in(4) {
+            return;
+        }
+        self.look();
+        let at = &self.vcpus[vcpu];
+        let revived = self.shadow.revive(at, &self.ram, at_hand);
+        self.counts.revived += revived;
+        self.check_vcpu(vcpu);
     }
 
     fn load(&mut self) {
@@ -401,10 +484,14 @@ impl Machine {
             }
         };
         assert_eq!(self.vcpus[vcpu].gpa(), root);
+        self.loaded(root);
         if !keep {
             self.oracle.flush_lower(root);
         }
         self.forget(dropped);
+        if !keep {
+            self.revive(vcpu);
+        }
         self.check_vcpu_after_look(vcpu);
     }
 
@@ -421,6 +508,9 @@ impl Machine {
             self.oracle.flush_lower(root);
         }
         let dropped = self.shadow.drop_root(&self.vcpus[vcpu], root);
+        if !self.is_held(root) {
+            self.order.retain(|&other| other != root);
+        }
         self.forget(dropped);
     }
 
@@ -446,12 +536,7 @@ impl Machine {
             89..95 => self.load(),
             95..97 => self.drop_root(),
             97..99 => self.map_shared(),
-            _ => {
-                let dropped = self.shadow.evict();
-                self.trace.push(format!("evict {:?}", dropped.scope()));
-                self.counts.evicted += 1;
-                self.forget(dropped);
-            }
+            _ => self.evict(),
         }
         self.look();
         if n % 16 == 0 {
@@ -477,6 +562,16 @@ impl Machine {
 /// Entry `i` of table `n` of the level at this place.
 fn at(place: usize, n: usize, i: u64) -> Gpa {
     Gpa::new(Ram::table(place, n).get() + i * 8)
+}
+
+/// The first address that a table of this level translates if it translates `gva`.
+fn beginning(gva: Gva, level: u8) -> u64 {
+    gva.get() >> (12 + 9 * u32::from(level)) << (12 + 9 * u32::from(level))
+}
+
+/// The Host's page, if the Host need not fetch it first.
+fn at_hand(gpa: Gpa) -> Option<Hpa> {
+    (gpa.gfn() % 7 != 0).then(|| hpa(gpa))
 }
 
 fn hpa(gpa: Gpa) -> Hpa {
@@ -511,6 +606,7 @@ fn run(five_levels: bool, max_tables: usize, contexts: usize) {
         let Counts {
             filled,
             neighbours,
+            revived,
             spurious,
             late,
             stale,
@@ -527,6 +623,7 @@ fn run(five_levels: bool, max_tables: usize, contexts: usize) {
             evicted > 100 && no_stock > 10 && dropped_all > 10,
             "{counts:?}"
         );
+        assert!(revived > 1000, "{counts:?}");
         assert!(no_room > 10 || max_tables > 1000, "{counts:?}");
         assert!(spurious < filled, "{counts:?}");
     }

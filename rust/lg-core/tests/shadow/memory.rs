@@ -4,7 +4,7 @@
 //! walks them.
 
 use lg_core::addr::{Gva, Hpa};
-use lg_core::paging::{ADDR, NX, P, U, W};
+use lg_core::paging::{A, ADDR, NX, P, U, W};
 use lg_core::shadow::{List, Table, OWNED};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -78,11 +78,34 @@ impl Host {
     }
 
     /// The entry that the processor finds for `gva`, with what all levels allow; `None` if a program
-    /// would fault there whatever it does.
-    pub(crate) fn walk(&self, root: Hpa, gva: Gva, levels: u8) -> Option<Found> {
-        let mut table = root.get();
-        let (mut writable, mut executable) = (true, true);
+    /// would fault there whatever it does. `passed` is told of each table on the way, with its level, and says
+    /// whether the processor notes in the entry that it was used.
+    pub(crate) fn walk(
+        &self,
+        root: Hpa,
+        gva: Gva,
+        levels: u8,
+        passed: impl FnMut(u8, Found) -> bool,
+    ) -> Option<Found> {
+        let root = Found {
+            hpa: root.get(),
+            writable: true,
+            executable: true,
+        };
+        self.walk_on(root, gva, levels, passed)
+    }
+
+    /// The rest of the way, from a table of `levels` to which it has led so far.
+    pub(crate) fn walk_on(
+        &self,
+        so_far: Found,
+        gva: Gva,
+        levels: u8,
+        mut passed: impl FnMut(u8, Found) -> bool,
+    ) -> Option<Found> {
+        let mut found = so_far;
         for level in (1..=levels).rev() {
+            let uses = passed(level, found);
             let i = if level == 5 {
                 if gva.is_upper() {
                     511
@@ -92,23 +115,32 @@ impl Host {
             } else {
                 gva.index(level)
             };
-            let entry = self.entry(table, i);
+            let entry = self.entry(found.hpa, i);
             if entry & (P | U) != P | U {
                 return None;
             }
-            writable &= entry & W != 0;
-            executable &= entry & NX == 0;
-            table = entry & ADDR;
+            if uses {
+                self.mark(found.hpa, i);
+            }
+            found = Found {
+                hpa: entry & ADDR,
+                writable: found.writable && entry & W != 0,
+                executable: found.executable && entry & NX == 0,
+            };
         }
-        Some(Found {
-            hpa: table,
-            writable,
-            executable,
-        })
+        Some(found)
+    }
+
+    /// Sets the A bit of an entry.
+    fn mark(&self, table: u64, i: usize) {
+        let pages = self.0.borrow();
+        if let Some(Some(page)) = pages.get((table >> 12) as usize) {
+            page.entries[i].set(page.entries[i].get() | A);
+        }
     }
 }
 
-/// A translation for the processor.
+/// A translation for the processor, or how far it has got.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Found {
     pub(crate) hpa: u64,

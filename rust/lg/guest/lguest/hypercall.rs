@@ -151,7 +151,7 @@ fn flush_tlb(cpu: &Cpu, what: u64, gva: u64, wait: Wait) -> Result<(), Refused<E
         Ok(LGUEST_FLUSH_ONE) => Flush::Page(Gva::new(gva)),
         _ => return Err(Errno::Invalid.into()),
     };
-    cpu.shared.shadow(wait)?.flush(&cpu.root, what);
+    cpu.shared.flush(&cpu.root, what, wait)?;
     Ok(())
 }
 

@@ -31,6 +31,41 @@ fn has(space: AddressSpace, gva: u64, level: u32, bit: u64) -> bool {
     unsafe { space.entry(gva, level).read_volatile() & bit != 0 }
 }
 
+/// The same after a flush of everything: what the Host has kept of a page counts as no access, and does not hide one.
+fn kept_over_a_flush(space: AddressSpace) {
+    let flushes: [&dyn Fn(); 3] = [
+        &|| assert_eq!(hypercall::flush_tlb(abi::LGUEST_FLUSH_USER, 0), 0),
+        &|| assert_eq!(hypercall::flush_tlb(abi::LGUEST_FLUSH_ALL, 0), 0),
+        &|| space.activate(),
+    ];
+    for (n, flush) in flushes.iter().enumerate() {
+        for round in 0..3 {
+            poke(PAGE, 1);
+            poke(NEIGHBOUR, 1);
+            for page in [PAGE, NEIGHBOUR] {
+                let entry = space.entry(page, 1);
+                // SAFETY: an entry of our own tables.
+                unsafe {
+                    entry.write_volatile(entry.read_volatile() & !(pte::ACCESSED | pte::DIRTY))
+                };
+            }
+            flush();
+            peek(NEIGHBOUR);
+            assert_eq!(
+                (space.accessed_dirty(PAGE), space.accessed_dirty(NEIGHBOUR)),
+                ((false, false), (true, false)),
+                "after flush {n} and a read of the second, round {round}"
+            );
+            poke(PAGE, 2);
+            assert_eq!(
+                space.accessed_dirty(PAGE),
+                (true, true),
+                "after flush {n} and a write, round {round}"
+            );
+        }
+    }
+}
+
 fn main() -> u8 {
     let user = User::new();
     let space = user.space;
@@ -73,6 +108,8 @@ fn main() -> u8 {
             "after a write as the first access"
         );
     }
+
+    kept_over_a_flush(space);
 
     clear(space, PAGE, 1);
     user.run(code!("movb 0x40000000, %al"));
