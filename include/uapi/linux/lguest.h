@@ -75,11 +75,15 @@ struct lguest_note {
  * root is dropped.  A root outside RAM kills the Guest.
  */
 #define LHCALL_WRITE_CR3	2
-/* Drop cached translations: RDI is one of LGUEST_FLUSH_*, RSI a GVA for LGUEST_FLUSH_ONE. */
+/*
+ * Drop cached translations: RDI is one of LGUEST_FLUSH_*, RSI a GVA for LGUEST_FLUSH_ONE, and
+ * RSI and RDX the first GVA and the one behind the last for LGUEST_FLUSH_RANGE, all in one half.
+ */
 #define LHCALL_FLUSH_TLB	3
 #define LGUEST_FLUSH_USER	0	/* the user half of the current root */
 #define LGUEST_FLUSH_ALL	1	/* every root, user half and kernel half */
 #define LGUEST_FLUSH_ONE	2	/* the page of RSI; kernel half: in all roots */
+#define LGUEST_FLUSH_RANGE	3	/* the same for each page in a range */
 /* Arm the one-shot timer: LGUEST_VECTOR_TIMER in RDI nanoseconds; ~0 disarms it. */
 #define LHCALL_SET_TIMER	4
 /* Turn virtual interrupts on and wait for one. */
@@ -347,7 +351,7 @@ struct lguest_stats {
 	__u64 pf_injected;	/*   given to the Guest */
 	__u64 pf_spurious;	/*   shadow was right, the TLB was not */
 	__u64 pf_mmio;		/*   not RAM */
-	__u64 prefilled;	/* translations put in beside the one that faulted */
+	__u64 prefilled;	/* translations put in beside one that faulted, or again after a flush */
 	__u64 exceptions;	/* other exceptions given to the Guest */
 	__u64 emulated;		/* privileged instructions done for it */
 	__u64 irqs;		/* virtual interrupts delivered */

@@ -37,6 +37,9 @@ use crate::{
     },
 };
 
+/// The most pages that are flushed one by one. Of more than 33, Linux flushes all itself.
+const MOST_FLUSHED: usize = 64;
+
 /// Does what RAX says, and puts there what came of it, unless there is nothing to return to.
 pub(crate) fn handle(cpu: &mut Cpu, run: &mut lguest_run, wait: Wait) -> Result<Next, Stop> {
     let regs = *cpu.switcher.regs();
@@ -69,7 +72,7 @@ fn call(
     match number {
         LHCALL_SET_ENTRIES => set_entries(cpu, [regs.rdi, regs.rsi, regs.rdx])?,
         LHCALL_WRITE_CR3 => cpu.write_cr3(regs.rdi, wait)?,
-        LHCALL_FLUSH_TLB => flush_tlb(cpu, regs.rdi, regs.rsi, wait)?,
+        LHCALL_FLUSH_TLB => flush_tlb(cpu, regs.rdi, [regs.rsi, regs.rdx], wait)?,
         // Both may have to wait: for the timer's callback, and for an interrupt.
         LHCALL_SET_TIMER if regs.rdi == !0 && wait == Wait::Forbidden => {
             return Err(Stop::Later.into())
@@ -144,15 +147,31 @@ fn set_entries(cpu: &mut Cpu, entries: [u64; 3]) -> Result<(), Errno> {
     Ok(())
 }
 
-fn flush_tlb(cpu: &Cpu, what: u64, gva: u64, wait: Wait) -> Result<(), Refused<Errno>> {
+fn flush_tlb(cpu: &Cpu, what: u64, [gva, end]: [u64; 2], wait: Wait) -> Result<(), Refused<Errno>> {
     let what = match u32::try_from(what) {
         Ok(LGUEST_FLUSH_USER) => Flush::Lower,
         Ok(LGUEST_FLUSH_ALL) => Flush::All,
         Ok(LGUEST_FLUSH_ONE) => Flush::Page(Gva::new(gva)),
+        Ok(LGUEST_FLUSH_RANGE) => range(Gva::new(gva), Gva::new(end)).ok_or(Errno::Invalid)?,
         _ => return Err(Errno::Invalid.into()),
     };
     cpu.shared.flush(&cpu.root, what, wait)?;
     Ok(())
+}
+
+/// The pages of `[first, end)`, or all of that half if they are many. `None` if they are in no half.
+fn range(first: Gva, end: Gva) -> Option<Flush> {
+    let last = Gva::new(end.get().checked_sub(1)?);
+    end.get().checked_sub(first.get())?;
+    let bytes = end.get() - first.page().get();
+    if !first.is_canonical() || !last.is_canonical() || first.is_upper() != last.is_upper() {
+        return None;
+    }
+    Some(match usize::try_from(bytes.div_ceil(4096)) {
+        Ok(pages @ ..=MOST_FLUSHED) => Flush::Pages(first, pages),
+        _ if first.is_upper() => Flush::All,
+        _ => Flush::Lower,
+    })
 }
 
 fn set_timer(cpu: &Cpu, ns: u64) {

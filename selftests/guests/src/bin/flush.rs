@@ -5,7 +5,9 @@
 #![no_std]
 #![no_main]
 
-use lguest_guest::abi::{LGUEST_FLUSH_ALL, LGUEST_FLUSH_ONE, LGUEST_FLUSH_USER};
+use lguest_guest::abi::{
+    LGUEST_FLUSH_ALL, LGUEST_FLUSH_ONE, LGUEST_FLUSH_RANGE, LGUEST_FLUSH_USER, LHCALL_FLUSH_TLB,
+};
 use lguest_guest::event::vector;
 use lguest_guest::paging::{alloc_frame, alloc_frames, gpa_to_ptr, pte, AddressSpace, PAGE};
 use lguest_guest::{entry, hypercall, println};
@@ -31,13 +33,23 @@ fn flush(kind: u32, gva: u64) {
     assert_eq!(hypercall::flush_tlb(kind, gva), 0, "FLUSH_TLB");
 }
 
+fn range(first: u64, end: u64) {
+    let arguments = [LGUEST_FLUSH_RANGE.into(), first, end, 0, 0];
+    let result = hypercall::hypercall(LHCALL_FLUSH_TLB.into(), arguments);
+    assert_eq!(result, 0, "FLUSH_RANGE");
+}
+
 fn main() -> u8 {
     let user = User::new();
     let space = user.space;
     let (one, two) = (frame_with(1), frame_with(2));
 
-    let flushes: [Flush; 4] = [
+    let flushes: [Flush; 6] = [
         ("FLUSH_ONE", true, &|gva| flush(LGUEST_FLUSH_ONE, gva)),
+        ("FLUSH_RANGE", true, &|gva| range(gva - PAGE, gva + 1)),
+        ("FLUSH_RANGE of many", true, &|gva| {
+            range(gva - 100 * PAGE, gva + PAGE)
+        }),
         ("FLUSH_ALL", true, &|_| flush(LGUEST_FLUSH_ALL, 0)),
         ("FLUSH_USER", false, &|_| flush(LGUEST_FLUSH_USER, 0)),
         ("WRITE_CR3", false, &|_| space.activate()),
@@ -81,6 +93,8 @@ fn main() -> u8 {
     tables(space, one, two);
     large_pages(space);
     every_page(space);
+    ranges(space);
+    working_set(space);
     println!("nothing stale survives a flush");
     0
 }
@@ -236,6 +250,80 @@ fn every_page(space: AddressSpace) {
         flush(kind, 0);
         for i in 0..PAGES {
             assert_eq!(peek(at(i)), PAGES - 1 - i, "page {i} after flush {kind}");
+        }
+    }
+}
+
+/// FLUSH_RANGE reaches each of its pages, small ones and large ones.
+fn ranges(space: AddressSpace) {
+    const START: u64 = 0x7000_0000;
+    const PAGES: u64 = 33;
+    let at = |i: u64| START + i * PAGE;
+    let (old, new) = (alloc_frames(PAGES * PAGE), alloc_frames(PAGES * PAGE));
+    for (frames, value) in [(old, 1), (new, 2)] {
+        for i in 0..PAGES {
+            // SAFETY: frames of ours.
+            unsafe { gpa_to_ptr::<u64>(frames + i * PAGE).write_volatile(value) };
+        }
+    }
+    for (frames, value) in [(old, 1), (new, 2)] {
+        for i in 0..PAGES {
+            space.map(at(i), frames + i * PAGE, pte::WRITE);
+        }
+        range(at(0), at(PAGES));
+        for i in 0..PAGES {
+            assert_eq!(peek(at(i)), value, "page {i} after FLUSH_RANGE");
+        }
+    }
+    // Across a table's end, where a large page begins.
+    const LARGE: u64 = 2 << 20;
+    const AT: u64 = 0x9000_0000;
+    let large = [alloc_frames(LARGE), alloc_frames(LARGE)];
+    for (n, frames) in large.into_iter().enumerate() {
+        // SAFETY: frames of ours.
+        unsafe { gpa_to_ptr::<u64>(frames + 9 * PAGE).write_volatile(n as u64) };
+        space.map(AT - PAGE, [old, new][n], pte::WRITE);
+        space.map_large(AT, frames, pte::WRITE);
+        range(AT - PAGE, AT + 1);
+        assert_eq!(
+            (peek(AT - PAGE), peek(AT + 9 * PAGE)),
+            (n as u64 + 1, n as u64),
+            "a small and a large page after FLUSH_RANGE"
+        );
+    }
+}
+
+/// What is used between one flush and the next stays right, also if it changes meanwhile, or loses rights, or comes to
+/// be used only later. Flush after flush, so that what the Host has kept of it is of any age.
+fn working_set(space: AddressSpace) {
+    const START: u64 = 0x40_0000_0000;
+    // Each in a table of its own.
+    let at = |i: u64| START + (i << 21);
+    const PAGES: u64 = 8;
+    let frames = alloc_frames(2 * PAGES * PAGE);
+    for i in 0..2 * PAGES {
+        // SAFETY: frames of ours.
+        unsafe { gpa_to_ptr::<u64>(frames + i * PAGE).write_volatile(i) };
+    }
+    let mut mapped = [0; PAGES as usize];
+    for round in 0..64 {
+        for i in 0..PAGES {
+            if (round + i) % 3 == 0 {
+                mapped[i as usize] = (round * 5 + i * 3) % (2 * PAGES);
+                space.map(at(i), frames + mapped[i as usize] * PAGE, pte::WRITE);
+            }
+        }
+        match round % 4 {
+            0 => flush(LGUEST_FLUSH_ALL, 0),
+            1 => space.activate(),
+            _ => flush(LGUEST_FLUSH_USER, 0),
+        }
+        // Some are not used for several rounds.
+        for i in (0..PAGES).filter(|i| round >> (i % 4) & 1 == 0) {
+            if round < 2 && mapped[i as usize] == 0 {
+                continue;
+            }
+            assert_eq!(peek(at(i)), mapped[i as usize], "page {i} in round {round}");
         }
     }
 }

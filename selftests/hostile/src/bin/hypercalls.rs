@@ -5,7 +5,7 @@
 #![no_main]
 
 use lguest_guest::abi::{
-    LGUEST_CONSOLE_MAX, LGUEST_FLUSH_ALL, LGUEST_FLUSH_ONE, LGUEST_SHARED_VA,
+    LGUEST_CONSOLE_MAX, LGUEST_FLUSH_ALL, LGUEST_FLUSH_ONE, LGUEST_FLUSH_RANGE, LGUEST_SHARED_VA,
     LGUEST_SHUTDOWN_PANIC, LGUEST_SHUTDOWN_POWEROFF, LGUEST_VECTOR_TIMER, LHCALL_CONSOLE,
     LHCALL_COUNT, LHCALL_DROP_ROOT, LHCALL_FLUSH_TLB, LHCALL_HALT, LHCALL_IRQ_WINDOW,
     LHCALL_SET_CPUNODE, LHCALL_SET_ENTRIES, LHCALL_SET_TIMER, LHCALL_SET_TLS,
@@ -205,7 +205,7 @@ fn cpu_node() {
 }
 
 fn flush_kinds() {
-    for kind in [3, 4, 255, u32::MAX] {
+    for kind in [4, 5, 255, u32::MAX] {
         assert_eq!(
             lguest_guest::hypercall::flush_tlb(kind, 0),
             EINVAL,
@@ -223,6 +223,38 @@ fn flush_kinds() {
             lguest_guest::hypercall::flush_tlb(LGUEST_FLUSH_ONE, gva),
             0,
             "FLUSH_ONE {gva:#x}"
+        );
+    }
+    flush_ranges();
+}
+
+fn flush_ranges() {
+    let upper = LGUEST_SHARED_VA as u64;
+    for (first, end, result) in [
+        (0, 0x1000, 0),
+        (0x1000, 0x1000, 0),
+        (0x1001, 0x1002, 0),
+        (0, 1 << 47, 0),
+        ((1 << 47) - 1, 1 << 47, 0),
+        (upper, upper + 0x1000, 0),
+        (upper, u64::MAX, 0),
+        (0x8780 << 32 | 0xffff << 48, u64::MAX, 0),
+        // Backwards, from half to half, in none of them, and around.
+        (0x2000, 0x1000, EINVAL),
+        (0, u64::MAX, EINVAL),
+        (0x1000, upper, EINVAL),
+        (upper, 0x1000, EINVAL),
+        (0, (1 << 47) + 1, EINVAL),
+        (1 << 47, (1 << 47) + 0x1000, EINVAL),
+        (upper, 0, EINVAL),
+        (0, 0, EINVAL),
+        (u64::MAX, u64::MAX - 1, EINVAL),
+    ] {
+        let arguments = [LGUEST_FLUSH_RANGE.into(), first, end, 0, 0];
+        assert_eq!(
+            hypercall(LHCALL_FLUSH_TLB.into(), arguments),
+            result,
+            "FLUSH_RANGE from {first:#x} to {end:#x}"
         );
     }
 }
