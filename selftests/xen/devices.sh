@@ -8,7 +8,7 @@
 work=/tmp/devices
 mkdir -p $work/share $work/www
 truncate -s 16M $work/image
-mke2fs -q -t ext4 $work/image
+/usr/sbin/mke2fs -q -t ext4 $work/image
 echo from the share >$work/share/file
 head -c 300000 /dev/urandom >$work/www/file
 httpd -p 127.0.0.1:8000 -h $work/www
@@ -32,5 +32,5 @@ kill "$(pidof httpd)"
 # Console, ports, root, share, network, sockets, disk, random numbers.
 printf '%s\n' 'nameserver 10.0.2.3' "$(sha256sum <$work/www/file)" virtio_rng.0 64 8 | cmp - $work/out
 [ "$(cat $work/share/back)" = 'from the share' ]
-e2fsck -fn $work/image
+/usr/sbin/e2fsck -fn $work/image
 rm -r $work

@@ -16,7 +16,7 @@ use lguest_abi::{boot_e820_entry, boot_params, LGUEST_PAGE_OFFSET, LGUEST_SUBARC
 use vm_memory::{GuestMemory, GuestMemoryRegion};
 
 use crate::boot::page_tables::{MapError, PageTables};
-use crate::boot::{initrd_limit, kernel_end, write, Entry, LoadError};
+use crate::boot::ram::{kernel_end, write, Entry, LoadError};
 use crate::image::{Image, ImageError};
 use crate::memory::{self, Memory, BOOT_DATA_END, PAGE};
 use crate::report::Error;
@@ -27,7 +27,7 @@ const PAGE_TABLES: u64 = 0x3_0000;
 /// So long is a command line that Linux takes, with the NUL at its end.
 pub const COMMAND_LINE_SIZE: usize = 2048;
 /// An initrd ends below this GPA (`initrd_addr_max` of Linux).
-pub(super) const INITRD_END: u64 = 2 << 30;
+const INITRD_END: u64 = 2 << 30;
 const E820_RAM: u32 = 1;
 
 /// The places of a Guest in RAM: checked, and nothing is written yet.
@@ -83,6 +83,11 @@ impl Layout {
             rsi: BOOT_PARAMS,
         }
     }
+}
+
+/// The largest initrd, in bytes, for which there is a place beside `image`, in whatever RAM.
+pub(super) fn initrd_limit(image: &Image) -> u64 {
+    INITRD_END.saturating_sub(kernel_end(image))
 }
 
 fn check_kernel(image: &Image, ram: u64) -> Result<(), LoadError> {

@@ -5,76 +5,16 @@
 pub mod cpio;
 pub mod lguest;
 pub mod page_tables;
+mod ram;
 pub mod xen;
 
 use std::ffi::CStr;
 
-use vm_memory::{Bytes, GuestAddress};
-
+use crate::boot::ram::kernel_end;
+pub use crate::boot::ram::{Entry, LoadError};
 use crate::image::{Abi, Image};
-use crate::memory::{self, Memory, PAGE};
-use crate::report::codes::Code;
-use crate::report::{Error, Explain};
-
-/// The state in which the first vCPU starts.
-#[derive(Debug)]
-pub struct Entry {
-    /// GPA of the root page table.
-    pub cr3: u64,
-    /// GVA of the first instruction.
-    pub rip: u64,
-    /// GPA of what the Guest is told: the `boot_params`, or the shim's `Handover`.
-    pub rsi: u64,
-}
-
-/// The reasons why a Guest does not fit into RAM.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // the messages say it
-pub enum LoadError {
-    #[error("{} MiB of memory are too little", given >> 20)]
-    TooLittleMemory { given: u64, needed: u64 },
-    #[error("{} MiB of memory are too much", given >> 20)]
-    TooMuchMemory { given: u64, why: &'static str },
-    #[error("{}", Code::InitrdTooLarge.title())]
-    InitrdTooLarge { size: u64, limit: u64 },
-}
-
-impl Explain for LoadError {
-    fn code(&self) -> Code {
-        match self {
-            Self::TooLittleMemory { .. } => Code::TooLittleMemory,
-            Self::TooMuchMemory { .. } => Code::TooMuchMemory,
-            Self::InitrdTooLarge { .. } => Code::InitrdTooLarge,
-        }
-    }
-
-    fn why(&self) -> String {
-        match self {
-            Self::TooLittleMemory { needed, .. } => {
-                let needed = needed.div_ceil(1 << 20);
-                format!("kernel and initrd alone fill {needed} MiB")
-            }
-            Self::TooMuchMemory { why, .. } => (*why).into(),
-            Self::InitrdTooLarge { size, limit } => format!(
-                "it has {} MiB, and between the kernel and the end of what it can reach are {} MiB",
-                size.div_ceil(1 << 20),
-                limit >> 20
-            ),
-        }
-    }
-
-    fn fix(&self) -> String {
-        match self {
-            Self::TooLittleMemory { needed, .. } => {
-                // The kernel wants some for itself.
-                let enough = needed.div_ceil(1 << 20) + 64;
-                format!("give it more, such as -m {enough}M")
-            }
-            Self::TooMuchMemory { .. } => "give it less with -m".into(),
-            Self::InitrdTooLarge { .. } => "make it smaller".into(),
-        }
-    }
-}
+use crate::memory::{self, Memory};
+use crate::report::Error;
 
 /// The places of a Guest in RAM: checked, and nothing is written yet.
 pub enum Layout {
@@ -143,25 +83,8 @@ pub fn command_line_size(image: &Image) -> usize {
 
 /// The largest initrd, in bytes, for which there is a place beside `image`, in whatever RAM.
 pub fn initrd_limit(image: &Image) -> u64 {
-    let end = match image.abi {
-        Abi::Lguest => lguest::INITRD_END,
-        Abi::Xen(_) => lguest_abi::LGUEST_MAX_GPA,
-    };
-    end.saturating_sub(kernel_end(image))
-}
-
-/// The GPA behind the kernel.
-fn kernel_end(image: &Image) -> u64 {
-    let ends = image
-        .segments
-        .iter()
-        .map(|segment| segment.gpa + segment.size);
-    ends.max().unwrap_or(0).next_multiple_of(PAGE)
-}
-
-/// Stores `bytes` at `gpa`, where memory was checked to be.
-fn write(memory: &Memory, gpa: u64, bytes: &[u8]) {
-    memory
-        .write_slice(bytes, GuestAddress(gpa))
-        .expect("checked to be RAM");
+    match image.abi {
+        Abi::Lguest => lguest::initrd_limit(image),
+        Abi::Xen(_) => lguest_abi::LGUEST_MAX_GPA.saturating_sub(kernel_end(image)),
+    }
 }

@@ -24,7 +24,7 @@ use xen_abi::handover::{self, Handover, ALIAS, M2P, SHIM};
 use xen_abi::start_info::{self, StartInfo};
 
 use crate::boot::page_tables::{Access, MapError, PageTables};
-use crate::boot::{kernel_end, write, Entry, LoadError};
+use crate::boot::ram::{kernel_end, write, Entry, LoadError};
 use crate::devices::pci::BAR_SIZE;
 use crate::image::xen::Notes;
 use crate::image::{Image, ImageError};
@@ -205,7 +205,7 @@ impl Layout {
         }
     }
 
-    /// As [`super::Layout::load`].
+    /// Loads what this is the layout for into `memory`, which is all 0 and has [`Self::all`].
     pub(super) fn load(
         &self,
         memory: &Memory,
@@ -296,7 +296,7 @@ impl Layout {
 
     /// Writes the kernel's first page tables.
     fn write_tables(&self, memory: &Memory) {
-        let slot = |gva: u64| 8 * (gva >> 39 & (ENTRIES - 1));
+        let slot = |gva: u64| 8 * ((gva >> 39) & (ENTRIES - 1));
         let base = self.notes.virt_base;
         let (kernel, frames) = (self.tables + PAGE, frames_of_list(self.ram));
         let root = |gva, table: u64| {
@@ -359,7 +359,7 @@ fn map_gib(memory: &Memory, tables: u64, gva: u64, gpa: u64, frames: u64) {
             .flat_map(|n| u64::to_le_bytes(entry(n)))
             .collect::<Vec<_>>()
     };
-    let slot = 8 * (gva >> 30 & (ENTRIES - 1));
+    let slot = 8 * ((gva >> 30) & (ENTRIES - 1));
     write(memory, tables + slot, &entries(level_2, 1, TABLE));
     write(
         memory,
@@ -526,7 +526,7 @@ mod tests {
             let mut table = root;
             for level in [4u32, 3, 2, 1] {
                 let shift = 12 + 9 * (level - 1);
-                let entry: u64 = self.read(table + 8 * (gva >> shift & 511));
+                let entry: u64 = self.read(table + 8 * ((gva >> shift) & 511));
                 let (next, flags) = (entry & ADDRESS, entry & !ADDRESS);
                 if flags & 1 == 0 {
                     return None;
@@ -614,8 +614,8 @@ mod tests {
             [ram / PAGE, all / PAGE]
         );
         // Present, accessed, dirty; writable; large; no code.
-        const READ: u64 = 1 << 63 | 0x61;
-        const DATA: u64 = 1 << 63 | 0xe3;
+        const READ: u64 = (1 << 63) | 0x61;
+        const DATA: u64 = (1 << 63) | 0xe3;
         for gpa in [0, ram - 1, ram, all - 1] {
             assert_eq!(walk(ALIAS + gpa), Some((gpa, DATA)));
         }
@@ -638,7 +638,7 @@ mod tests {
         let guest = load(&good_notes(), b"", 64 * MIB);
         let told = guest.handover;
         assert_eq!(told[0].to_le_bytes(), *b"lg, Xen\0");
-        assert_eq!(told[1], 1 << 32 | 1, "version and vCPUs");
+        assert_eq!(told[1], (1 << 32) | 1, "version and vCPUs");
         assert_eq!(told[2], 64 * MIB, "the shim");
         assert_eq!(told[6], TEXT + 0x20, "entry");
         let places = guest.layout.places();

@@ -101,7 +101,7 @@ mod tests {
     }
 
     fn entry(flags: u16, domain: u16, frame: u32) -> u64 {
-        u64::from(flags) | u64::from(domain) << 16 | u64::from(frame) << 32
+        u64::from(flags) | (u64::from(domain) << 16) | (u64::from(frame) << 32)
     }
 
     #[test]

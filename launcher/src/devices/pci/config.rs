@@ -31,7 +31,7 @@ const REVISION: u8 = 1;
 
 const COMMAND: usize = 0x04;
 /// The bits of the command that can be set: memory space, bus master, no INTx.
-const COMMAND_BITS: u16 = 1 << 1 | 1 << 2 | 1 << 10;
+const COMMAND_BITS: u16 = (1 << 1) | (1 << 2) | (1 << 10);
 const STATUS: usize = 0x06;
 const HAS_CAPABILITIES: u16 = 1 << 4;
 const BAR: usize = 0x10;
@@ -46,7 +46,7 @@ const MSIX: usize = 0x40;
 const MSIX_CONTROL: usize = MSIX + 2;
 const MSIX_ENABLE: u16 = 1 << 15;
 /// And "all of them masked".
-const MSIX_BITS: u16 = MSIX_ENABLE | 1 << 14;
+const MSIX_BITS: u16 = MSIX_ENABLE | (1 << 14);
 
 /// A window to the BAR in the configuration space: capability `VIRTIO_PCI_CAP_PCI_CFG`.
 const WINDOW: usize = 0x98;

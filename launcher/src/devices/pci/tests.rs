@@ -14,7 +14,7 @@ use crate::memory::Memory;
 
 const GPA: u64 = 0x1_4000_0000;
 const LINE: u8 = 17;
-const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_F_ACCESS_PLATFORM;
+const FEATURES: u64 = (1 << VIRTIO_F_VERSION_1) | (1 << VIRTIO_F_ACCESS_PLATFORM);
 /// Acknowledge, driver, features and driver OK.
 const RUNS: u32 = 15;
 
@@ -102,7 +102,7 @@ impl Driver {
 
     /// Asks for 16 random bytes with this descriptor, and kicks the queue.
     fn ask(&self, slot: u16) {
-        let descriptor = [0x8000u64, 16 | 2 << 32];
+        let descriptor = [0x8000u64, 16 | (2 << 32)];
         self.memory
             .write_obj(descriptor, GuestAddress(0x1000 + 16 * u64::from(slot)))
             .unwrap();
@@ -184,7 +184,7 @@ fn the_size_of_the_bar() {
     for half in [0x10, 0x14] {
         driver.pci.write_config(half, 4, u32::MAX).unwrap();
     }
-    let size = u64::from(driver.config(0x14, 4)) << 32 | u64::from(driver.config(0x10, 4));
+    let size = (u64::from(driver.config(0x14, 4)) << 32) | u64::from(driver.config(0x10, 4));
     assert_eq!((!(size & !0xf)).wrapping_add(1), BAR_SIZE);
     assert_eq!(driver.config(0x18, 4), 0, "no other");
     for kind in 1..=4 {

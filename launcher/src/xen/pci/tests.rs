@@ -62,7 +62,7 @@ impl Front {
         let mut store = Store::new(memory.clone(), STORE);
         Bus::announce(&mut store);
         let grants = Grants::new(memory.clone(), TABLE, 1, RAM_PAGES);
-        let entry = 1 | PAGE >> 12 << 32;
+        let entry = 1 | ((PAGE >> 12) << 32);
         memory
             .write_obj(entry, GuestAddress(TABLE + 8 * GRANT))
             .unwrap();

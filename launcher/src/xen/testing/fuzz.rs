@@ -128,7 +128,7 @@ fn function(number: u8, memory: &Memory, events: &Arc<Events>) -> Arc<Pci> {
 }
 
 fn connect(kernel: &mut Kernel, xen: &Xen) {
-    let grant = 1 | BUS >> 12 << 32;
+    let grant = 1 | ((BUS >> 12) << 32);
     let memory = kernel.memory.clone();
     memory
         .write_obj(grant, GuestAddress(GRANTS + 8))
