@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The kernel's page tables: walking them, and what an update stores.
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 /// Bits of an entry.
 pub mod bit {
     #![allow(missing_docs)]
@@ -52,4 +54,41 @@ pub const fn still_right(old: u64, new: u64) -> bool {
 /// `new` with the accessed and dirty bits of `old`, too.
 pub const fn preserve_accessed_dirty(old: u64, new: u64) -> u64 {
     new | (old & (bit::ACCESSED | bit::DIRTY))
+}
+
+/// Frames of roots that were loaded, as far as there is room. A kernel says of each table that it goes away, and lg wants to
+/// hear of roots.
+pub struct Roots([AtomicU64; Self::ROOM]);
+
+impl Roots {
+    const ROOM: usize = 256;
+
+    /// None.
+    pub const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; Self::ROOM])
+    }
+
+    fn place(&self, frame: u64) -> &AtomicU64 {
+        &self.0[frame as usize % Self::ROOM]
+    }
+
+    /// The root at `frame`, which is not 0, was loaded. Another one may be forgotten.
+    pub fn loaded(&self, frame: u64) {
+        self.place(frame).store(frame, Relaxed);
+    }
+
+    /// The table at `frame` goes away: was it a root? It is forgotten.
+    pub fn take(&self, frame: u64) -> bool {
+        let place = self.place(frame);
+        frame != 0 && place.load(Relaxed) == frame && {
+            place.store(0, Relaxed);
+            true
+        }
+    }
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self::new()
+    }
 }

@@ -2,7 +2,7 @@
 
 use xen_core::page_table::bit::{ACCESSED, DIRTY, PRESENT, USER, WRITE};
 use xen_core::page_table::{
-    index, is_canonical, preserve_accessed_dirty, still_right, with_writable_tables,
+    index, is_canonical, preserve_accessed_dirty, still_right, with_writable_tables, Roots,
 };
 
 const FRAME: u64 = 0x1234_5000;
@@ -65,4 +65,18 @@ fn accessed_and_dirty_bits_are_kept() {
         FRAME | PRESENT | DIRTY
     );
     assert_eq!(preserve_accessed_dirty(0, ACCESSED), ACCESSED);
+}
+
+#[test]
+fn a_root_goes_away_once_and_a_table_that_was_none_never() {
+    let roots = Roots::new();
+    roots.loaded(0x1234);
+    roots.loaded(0x1235);
+    for none in [0, 0x1233, 0x1234 + 256] {
+        assert!(!roots.take(none), "{none:#x}");
+    }
+    assert!(roots.take(0x1234) && !roots.take(0x1234));
+    // Where two have one place, the later is known.
+    roots.loaded(0x1235 + 256);
+    assert!(!roots.take(0x1235) && roots.take(0x1235 + 256));
 }

@@ -11,7 +11,7 @@ use lguest_call::hypercall;
 use xen_abi::memory::{ext, update, uvmf, MmuExtOp, MmuUpdate, DOMID_SELF};
 use xen_abi::number::error::{EACCES, EINVAL, ENOSYS, ESRCH};
 use xen_core::page_table::{
-    bit, index, preserve_accessed_dirty, still_right, with_writable_tables, ADDRESS,
+    bit, index, preserve_accessed_dirty, still_right, with_writable_tables, Roots, ADDRESS,
 };
 
 /// In the count of a list: Xen was interrupted in it and begins again. Nobody interrupts us.
@@ -94,10 +94,8 @@ pub(super) fn extended(cpu: &mut Vcpu, list: u64, count: u64, done: u64, domain:
         match operation.cmd {
             // Tables are ordinary memory. The root of user mode has the lower half of the kernel's, which lg uses itself.
             // No selector of an LDT can be loaded.
-            ext::PIN_L1_TABLE..=ext::PIN_L4_TABLE
-            | ext::UNPIN_TABLE
-            | ext::NEW_USER_BASEPTR
-            | ext::SET_LDT => {}
+            ext::PIN_L1_TABLE..=ext::PIN_L4_TABLE | ext::NEW_USER_BASEPTR | ext::SET_LDT => {}
+            ext::UNPIN_TABLE => unpin(cpu, operation.arg1),
             ext::NEW_BASEPTR => return load_root(cpu, operation.arg1),
             ext::TLB_FLUSH_LOCAL | ext::TLB_FLUSH_MULTI | ext::TLB_FLUSH_ALL => flush_all(),
             ext::INVLPG_LOCAL | ext::INVLPG_MULTI | ext::INVLPG_ALL => flush_one(operation.arg1),
@@ -108,11 +106,21 @@ pub(super) fn extended(cpu: &mut Vcpu, list: u64, count: u64, done: u64, domain:
     })
 }
 
+static ROOTS: Roots = Roots::new();
+
+/// The table goes away. If it was a root, lg need not keep what it has cached of it, nor look at that in each flush.
+fn unpin(cpu: &Vcpu, frame: u64) {
+    if ROOTS.take(frame) && frame * PAGE != cpu.cr3 {
+        hypercall::drop_root(frame * PAGE);
+    }
+}
+
 /// What is cached of the user half goes.
 fn load_root(cpu: &mut Vcpu, frame: u64) -> Result<()> {
     if !is_ram(frame) {
         return Err(EINVAL);
     }
+    ROOTS.loaded(frame);
     cpu.cr3 = frame * PAGE;
     hypercall::write_cr3(cpu.cr3);
     Ok(())
