@@ -5,15 +5,16 @@
 # shellcheck disable=SC2016 # for the Guest's shell
 . "${0%/*}/lib.sh"
 
-dd if=/dev/zero of=/tmp/image bs=1M count=2
+mkdir -p /srv/image
+dd if=/dev/zero of=/srv/image/zeros bs=1M count=2
 stock -- sh -euc '
 	for round in 1 2 3; do
 		insmod /usr/lib/modules/loop.ko
 		grep "^loop " /proc/modules
-		losetup /dev/loop0 /tmp/image
+		losetup /dev/loop0 /srv/image/zeros
 		dd if=/dev/loop0 bs=4k count=16 | cmp -n 65536 - /dev/zero
 		losetup -d /dev/loop0
 		rmmod loop
 		! grep "^loop " /proc/modules
 	done'
-rm /tmp/image
+rm -r /srv/image
