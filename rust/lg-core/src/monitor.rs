@@ -15,7 +15,7 @@ pub const CODE: usize = 270;
 /// Bits of an address below the index of its top-level slot.
 pub const SLOT_SHIFT: u32 = 39;
 /// What is above them in every address of slot [`CODE`], sign extension included.
-pub const CODE_PREFIX: u64 = (!0 << (48 - SLOT_SHIFT) | CODE as u64) & (!0 >> SLOT_SHIFT);
+pub const CODE_PREFIX: u64 = ((!0 << (48 - SLOT_SHIFT)) | CODE as u64) & (!0 >> SLOT_SHIFT);
 
 /// What is known of one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -61,7 +61,7 @@ pub fn gpa_of(gva: u64) -> u64 {
 pub fn entry(gva: u64) -> *mut u64 {
     let mut table = start_info().pt_base;
     for level in [4, 3, 2] {
-        let at = (table + (gva >> (12 + 9 * (level - 1)) & 511) * 8) as *mut u64;
+        let at = (table + ((gva >> (12 + 9 * (level - 1))) & 511) * 8) as *mut u64;
         // SAFETY: an entry of a table, all of which are mapped at BASE.
         unsafe {
             if at.read_volatile() & PRESENT == 0 {
@@ -70,7 +70,7 @@ pub fn entry(gva: u64) -> *mut u64 {
             table = BASE + (at.read_volatile() & ADDRESS);
         }
     }
-    (table + (gva >> 12 & 511) * 8) as *mut u64
+    (table + ((gva >> 12) & 511) * 8) as *mut u64
 }
 
 /// Maps a program that begins with `code`, with a stack.

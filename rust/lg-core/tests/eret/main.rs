@@ -216,7 +216,7 @@ fn assembly_and_rust_send_the_same_calls_to_the_monitor() {
             };
             prop_assert_eq!(left, arrived);
             prop_assert_eq!(saved_rip, rip);
-            prop_assert_eq!(saved_rflags, rflags & !flags::IF | enabled & flags::IF);
+            prop_assert_eq!(saved_rflags, (rflags & !flags::IF) | (enabled & flags::IF));
             Ok(())
         })
         .unwrap();

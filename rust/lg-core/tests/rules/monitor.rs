@@ -18,8 +18,8 @@ fn its_slots_are_those_of_the_contract() {
         (u64::MAX, false),
         (0, false),
         // The same index, but not canonical, or of the lower half.
-        (FIRST & (1 << 48) - 1, false),
-        (FIRST ^ 1 << 63, false),
+        (FIRST & ((1 << 48) - 1), false),
+        (FIRST ^ (1 << 63), false),
     ] {
         assert_eq!(covers(Gva::new(gva)), its, "{gva:#x}");
     }
@@ -48,7 +48,7 @@ fn hypercalls_come_from_the_slot_of_its_code() {
         (BEHIND, false),
         (CODE - 1, false),
         (FIRST, false),
-        (CODE & (1 << 48) - 1, false),
+        (CODE & ((1 << 48) - 1), false),
         (0xffff_ffff_8100_0000, false),
         (0, false),
     ] {

@@ -342,7 +342,7 @@ impl Debugger {
 /// registers.
 fn monitor() -> Result<()> {
     let slot = u64::from(abi::LGUEST_MONITOR_CODE);
-    let is_monitor = |rip: u64| rip >> 39 & 0x1ff == slot && rip >> 48 == 0xffff;
+    let is_monitor = |rip: u64| (rip >> 39) & 0x1ff == slot && rip >> 48 == 0xffff;
     let mut debugger = Debugger::of(MONITOR, "stepped")?;
     debugger.ask(STEP)?;
     let (mut calls, mut entry) = (0, None);

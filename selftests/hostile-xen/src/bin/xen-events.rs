@@ -141,7 +141,7 @@ fn iret_frames() {
         if cs & 3 != 3 {
             continue;
         }
-        let caught = program(&start(PROGRAM, cs | 0xab << 32));
+        let caught = program(&start(PROGRAM, cs | (0xab << 32)));
         match cs {
             0x33 | 0xe033 => {
                 assert_eq!(
@@ -202,7 +202,7 @@ fn iret_flags() {
         frame.rsp = random.number();
         let caught = program(&frame);
         // A trap after the first instruction, or the breakpoint.
-        let trapped = frame.rflags >> 8 & 1 != 0;
+        let trapped = (frame.rflags >> 8) & 1 != 0;
         let expected = if trapped {
             (1, PROGRAM + 1)
         } else {
@@ -210,7 +210,7 @@ fn iret_flags() {
         };
         assert_eq!((caught.vector, caught.rip), expected, "{:#x}", frame.rflags);
         assert_eq!(
-            caught.rflags & (3 << 12 | 1 << 17),
+            caught.rflags & ((3 << 12) | (1 << 17)),
             0,
             "IOPL or VM in {:#x}",
             caught.rflags
@@ -241,8 +241,8 @@ fn programs() {
         (&[0xf4], GENERAL_PROTECTION, 0),
         (&[0xfa], GENERAL_PROTECTION, 0),
         // int $0x20 and int $14
-        (&[0xcd, 0x20], GENERAL_PROTECTION, 0x20 << 3 | 2),
-        (&[0xcd, 14], GENERAL_PROTECTION, 14 << 3 | 2),
+        (&[0xcd, 0x20], GENERAL_PROTECTION, (0x20 << 3) | 2),
+        (&[0xcd, 14], GENERAL_PROTECTION, (14 << 3) | 2),
         (&[0x0f, 0x30], GENERAL_PROTECTION, 0),
         (&[0x0f, 0x22, 0xd8], GENERAL_PROTECTION, 0),
         (&[0x0f, 0x0b], 6, 0),

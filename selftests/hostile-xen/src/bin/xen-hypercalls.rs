@@ -45,7 +45,7 @@ fn unknown_numbers() {
     }
     let mut random = Random(31);
     for _ in 0..1000 {
-        let number = random.number() as u32 | 1 << 20;
+        let number = random.number() as u32 | (1 << 20);
         assert_eq!(call(number, &[random.number(); 6]), ENOSYS, "{number:#x}");
     }
 }
@@ -154,7 +154,7 @@ fn random_arguments() {
             1 => BAD_POINTERS[random.number() as usize % BAD_POINTERS.len()],
             2 => 1 << (random.number() % 64),
             3 => DOMID_SELF,
-            _ => random.number() | 1 << 62,
+            _ => random.number() | (1 << 62),
         });
         call(number, &arguments);
     }

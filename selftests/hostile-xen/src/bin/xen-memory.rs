@@ -82,9 +82,9 @@ fn mmu_update() {
         assert_eq!(update((address & !7) | update::MACHPHYS, 0), 0);
     }
     let page = page();
-    assert_eq!(update(page.frame() * 4096 + 8, 0x1234_5000 | 0x60), 0);
+    assert_eq!(update(page.frame() * 4096 + 8, 0x1234_5060), 0);
     assert_eq!(
-        update(page.frame() * 4096 + 8 | update::PRESERVE_AD, 0x4321_5001),
+        update((page.frame() * 4096 + 8) | update::PRESERVE_AD, 0x4321_5001),
         0
     );
     // SAFETY: a page of ours.
@@ -179,16 +179,16 @@ fn root_of_zeros() {
 }
 
 fn table_outside() {
-    let top = start_info().pt_base + (FREE >> 39 & 511) * 8;
+    let top = start_info().pt_base + ((FREE >> 39) & 511) * 8;
     // SAFETY: an entry of our tables.
-    unsafe { (top as *mut u64).write_volatile(1 << 37 | LEAF) };
+    unsafe { (top as *mut u64).write_volatile((1 << 37) | LEAF) };
     peek(FREE);
 }
 
 /// The shim reads where the kernel has mapped what is not memory.
 fn pointer_to_nothing() {
     // SAFETY: an entry of our tables.
-    unsafe { entry(FREE).write_volatile(1 << 37 | LEAF) };
+    unsafe { entry(FREE).write_volatile((1 << 37) | LEAF) };
     call(CONSOLE_IO, &[0, 8, FREE]);
 }
 
@@ -212,7 +212,7 @@ fn hole() {
     assert_eq!(what(catch(jump, M2P)), (PAGE_FAULT, P | I));
     assert_eq!(what(catch(jump, ALIAS)), (PAGE_FAULT, P | I));
     for slot in 258..270 {
-        let gva = 0xffff << 48 | slot << 39;
+        let gva = (0xffff << 48) | (slot << 39);
         assert_eq!(what(catch(peek, gva)), (PAGE_FAULT, 0), "slot {slot}");
     }
     assert_eq!(catch(peek, SHIM), None);
@@ -255,7 +255,7 @@ fn own_entries() {
     let root = start_info().pt_base as *mut u64;
     for slot in 256..271 {
         // SAFETY: entries of our root.
-        unsafe { root.add(slot).write_volatile(1 << 37 | LEAF) };
+        unsafe { root.add(slot).write_volatile((1 << 37) | LEAF) };
     }
     extended(ext::TLB_FLUSH_ALL, 0, 0);
     hole();

@@ -88,7 +88,7 @@ fn bad_arguments() {
     for bad in [
         root + 1,
         root + 8,
-        root | 1 << 63,
+        root | (1 << 63),
         ram_end(),
         ram_end() - 8,
         0xd000_0000,
@@ -103,7 +103,7 @@ fn bad_arguments() {
     let mut random = Random(11);
     for _ in 0..5000 {
         // RAM of 128 MiB at the bottom of 2^52: a number that is right is rare, but not one of these.
-        let arguments = [random.number() | 1 << 62, random.number() | 8, 0, 0, 0];
+        let arguments = [random.number() | (1 << 62), random.number() | 8, 0, 0, 0];
         assert_eq!(
             hypercall(u64::from(LHCALL_SET_MONITOR), arguments),
             EINVAL,
