@@ -353,10 +353,10 @@ make_tree() {
 	local build=/cache/kernels/tree/build
 	mkdir -p "$build" && cd "$build"
 	make -C /cache/src O="$build" x86_64_defconfig xen.config
-	/cache/src/scripts/kconfig/merge_config.sh -m -O "$build" .config /lg/guest-kernel-patch/xen.config \
-		<(echo CONFIG_XEN_VIRTIO=y)
+	{ cat /lg/guest-kernel-patch/xen.config && echo CONFIG_XEN_VIRTIO=y; } >fragment
+	/cache/src/scripts/kconfig/merge_config.sh -m -O "$build" .config fragment
 	make -C /cache/src O="$build" olddefconfig
-	has_options .config /lg/guest-kernel-patch/xen.config
+	has_options .config fragment
 	make -j"$(nproc)" -C /cache/src O="$build" bzImage modules
 	rm -rf ../usr
 	make -C /cache/src O="$build" INSTALL_MOD_PATH=/cache/kernels/tree/usr INSTALL_MOD_STRIP=1 modules_install
