@@ -10,7 +10,8 @@ use crate::{
             self,
             Event, //
         },
-        exit::Exit, //
+        exit::Exit,
+        shadow::Root, //
     },
     mmu::Fault,
     record::{
@@ -50,15 +51,18 @@ impl Counts {
         self.stats.msr_writes += writes;
     }
 
-    /// The Guest is entered; it will leave again.
-    pub(crate) fn entry(&mut self, switcher: &mut Switcher) {
-        self.record.entry(&mut self.noted, switcher);
+    /// The Guest is entered; it will leave again. `false` if it may not be: the Launcher has to read the record first.
+    pub(crate) fn entry(&mut self, switcher: &mut Switcher) -> bool {
+        if !self.record.entry(&mut self.noted, switcher) {
+            return false;
+        }
         self.stats.entries += 1;
         self.stats.cr3_loads += 2;
+        true
     }
 
     /// The Guest left, and its CR3 was `root`.
-    pub(crate) fn exit(&mut self, exit: &Exit, switcher: &mut Switcher, root: u64) {
+    pub(crate) fn exit(&mut self, exit: &Exit, switcher: &mut Switcher, root: &Root) {
         self.record.exit(exit, switcher, root);
         match exit {
             Exit::Hypercall => {

@@ -8,7 +8,10 @@
 
 use crate::{
     abi::*,
-    lg_core::exit::Exit,
+    lg_core::{
+        exit::Exit,
+        shadow::Root, //
+    },
     sys::{
         cpu::rdtsc,
         ring::Ring,
@@ -99,17 +102,29 @@ impl Record {
         self.full
     }
 
-    /// The Guest is about to be entered.
+    /// The Guest is about to be entered. `false` if the Launcher has to read first.
     #[inline(always)]
-    pub(crate) fn entry(&mut self, noted: &mut Noted, switcher: &mut Switcher) {
+    pub(crate) fn entry(&mut self, noted: &mut Noted, switcher: &mut Switcher) -> bool {
         if self.on.is_some() {
-            self.complete(noted, switcher, None);
+            return self.begin(noted, switcher);
         }
+        true
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn begin(&mut self, noted: &mut Noted, switcher: &mut Switcher) -> bool {
+        if self.full {
+            return false;
+        }
+        // That may fill it, but for what the entry leads to.
+        self.complete(noted, switcher, None);
+        true
     }
 
     /// The Guest has left.
     #[inline(always)]
-    pub(crate) fn exit(&mut self, exit: &Exit, switcher: &mut Switcher, root: u64) {
+    pub(crate) fn exit(&mut self, exit: &Exit, switcher: &mut Switcher, root: &Root) {
         if let Some(on) = &mut self.on {
             on.left(exit, switcher, root);
         }
@@ -123,8 +138,6 @@ impl Record {
     }
 
     /// Writes the record that is pending, and begins the next one.
-    #[cold]
-    #[inline(never)]
     fn complete(&mut self, noted: &mut Noted, switcher: &mut Switcher, back: Option<u32>) {
         let Some(on) = &mut self.on else {
             return;
@@ -178,7 +191,7 @@ impl On {
 
     #[cold]
     #[inline(never)]
-    fn left(&mut self, exit: &Exit, switcher: &mut Switcher, root: u64) {
+    fn left(&mut self, exit: &Exit, switcher: &mut Switcher, root: &Root) {
         let pending = &mut self.pending;
         pending.left = rdtsc();
         let (reason, vector, error) = reason(exit);
@@ -188,7 +201,7 @@ impl On {
             pending.address = gva.get();
         }
         pending.user_mode = switcher.user_mode().into();
-        pending.root = root;
+        pending.root = root.gpa().get();
         let regs = switcher.regs();
         (pending.rip, pending.rsp) = (regs.rip, regs.rsp);
         if *exit == Exit::Hypercall {

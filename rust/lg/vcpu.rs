@@ -215,15 +215,14 @@ impl Vcpu {
                     Next::Resume | Next::Again => {}
                     next => return Ok(next),
                 }
-                cpu.counts.entry(&mut cpu.switcher);
+                if !cpu.counts.entry(&mut cpu.switcher) {
+                    return Ok(Next::Again);
+                }
                 *exit = cpu.switcher.enter(section);
-                let root = cpu.root.gpa().get();
-                cpu.counts.exit(exit, &mut cpu.switcher, root);
+                cpu.counts.exit(exit, &mut cpu.switcher, &cpu.root);
                 let next = exits::handle(cpu, debug, exit, run, Wait::Forbidden);
                 let go_on = matches!(next, Ok(Next::Resume | Next::Again));
-                let full = cpu.counts.trace_is_full();
-                let hosts = exit.is_hosts() || cpu.switcher.has_exceptions();
-                if !go_on || full || hosts || task::has_work() {
+                if !go_on || exit.is_hosts() || cpu.switcher.has_exceptions() || task::has_work() {
                     return next;
                 }
             }

@@ -10,7 +10,7 @@ use crate::{disk, fs, gdb, host, nmi, record, script, terminal, tmux, tools, vso
 use std::time::Duration;
 
 /// Bare Guests which test one mechanism each: they exit with 0, or panic and say what is wrong.
-const BARE: [&str; 21] = [
+const BARE: [&str; 22] = [
     "registers",
     "segments",
     "fpu",
@@ -32,6 +32,7 @@ const BARE: [&str; 21] = [
     "mmio",
     "debugged",
     "monitor",
+    "exit_cost",
 ];
 
 /// The end that a crime must have.
