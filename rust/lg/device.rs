@@ -40,6 +40,7 @@ const SET_NOTIFYFD: u32 = _IOW::<lguest_notifyfd>(LGUEST_IOC, 5);
 const GET_STATS: u32 = _IOR::<lguest_stats>(LGUEST_IOC, 6);
 const SET_DEBUG: u32 = _IOW::<lguest_debug>(LGUEST_IOC, 7);
 const SET_TRACE: u32 = _IOW::<lguest_trace>(LGUEST_IOC, 8);
+const GET_WALK: u32 = _IOWR::<lguest_walk>(LGUEST_IOC, 9);
 
 fn read<T: FromBytes>(arg: usize) -> Result<T> {
     UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>())
@@ -91,6 +92,11 @@ impl MiscDevice for Vm {
             SET_NOTIFYFD => vm.set_notifyfd(read(arg)?)?,
             GET_STATS => write(arg, &vm.stats()?)?,
             SET_DEBUG => vm.set_debug(&read(arg)?)?,
+            GET_WALK => {
+                let mut walk = read(arg)?;
+                vm.walk(&mut walk)?;
+                write(arg, &walk)?;
+            }
             SET_TRACE => vm.set_trace(&read(arg)?)?,
             _ => return Err(ENOTTY),
         }

@@ -48,6 +48,7 @@ use crate::{
         slots::Lease,
         switcher::SHARED_LEAF,
         table::{
+            self,
             Table,
             TableBox, //
         },
@@ -333,6 +334,11 @@ impl Mmu {
             Err(Refused::Stock) => return Err(Need::Stock),
             Err(Refused::Room) => return Err(Need::Room),
         }))
+    }
+
+    /// The way to `gva` from one of the roots of `at`, which is of this shadow: its entries without addresses.
+    pub(crate) fn way(&self, at: &Root, user: bool, gva: Gva) -> [u64; 5] {
+        table::way(&self.shadow, at, user, gva)
     }
 
     pub(crate) fn add_stats(&self, stats: &mut lguest_stats) {

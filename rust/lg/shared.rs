@@ -148,6 +148,11 @@ impl Shared {
         Ok(())
     }
 
+    /// The shadow's way to `gva` from one of the roots of `at`, without addresses. May sleep.
+    pub(crate) fn way(&self, at: &Root, user: bool, gva: Gva) -> [u64; 5] {
+        self.shadow.lock().way(at, user, gva)
+    }
+
     /// Does some of what the shadow has put off; says whether there is more. May sleep.
     pub(crate) fn tidy(&self) -> bool {
         self.shadow.lock().tidy()

@@ -247,6 +247,11 @@ impl Vcpu {
         self.debug.set(&mut self.cpu, flags)
     }
 
+    /// The entries of the shadow by which the CPU gets to `gva` in one of the Guest's modes, without addresses.
+    pub(crate) fn way(&self, user: bool, gva: Gva) -> [u64; 5] {
+        self.cpu.shared.way(&self.cpu.root, user, gva)
+    }
+
     /// LGUEST_SET_TRACE.
     pub(crate) fn set_trace(&mut self, trace: &lguest_trace) -> Result {
         let cpu = &mut self.cpu;

@@ -5,7 +5,10 @@
 use crate::{
     abi::*,
     inbox::Inbox,
-    lg_core::addr::Gpa,
+    lg_core::addr::{
+        Gpa,
+        Gva, //
+    },
     mmu::Mmu,
     module_parameters,
     notify::Notify,
@@ -150,6 +153,17 @@ impl Vm {
     pub(crate) fn map(&self, vma: &VmaNew) -> Result {
         let vcpu = self.vcpu.try_lock().ok_or(EBUSY)?;
         (*vcpu).as_ref().ok_or(ENXIO)?.map_trace(vma)
+    }
+
+    /// `EBUSY` while the vCPU runs, `ENXIO` if there is none.
+    pub(crate) fn walk(&self, walk: &mut lguest_walk) -> Result {
+        if walk.vcpu >= LGUEST_MAX_VCPUS || walk.user_mode > 1 {
+            return Err(EINVAL);
+        }
+        let vcpu = self.vcpu.try_lock().ok_or(EBUSY)?;
+        let user = walk.user_mode != 0;
+        walk.entries = (*vcpu).as_ref().ok_or(ENXIO)?.way(user, Gva::new(walk.gva));
+        Ok(())
     }
 
     pub(crate) fn raise_line(&self, line: usize) -> Result {

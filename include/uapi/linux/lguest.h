@@ -368,10 +368,10 @@ struct lguest_stats {
 };
 
 /*
- * The record: what a vCPU does, in a ring that the Launcher maps.  mmap(2) of the file at offset 0, of
- * 1 + pages pages, without PROT_WRITE, shows it: a struct lguest_trace_head, and from byte 4096 on the
- * slots.  It holds the file, and so the VM.  A new ring, or none (pages 0), leaves mappings of the old
- * one as they are.
+ * The record: what a vCPU does, in a ring that the Launcher maps.  mmap(2) of the file at offset 0,
+ * without PROT_WRITE, of one page more than the slots have, shows it: a struct lguest_trace_head, and
+ * from byte 4096 on the slots.  It holds the file, and so the VM.  A new ring, or none (.pages 0),
+ * leaves mappings of the old one as they are.
  *
  * Record N is in slot N % slots.  Without LGUEST_TRACE_OVERWRITE, LGUEST_RUN comes back with
  * LGUEST_EXIT_TRACE while there still is room, and the next one takes all that was written by then as
@@ -449,6 +449,19 @@ struct lguest_trace_record {
 	__u8 exit;		/* LGUEST_EXIT_* */
 };
 
+/*
+ * The way to gva in the tables that the CPU walks for the Guest, as the last LGUEST_RUN left them: from
+ * the top (.paging_levels of struct lguest_info) to the first entry that is not present or maps a page;
+ * behind it, and for the switcher's slot, all is 0.  Addresses in the entries are the Host's business,
+ * and 0.
+ */
+struct lguest_walk {
+	__u32 vcpu;
+	__u32 user_mode;	/* in: 0, the root of Guest kernel mode; 1, that of user mode */
+	__u64 gva;		/* in */
+	__u64 entries[5];	/* out */
+};
+
 #define LGUEST_GET_INFO		_IOR(LGUEST_IOC, 0, struct lguest_info)
 #define LGUEST_ADD_MEMORY	_IOW(LGUEST_IOC, 1, struct lguest_memory)
 #define LGUEST_CREATE_VCPU	_IOW(LGUEST_IOC, 2, struct lguest_vcpu)
@@ -467,5 +480,7 @@ struct lguest_trace_record {
 #define LGUEST_SET_DEBUG	_IOW(LGUEST_IOC, 7, struct lguest_debug)
 /* A new ring, or none, from now on.  -EBUSY: the vCPU is running in another thread; so says mmap(2). */
 #define LGUEST_SET_TRACE	_IOW(LGUEST_IOC, 8, struct lguest_trace)
+/* -EBUSY: the vCPU is running in another thread. */
+#define LGUEST_GET_WALK		_IOWR(LGUEST_IOC, 9, struct lguest_walk)
 
 #endif /* _UAPI_LINUX_LGUEST_H */

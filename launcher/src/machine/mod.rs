@@ -13,6 +13,7 @@ pub mod cpu;
 pub mod gdb;
 pub mod insn;
 pub mod module;
+pub mod pagetable;
 pub mod recorder;
 pub mod speculation;
 

@@ -25,6 +25,7 @@ use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 
 use crate::boot::Entry;
 use crate::machine::bad_memory::{self, BadMemory};
+use crate::machine::pagetable::Way;
 use crate::memory::Memory;
 use crate::report::codes::Code;
 use crate::report::Explain;
@@ -147,6 +148,25 @@ impl Vm {
         } else {
             Ok(())
         }
+    }
+
+    /// The shadow's way to `gva`, for kernel mode and user mode, while the vCPU does not run; and how many levels
+    /// the Host's tables have.
+    pub fn ways(&self, gva: u64) -> Result<([Way; 2], u32), ModuleError> {
+        let mut ways = [Way::default(); 2];
+        for (user_mode, way) in (0..).zip(&mut ways) {
+            let mut walk = lguest_walk {
+                user_mode,
+                gva,
+                ..Default::default()
+            };
+            // SAFETY: GET_WALK reads and writes a struct lguest_walk.
+            let result =
+                unsafe { ioctl_with_mut_ref(&self.device, LGUEST_IOCTL_GET_WALK, &mut walk) };
+            check(result, "LGUEST_GET_WALK")?;
+            *way = walk.entries;
+        }
+        Ok((ways, self.info.paging_levels))
     }
 
     /// The frequency of the time stamp counter.
@@ -445,6 +465,11 @@ impl Vcpu {
         // SAFETY: SET_DEBUG reads a struct lguest_debug.
         let result = unsafe { ioctl_with_ref(&self.vm.device, LGUEST_IOCTL_SET_DEBUG, &debug) };
         check(result, "LGUEST_SET_DEBUG")
+    }
+
+    /// Its VM.
+    pub fn vm(&self) -> &Vm {
+        &self.vm
     }
 
     /// The registers at the last exit.

@@ -6,21 +6,32 @@
 //! links to a table that somebody else owns. What is done with them the shadow decides
 //! (`lg-core/shadow`); here is only what keeps each page with one owner.
 
-use super::page::{
-    direct_map,
-    direct_map_to_hpa,
-    owner_words,
-    HostPage, //
+use super::{
+    cpu,
+    hole,
+    page::{
+        direct_map,
+        direct_map_to_hpa,
+        owner_words,
+        HostPage, //
+    }, //
 };
 use crate::lg_core::{
-    addr::Hpa,
+    addr::{
+        Gva,
+        Hpa, //
+    },
     paging::{
+        self,
         ADDR,
         P, //
     },
     shadow::{
         self,
         List,
+        Root,
+        Seat,
+        Shadow,
         Table as _,
         OWNED, //
     },
@@ -87,6 +98,36 @@ impl Table {
         // It is there: either it was, or it was just attached.
         self.child(i).ok_or(EINVAL)
     }
+}
+
+/// The way that the processor takes to `gva` from a root of `at`, which is one of `shadow`'s: the entries from the
+/// top to the first that is not present or maps a page, and then 0. They come without addresses, which are the
+/// Host's; the switcher's slot, whose layout is nobody's business, has none.
+pub(crate) fn way(
+    shadow: &Shadow<Table, KVec<Seat<Table>>>,
+    at: &Root,
+    user: bool,
+    gva: Gva,
+) -> [u64; 5] {
+    let mut way = [0; 5];
+    let top = cpu::paging_levels();
+    if gva.index(top) == hole::SLOT {
+        return way;
+    }
+    // Nobody changes what is below the root as long as this is borrowed.
+    let _ = shadow;
+    let mut table = if user { at.user() } else { at.kernel() };
+    for (entry, level) in way.iter_mut().zip((1..=top).rev()) {
+        // SAFETY: The shadow never drops what is at the top of a root's tables while the root is there, and an
+        // entry that is present leads to another of its tables, which is there as long as the entry.
+        let found = unsafe { &*direct_map(table).cast::<Table>() }.get(gva.index(level));
+        *entry = found & !ADDR;
+        if found & paging::P == 0 || found & paging::PS != 0 {
+            break;
+        }
+        table = Hpa::new(found & ADDR);
+    }
+    way
 }
 
 impl shadow::Table for Table {

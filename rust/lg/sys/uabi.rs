@@ -25,6 +25,7 @@ plain!(
     lguest_notifyfd,
     lguest_debug,
     lguest_trace,
+    lguest_walk,
     lguest_run,
     lguest_stats
 );

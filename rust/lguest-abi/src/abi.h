@@ -13,3 +13,4 @@ static const unsigned long LGUEST_IOCTL_SET_NOTIFYFD = LGUEST_SET_NOTIFYFD;
 static const unsigned long LGUEST_IOCTL_GET_STATS = LGUEST_GET_STATS;
 static const unsigned long LGUEST_IOCTL_SET_DEBUG = LGUEST_SET_DEBUG;
 static const unsigned long LGUEST_IOCTL_SET_TRACE = LGUEST_SET_TRACE;
+static const unsigned long LGUEST_IOCTL_GET_WALK = LGUEST_GET_WALK;

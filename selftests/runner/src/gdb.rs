@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Row] = &[
     ("steps-and-breakpoints", 30, steps_and_breakpoints),
     ("interrupt-and-detach", 30, interrupt_and_detach),
     ("kill", 30, kill),
+    ("pagetable", 30, pagetable),
     ("panic", 30, panic),
     ("client-gone", 30, client_gone),
     ("nonsense", 60, nonsense),
@@ -109,6 +110,24 @@ impl Session {
             Ok(answer)
         } else {
             Err(format!("{packet}: {answer:?} instead of {expected:?}"))
+        }
+    }
+
+    /// What `monitor COMMAND` prints.
+    fn monitor(&mut self, command: &str) -> Result<String, String> {
+        let hex: String = command.bytes().map(|byte| format!("{byte:02x}")).collect();
+        self.send(&format!("qRcmd,{hex}"))?;
+        let mut text = Vec::new();
+        loop {
+            let packet = self.receive()?;
+            let Some(hex) = packet.strip_prefix('O').filter(|_| packet != "OK") else {
+                let text = String::from_utf8_lossy(&text).into_owned();
+                return (packet == "OK").then_some(text).ok_or(packet);
+            };
+            for digits in hex.as_bytes().chunks(2) {
+                let digits = std::str::from_utf8(digits).map_err(crate::test::text)?;
+                text.push(u8::from_str_radix(digits, 16).map_err(crate::test::text)?);
+            }
         }
     }
 
@@ -213,6 +232,49 @@ fn interrupt_and_detach(_: Duration) -> Outcome {
     }
     gdb.launcher.signal(libc::SIGTERM);
     gdb.finish(End::Exit(128 + libc::SIGTERM)).map(drop)
+}
+
+/// `monitor pagetable`: of where the Guest is, of what it has not, and of nonsense.
+fn pagetable(_: Duration) -> Outcome {
+    let mut session = Session::start("selftests/guests/registers", "")?;
+    let rip = session.rip()?;
+    let before = session.monitor(&format!("pagetable {rip:#x}"))?;
+    for part in [
+        "the guest's own",
+        "level 4, entry 511",
+        "kernel mode: read 0x",
+        "nothing yet",
+    ] {
+        if !before.contains(part) {
+            return Err(format!("no {part:?} in {before}"));
+        }
+    }
+    // One instruction later, the shadow has its page.
+    session.expect("s", "S05")?;
+    let after = session.monitor(&format!("pagetable {rip}"))?;
+    let shadow = after.split("the shadow").nth(1).unwrap_or_default();
+    let kernel = shadow.lines().find(|line| line.contains("kernel mode"));
+    if !kernel.is_some_and(|line| line.contains("level 1: P") && !line.contains("nothing yet")) {
+        return Err(format!("the page is not in the shadow: {after}"));
+    }
+    let absent = session.monitor("pagetable 0x123456789000")?;
+    if !absent.contains("not present") || !absent.contains("read #PF") {
+        return Err(format!("where nothing is: {absent}"));
+    }
+    for nonsense in [
+        "pagetable",
+        "pagetable here",
+        "pagetable 1 2",
+        "other 1",
+        "",
+    ] {
+        let said = session.monitor(nonsense)?;
+        if !said.starts_with("pagetable ADDRESS") {
+            return Err(format!("{nonsense:?}: {said}"));
+        }
+    }
+    session.send("k")?;
+    session.finish(End::Exit(0)).map(drop)
 }
 
 fn kill(_: Duration) -> Outcome {

@@ -14,7 +14,7 @@ use crate::memory::{Memory, PAGE};
 const BREAKPOINT: u8 = 0xcc;
 
 /// The Guest's page tables, for the walker.
-struct Tables<'a>(&'a Memory);
+pub struct Tables<'a>(pub &'a Memory);
 
 impl TableMemory for Tables<'_> {
     fn read_pte(&self, at: Gpa) -> Option<u64> {

@@ -29,6 +29,7 @@ use gdbstub::target::ext::base::BaseOps;
 use gdbstub::target::ext::breakpoints::{
     Breakpoints, BreakpointsOps, SwBreakpoint, SwBreakpointOps,
 };
+use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 use lguest_abi::{
     lguest_regs, LGUEST_DEBUG_BREAKPOINTS, LGUEST_DEBUG_INJECT_BP, LGUEST_DEBUG_STEP,
@@ -40,12 +41,13 @@ use nix::sys::socket::{recv, MsgFlags};
 
 use crate::cli::place::GdbError;
 use crate::machine::cpu::{Executor, Step, STOP_SIGNAL};
+use crate::machine::pagetable::PageTable;
 use crate::report::end::End;
 use crate::report::messages::say;
 use crate::report::system::setup;
 use crate::report::Error;
 use crate::socket_file;
-use memory::Debugged;
+use memory::{Debugged, Tables};
 use registers::{Regs, X86_64};
 
 /// Vector of a breakpoint.
@@ -310,6 +312,49 @@ impl Target for Session<'_> {
 
     fn support_breakpoints(&mut self) -> Option<BreakpointsOps<'_, Self>> {
         Some(self)
+    }
+
+    fn support_monitor_cmd(&mut self) -> Option<MonitorCmdOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+/// The commands of ours: `monitor pagetable ADDRESS`.
+impl MonitorCmd for Session<'_> {
+    fn handle_monitor_cmd(
+        &mut self,
+        command: &[u8],
+        mut out: ConsoleOutput<'_>,
+    ) -> Result<(), Error> {
+        let text = match pagetable_of(command) {
+            Some(gva) => {
+                let table = PageTable::look(&Tables(&self.guest.memory), self.cr3(), gva);
+                match self.guest.vcpu.vm().ways(gva) {
+                    Ok((ways, levels)) => table.beside(ways, levels),
+                    // A VM that is over has none.
+                    Err(_) => table,
+                }
+                .to_string()
+            }
+            None => "pagetable ADDRESS: what it is in the guest's page tables, and in the shadow\n"
+                .into(),
+        };
+        out.write_raw(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// The address in `pagetable ADDRESS`, which is in hexadecimal where it begins with 0x.
+fn pagetable_of(command: &[u8]) -> Option<u64> {
+    let words = std::str::from_utf8(command).ok()?;
+    let mut words = words.split_ascii_whitespace();
+    let (name, address) = (words.next()?, words.next()?);
+    if name != "pagetable" || words.next().is_some() {
+        return None;
+    }
+    match address.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => address.parse().ok(),
     }
 }
 

@@ -2,8 +2,11 @@
 //! Every ioctl of /dev/lguest with arguments that make no sense, and ioctls that do not exist: an errno each, nothing else.
 
 use lguest_abi as abi;
-use lguest_host_tests::{Device, Ram, Result};
+use lguest_host_tests::{Device, End, Ram, Result, Vm};
 use std::io;
+use std::path::Path;
+
+const GUEST: &str = "/usr/lib/lg/selftests/guests/registers";
 
 /// Fails unless `result` is `errno`.
 fn expect(what: &str, result: io::Result<i32>, errno: i32) {
@@ -11,7 +14,7 @@ fn expect(what: &str, result: io::Result<i32>, errno: i32) {
     assert_eq!(found, Some(errno), "{what}");
 }
 
-const STRUCTURES: [u64; 8] = [
+const STRUCTURES: [u64; 9] = [
     abi::LGUEST_IOCTL_GET_INFO,
     abi::LGUEST_IOCTL_ADD_MEMORY,
     abi::LGUEST_IOCTL_CREATE_VCPU,
@@ -20,6 +23,7 @@ const STRUCTURES: [u64; 8] = [
     abi::LGUEST_IOCTL_GET_STATS,
     abi::LGUEST_IOCTL_SET_DEBUG,
     abi::LGUEST_IOCTL_SET_TRACE,
+    abi::LGUEST_IOCTL_GET_WALK,
 ];
 /// Addresses where this process has nothing, and where it may have nothing.
 const BAD_ADDRESSES: [u64; 6] = [
@@ -39,6 +43,7 @@ fn main() -> Result<()> {
     runs()?;
     lines()?;
     notify()?;
+    walks()?;
     println!("all refused");
     Ok(())
 }
@@ -83,7 +88,7 @@ fn unknown() -> Result<()> {
             );
         }
     }
-    for number in 9..256 {
+    for number in 10..256 {
         expect(
             "an unknown number",
             device.ioctl((u64::from(abi::LGUEST_IOC) << 8) | number, 0),
@@ -256,5 +261,63 @@ fn notify() -> Result<()> {
     set(0, 0, eventfd)?;
     // SAFETY: ours; the Host keeps its own reference.
     unsafe { libc::close(eventfd) };
+    Ok(())
+}
+
+/// The shadow is looked at without its addresses, and the switcher's slot not at all.
+fn walks() -> Result<()> {
+    let walk = |device: &Device, vcpu, user_mode, gva| {
+        let mut walk = abi::lguest_walk {
+            vcpu,
+            user_mode,
+            gva,
+            entries: [!0; 5],
+        };
+        let result = device.ioctl_on(abi::LGUEST_IOCTL_GET_WALK, &mut walk);
+        result.map(|_| walk.entries)
+    };
+    let none = Device::open()?;
+    expect(
+        "GET_WALK without a vCPU",
+        walk(&none, 0, 0, 0).map(|_| 0),
+        libc::ENXIO,
+    );
+    let vm = Vm::load(Path::new(GUEST), 64 << 20, "")?;
+    for (vcpu, user_mode) in [(1, 0), (u32::MAX, 1), (0, 2), (0, u32::MAX)] {
+        let result = walk(&vm.device, vcpu, user_mode, 0).map(|_| 0);
+        expect("GET_WALK of nothing", result, libc::EINVAL);
+    }
+    // Nothing has been touched yet.
+    let code = 0xffff_ffff_8010_0000;
+    assert_eq!(walk(&vm.device, 0, 0, code)?[4] & 1, 0);
+    assert_eq!(vm.run()?, End::PowerOff(0));
+    let present = |way: [u64; 5]| way.iter().filter(|entry| **entry & 1 != 0).count();
+    let mut deepest = 0;
+    for gva in (0..1u64 << 12).map(|page| 0xffff_ffff_8000_0000 + (page << 12)) {
+        deepest = deepest.max(present(walk(&vm.device, 0, 0, gva)?));
+    }
+    assert!(
+        deepest >= 4,
+        "nothing of the Guest is in the shadow: {deepest}"
+    );
+    // All top-level entries of both sizes, and what is not canonical.
+    for gva in (0..512).flat_map(|slot| [slot << 39, slot << 48, slot << 39 | 0xffff << 48]) {
+        for user_mode in [0, 1] {
+            for entry in walk(&vm.device, 0, user_mode, gva)? {
+                assert_eq!(
+                    entry & 0x000f_ffff_ffff_f000,
+                    0,
+                    "an address of the Host's at {gva:#x}"
+                );
+            }
+        }
+    }
+    for slot in [271 << 39 | 0xffff << 48, 271 << 48 | 0xfe00 << 48u64] {
+        assert_eq!(
+            walk(&vm.device, 0, 0, slot)?[1..],
+            [0; 4],
+            "the switcher's slot"
+        );
+    }
     Ok(())
 }
