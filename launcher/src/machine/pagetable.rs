@@ -68,7 +68,7 @@ fn entries(memory: &impl TableMemory, root: Gpa, gva: Gva) -> Vec<(Gpa, Option<u
     let mut entries = Vec::new();
     let mut table = root;
     for level in (1..=LEVELS).rev() {
-        let at = Gpa::new(table.get() | (gva.index(level) as u64) << 3);
+        let at = Gpa::new(table.get() | ((gva.index(level) as u64) << 3));
         let entry = memory.read_pte(at);
         entries.push((at, entry));
         match entry {
@@ -196,7 +196,7 @@ mod tests {
             (0x3010, 0x4000 | table),
             (0x3018, 0x80_0000 | paging::P | paging::W | paging::PS),
             (0x4010, 0x7000 | paging::P | paging::U | paging::NX),
-            (0x1ff8, 1 << 40 | table),
+            (0x1ff8, (1 << 40) | table),
         ]))
     }
 
