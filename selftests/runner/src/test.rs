@@ -35,9 +35,10 @@ impl Test {
         }
     }
 
-    /// Are its Guests bare ones, which take no kernel?
-    pub(crate) fn is_bare(&self) -> bool {
-        self.name.starts_with("bare/") || self.name.starts_with("hostile/")
+    /// Does it do without the patched kernel? Its Guests are bare, or run the Host's.
+    pub(crate) fn is_unpatched(&self) -> bool {
+        let (group, _) = self.name.split_once('/').unwrap_or_default();
+        ["bare", "hostile", "xen", "stock"].contains(&group)
     }
 }
 
