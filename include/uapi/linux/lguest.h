@@ -136,8 +136,8 @@ struct lguest_note {
  * at its own: .rip and .rflags saved (with the virtual IF), RCX and R11 lost, RSP, GS base and all
  * else as they are, virtual interrupts off.
  *
- * Whatever was cached is dropped.  -EINVAL: the entry point is not in these slots, or the root not a
- * page of RAM.  -EBUSY: there is a monitor already.
+ * Whatever was cached is dropped.  -EINVAL: the entry point is not in these slots, or the root not
+ * a page of RAM.  -EBUSY: there is a monitor already.
  */
 #define LHCALL_SET_MONITOR	13
 #define LGUEST_MONITOR_FIRST	256	/* from 0xffff800000000000 */
@@ -280,7 +280,7 @@ struct lguest_regs {
 #define LGUEST_EXIT_SHUTDOWN	4
 #define LGUEST_EXIT_DEATH	5	/* the Guest did what it may not; it will never run again */
 #define LGUEST_EXIT_DEBUG	6	/* what LGUEST_SET_DEBUG asked for */
-#define LGUEST_EXIT_TRACE	7	/* the ring of LGUEST_SET_TRACE is full; call again to empty it */
+#define LGUEST_EXIT_TRACE	7	/* the trace's ring is full; call again to empty it */
 
 #define LGUEST_REASON_MAX	128
 
@@ -351,7 +351,7 @@ struct lguest_stats {
 	__u64 pf_injected;	/*   given to the Guest */
 	__u64 pf_spurious;	/*   shadow was right, the TLB was not */
 	__u64 pf_mmio;		/*   not RAM */
-	__u64 prefilled;	/* translations put in beside one that faulted, or again after a flush */
+	__u64 prefilled;	/* put in beside one that faulted, or again after a flush */
 	__u64 exceptions;	/* other exceptions given to the Guest */
 	__u64 emulated;		/* privileged instructions done for it */
 	__u64 irqs;		/* virtual interrupts delivered */
@@ -369,14 +369,14 @@ struct lguest_stats {
 
 /*
  * The record: what a vCPU does, in a ring that the Launcher maps.  mmap(2) of the file at offset 0,
- * without PROT_WRITE, of one page more than the slots have, shows it: a struct lguest_trace_head, and
- * from byte 4096 on the slots.  It holds the file, and so the VM.  A new ring, or none (.pages 0),
- * leaves mappings of the old one as they are.
+ * without PROT_WRITE, of one page more than the slots have, shows it: a struct lguest_trace_head,
+ * and from byte 4096 on the slots.  It holds the file, and so the VM.  A new ring, or none
+ * (.pages 0), leaves mappings of the old one as they are.
  *
  * Record N is in slot N % slots.  Without LGUEST_TRACE_OVERWRITE, LGUEST_RUN comes back with
- * LGUEST_EXIT_TRACE while there still is room, and the next one takes all that was written by then as
- * read.  With it the oldest ones go, and who reads while the vCPU runs looks at .written before and
- * after he copies a slot.
+ * LGUEST_EXIT_TRACE while there still is room, and the next one takes all that was written by then
+ * as read.  With it the oldest ones go, and who reads while the vCPU runs looks at .written before
+ * and after he copies a slot.
  */
 struct lguest_trace {
 	__u32 vcpu;
@@ -394,12 +394,12 @@ struct lguest_trace_head {
 };
 
 /* Why the Guest left. */
-#define LGUEST_TRACE_LAUNCHER	0	/* it was not in: from one LGUEST_RUN to the next, or before the first */
+#define LGUEST_TRACE_LAUNCHER	0	/* not in: between two LGUEST_RUN, or before the first */
 #define LGUEST_TRACE_HYPERCALL	1
-#define LGUEST_TRACE_SYSCALL	2	/* of user mode, or to a monitor; only while the Guest is stepped */
+#define LGUEST_TRACE_SYSCALL	2	/* of user mode, or to a monitor; only if stepped */
 #define LGUEST_TRACE_SYSCALL32	3
 #define LGUEST_TRACE_INTERRUPTED 4	/* something of the Host's hit the switcher on the way */
-#define LGUEST_TRACE_INTERRUPT	5	/* of the Host's devices; which one is the Host's business */
+#define LGUEST_TRACE_INTERRUPT	5	/* of the Host's devices, which does not say which */
 #define LGUEST_TRACE_NMI	6
 #define LGUEST_TRACE_MACHINE_CHECK 7
 #define LGUEST_TRACE_PAGE_FAULT	8
@@ -421,9 +421,9 @@ struct lguest_trace_head {
 #define LGUEST_TRACE_RETURNED	0x8000	/* LGUEST_RUN came back: .exit, or 0 if it failed */
 
 /*
- * One entry of the Guest, the exit that ended it, and what the Host has done about that up to the next
- * entry.  Times are what RDTSC reads; from one record's .done to the next one's .entered
- * it is being written.
+ * One entry of the Guest, the exit that ended it, and what the Host has done about that up to the
+ * next entry.  Times are what RDTSC reads; from one record's .done to the next one's .entered it
+ * is being written.
  */
 struct lguest_trace_record {
 	__u64 number;		/* 0 for the first of a ring; one more each time */
@@ -437,7 +437,7 @@ struct lguest_trace_record {
 	__u64 rax;		/* of a hypercall: its number, */
 	__u64 arguments[3];	/*   RDI, RSI, RDX, */
 	__u64 result;		/*   RAX when all was done */
-	__u32 error;		/* an exception's error code; of a page fault: what the access was */
+	__u32 error;		/* an exception's error code; a page fault's access */
 	__u32 direct_syscalls;	/* in this entry, by the switcher alone */
 	__u32 direct_erets;
 	__u32 spurious;		/* pf_spurious, likewise */
@@ -450,10 +450,10 @@ struct lguest_trace_record {
 };
 
 /*
- * The way to gva in the tables that the CPU walks for the Guest, as the last LGUEST_RUN left them: from
- * the top (.paging_levels of struct lguest_info) to the first entry that is not present or maps a page;
- * behind it, and for the switcher's slot, all is 0.  Addresses in the entries are the Host's business,
- * and 0.
+ * The way to gva in the tables that the CPU walks for the Guest, as the last LGUEST_RUN left them:
+ * from the top (.paging_levels of struct lguest_info) to the first entry that is not present or
+ * maps a page; behind it, and for the switcher's slot, all is 0.  Addresses in the entries are the
+ * Host's business, and 0.
  */
 struct lguest_walk {
 	__u32 vcpu;
@@ -478,7 +478,10 @@ struct lguest_walk {
  * From the next LGUEST_RUN on.  -EBUSY: the vCPU is running in another thread.
  */
 #define LGUEST_SET_DEBUG	_IOW(LGUEST_IOC, 7, struct lguest_debug)
-/* A new ring, or none, from now on.  -EBUSY: the vCPU is running in another thread; so says mmap(2). */
+/*
+ * A new ring, or none, from now on.  -EBUSY: the vCPU is running in another thread; so
+ * says mmap(2).
+ */
 #define LGUEST_SET_TRACE	_IOW(LGUEST_IOC, 8, struct lguest_trace)
 /* -EBUSY: the vCPU is running in another thread. */
 #define LGUEST_GET_WALK		_IOWR(LGUEST_IOC, 9, struct lguest_walk)

@@ -164,7 +164,10 @@ fn lacks_of_lguest(text: &str) -> Vec<Lack> {
         purpose: "the default guest has it (lg config)".into(),
     };
     let wanted = config::Interface::Lguest.wanted();
-    config::compare(text, wanted).into_iter().map(lack).collect()
+    config::compare(text, wanted)
+        .into_iter()
+        .map(lack)
+        .collect()
 }
 
 /// A driver that is a module is of use if there are modules.
