@@ -6,6 +6,7 @@ use core::arch::global_asm;
 use lg_core::{eret, exit, flags, monitor};
 use std::cell::UnsafeCell;
 use std::ptr::{addr_of, null_mut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const PAGE: usize = 4096;
 const STATE: usize = 3 * PAGE;
@@ -285,14 +286,21 @@ pub(crate) const KERNEL_MODE: Left = Left {
     gs_base: KERNEL_GS,
 };
 
-/// A region of the switcher.
+/// Whoever makes a call holds this: what it comes back by is in memory that all tests of this program share, and cargo
+/// runs each in a thread of its own.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A region of the switcher, and the right to make calls.
 pub(crate) struct Switcher {
     base: *mut u8,
     last: Way,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Switcher {
     pub(crate) fn new() -> Self {
+        // A test that has failed leaves nothing behind for the next.
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let size = 6 * PAGE;
         // SAFETY: A new mapping, which nobody else has.
         let base = unsafe {
@@ -326,6 +334,7 @@ impl Switcher {
         let this = Self {
             base,
             last: Way::Host,
+            _alone: alone,
         };
         let labels = [addr_of!(by_iret), addr_of!(by_sysret), addr_of!(by_host)];
         for (at, label) in [TO_IRET, TO_SYSRET, TO_HOST].into_iter().zip(labels) {
