@@ -4,7 +4,8 @@
 
 use super::super::addr::{Gva, Hpa};
 use super::super::paging::{Access, Translation, NX, P};
-use super::cursor::{clear, drop_page, link, make_leaf_table, put, used, Gone};
+use super::cursor::{clear, drop_page, make_leaf_table, Gone};
+use super::entry::{link, put, used};
 use super::leaf::{half, Half};
 use super::sleep::{put_to_sleep, Guest, Refresh};
 use super::stock::{Refused, Stock};

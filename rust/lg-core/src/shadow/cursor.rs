@@ -4,9 +4,10 @@
 
 use super::super::addr::Gva;
 use super::super::paging::{PageSize, ADDR, P};
+use super::entry::{flags, mark, set_flags};
 use super::sleep::wake;
 use super::stock::{Refused, Stock};
-use super::table::{List, Table, LARGE, OWNED, TABLE};
+use super::table::{List, Table, LARGE, OWNED};
 use core::ops::Range;
 
 /// The tables that were dropped.
@@ -17,50 +18,6 @@ pub(super) enum Gone {
     Leaf,
     /// An entry above level 1, with all below.
     Tables,
-}
-
-fn mark<T: Table>(table: &mut T, i: usize) {
-    let groups = table.groups() | (1 << (i / 8 % 64));
-    table.set_groups(groups);
-}
-
-/// Makes entry `i`, which owns nothing, `entry`; says whether that is a change.
-pub(super) fn put<T: Table>(table: &mut T, i: usize, entry: u64) -> bool {
-    let changed = table.get(i) != entry;
-    if changed {
-        if entry != 0 {
-            mark(table, i);
-        }
-        table.set(i, entry);
-    }
-    changed
-}
-
-/// An entry for another table that leads where entry `i` does, without owning it.
-pub(super) fn link<T: Table>(table: &T, i: usize) -> u64 {
-    let entry = table.get(i);
-    if entry & P == 0 {
-        return 0;
-    }
-    entry & !OWNED
-}
-
-/// The indices of the entries that may be other than 0.
-pub(super) fn used<T: Table>(table: &T) -> impl Iterator<Item = usize> {
-    let mut left = table.groups();
-    core::iter::from_fn(move || {
-        let group = left.trailing_zeros() as usize;
-        left &= left.checked_sub(1)?;
-        Some(group * 8..group * 8 + 8)
-    })
-    .flatten()
-}
-
-/// Gives entry `i` these flags, whatever it has.
-pub(super) fn set_flags<T: Table>(table: &mut T, i: usize, flags: u64) {
-    if let Some(child) = table.detach(i) {
-        table.attach(i, child, flags);
-    }
 }
 
 /// The table below entry `i`, made of `stock` if there is none, and woken if it sleeps. The entry gets `flags` in
@@ -84,14 +41,6 @@ pub(super) fn make_child<'a, T: Table>(
         set_flags(table, i, (entry & !(ADDR | OWNED)) | flags);
     }
     table.child(i).ok_or(Refused::Stale)
-}
-
-/// The flags of an entry of `level` on the way to a page of `size`.
-pub(super) const fn flags(level: u8, size: PageSize) -> u64 {
-    match (level, size) {
-        (3, PageSize::Size1G) | (2, PageSize::Size2M) => TABLE | LARGE,
-        _ => TABLE,
-    }
 }
 
 /// The table of level 1 that covers `gva`, for a page of `size`. If it sleeps, `refresh` makes its entries true

@@ -32,6 +32,7 @@
 mod context;
 mod cursor;
 mod dropped;
+mod entry;
 mod leaf;
 mod sleep;
 mod stock;
@@ -48,7 +49,8 @@ use super::monitor::{root_of, Monitor};
 use super::paging::{walk, Access, PageSize, Region, TableMemory, Translation, WalkError, A};
 use context::{Context, MOST_ROOTS};
 use core::ops::DerefMut;
-use cursor::{clear, drop_page, make_leaf_table, put, Gone};
+use cursor::{clear, drop_page, make_leaf_table, Gone};
+use entry::put;
 use sleep::{put_to_sleep, Guest};
 use stock::Stock;
 

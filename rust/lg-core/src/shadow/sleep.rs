@@ -23,7 +23,7 @@
 
 use super::super::addr::Gva;
 use super::super::paging::{PageSize, Region, A, ADDR, P};
-use super::cursor::{flags, set_flags, used};
+use super::entry::{flags, set_flags, used};
 use super::leaf::Half;
 use super::table::{List, Table, LARGE, LEFT_ASLEEP, ONCE, OWNED, TABLE};
 use core::ops::Range;
