@@ -52,7 +52,8 @@ rootfs:
 	scripts/setup host
 	scripts/build-initramfs
 
-run: all
+# The Guest is the patched kernel if there is one already, and else the kernel that the Host runs.
+run: unpatched
 	scripts/testhost -- lg run $(ARGS)
 
 check: all
