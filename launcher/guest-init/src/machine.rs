@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use nix::libc;
@@ -91,19 +92,13 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Finds the machine's. To be called as long as there are /proc and /sys.
-    pub(crate) fn find() -> Self {
-        let says = |file, word| fs::read_to_string(file).is_ok_and(|text| text.trim() == word);
-        // The timer tells.
-        if says(
-            "/sys/devices/system/clockevents/clockevent0/current_device",
-            "lguest",
-        ) {
-            return Self::Lguest;
-        }
-        match says("/sys/hypervisor/type", "xen") {
-            true => Self::Xen,
-            false => Self::Other,
+    /// What the Launcher says in `directory`. (The kernel has signs of it as well; but they are in /sys, which is
+    /// not there at once, and not for ever.)
+    pub(crate) fn told(directory: &Path) -> Self {
+        match fs::read(directory.join("machine")).as_deref() {
+            Ok(b"lguest\0") => Self::Lguest,
+            Ok(b"xen\0") => Self::Xen,
+            _ => Self::Other,
         }
     }
 }
@@ -143,17 +138,17 @@ pub(crate) fn inherit(command: &mut Command, closed: [bool; 3], ignored: u64, li
     unsafe { command.pre_exec(take_over) };
 }
 
-/// Ends the machine and hands `status` to whoever started it. `log` is the kernel's.
-pub(crate) fn end(status: i32, log: Option<&File>) -> ! {
+/// Ends the machine, of this `kind`, and hands `status` to whoever started it. `log` is the kernel's.
+pub(crate) fn end(kind: Kind, status: i32, log: Option<&File>) -> ! {
     let status = status & 0xff;
     let mut how = libc::LINUX_REBOOT_CMD_RESTART2;
-    match Kind::find() {
+    match kind {
         // The kernel's farewell on the console would end up in the command's output. If it can't be
         // silenced, so be it.
         Kind::Lguest => drop(fs::write("/proc/sys/kernel/printk", "0")),
         Kind::Xen => {
-            // Without this the status is 0; for who silences the log, it is.
-            let line = format!("<0>{}{status}\n", names::COMMAND_STATUS);
+            // For the Launcher, if nobody has told it yet.
+            let line = format!("<0>{}{status}\n", names::LAST_STATUS);
             let _ = log.map(|mut log| log.write_all(line.as_bytes()));
             how = libc::LINUX_REBOOT_CMD_POWER_OFF;
         }

@@ -39,6 +39,9 @@ use crate::streams::Streams;
 /// Status for a failure of init itself, as the Launcher's own.
 const INIT_FAILED: i32 = 125;
 
+/// The directory of what the Launcher says.
+const TOLD: &str = "/lg";
+
 const HOST_NAME: &str = "lguest";
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -60,7 +63,8 @@ impl<T, E: std::fmt::Display> Doing<T> for Result<T, E> {
 fn main() {
     // Into the kernel's log, which the Launcher shows when something fails. The node is the archive's.
     let log = OpenOptions::new().write(true).open("/dev/kmsg").ok();
-    let status = run(log.as_ref()).unwrap_or_else(|Failure(what)| {
+    let kind = Kind::told(Path::new(TOLD));
+    let status = run(kind, log.as_ref()).unwrap_or_else(|Failure(what)| {
         let what = format!("init: {what}\n");
         if log
             .as_ref()
@@ -70,12 +74,12 @@ fn main() {
         }
         INIT_FAILED
     });
-    machine::end(status, log.as_ref())
+    machine::end(kind, status, log.as_ref())
 }
 
 /// `log` is the kernel's.
-fn run(log: Option<&File>) -> Result<i32, Failure> {
-    let config = Config::read(Path::new("/lg"))?;
+fn run(kind: Kind, log: Option<&File>) -> Result<i32, Failure> {
+    let config = Config::read(Path::new(TOLD))?;
     modules::load(log)?;
     if let Some(root) = &config.root {
         root::enter(root)?;
@@ -89,14 +93,14 @@ fn run(log: Option<&File>) -> Result<i32, Failure> {
     sethostname(HOST_NAME).doing("set the host name")?;
     network::know_own_name(HOST_NAME, may_make).doing("make the host name known")?;
 
-    let result = run_command(&config, log);
+    let result = run_command(kind, &config, log);
     let _ = std::env::set_current_dir("/");
     made.remove();
     result
 }
 
 /// Runs the command, and returns its status.
-fn run_command(config: &Config, log: Option<&File>) -> Result<i32, Failure> {
+fn run_command(kind: Kind, config: &Config, log: Option<&File>) -> Result<i32, Failure> {
     let (
         Streams {
             terminal,
@@ -106,7 +110,7 @@ fn run_command(config: &Config, log: Option<&File>) -> Result<i32, Failure> {
             closed,
         },
         pipes,
-    ) = streams::open_all(&config.ports)?;
+    ) = streams::open_all(kind, &config.ports)?;
     if let Some(terminal) = &terminal {
         // The session is PID 1's: were it the command's, the terminal would be hung up, and its output
         // lost, at the end.
@@ -157,7 +161,7 @@ fn run_command(config: &Config, log: Option<&File>) -> Result<i32, Failure> {
         }
     };
     drop(messages);
-    carriers.finish();
+    carriers.finish(status);
     if let Some(terminal) = terminal {
         // The end must not overtake the output. A command may have hung the terminal up: then there
         // is none to wait for.
@@ -252,8 +256,8 @@ fn is_program(path: &Path) -> bool {
 /// Opens the terminal behind /dev/console, which itself can't be a controlling terminal. Under lg
 /// there is none: the kernel's log goes its own way, and the virtio console is the user's alone. By
 /// Xen's ABI, the first console is the kernel's.
-fn open_console() -> Result<File, Failure> {
-    if Kind::find() == Kind::Xen {
+fn open_console(kind: Kind) -> Result<File, Failure> {
+    if kind == Kind::Xen {
         return open(Path::new("/dev/hvc1"));
     }
     let active = fs::read_to_string("/sys/class/tty/console/active").doing("find the console")?;

@@ -28,9 +28,11 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::unistd::pipe2;
 
+use crate::machine::Kind;
 use crate::machine::{set_size, unread};
 use crate::names::{
-    CLOSED, COMMAND_ENDED, CONSOLE, CONTROL, OUTPUT, STDERR, STDIN, STDOUT, TERMINAL,
+    CLOSED, COMMAND_ENDED, COMMAND_STATUS, CONSOLE, CONTROL, OUTPUT, STDERR, STDIN, STDOUT,
+    TERMINAL,
 };
 use crate::{open, open_console, Doing, Failure};
 /// A pipe has a page for each write that does not fit into the one before.
@@ -71,7 +73,7 @@ struct Pipe {
 }
 
 /// Makes the streams; `ports` says which are ports.
-pub(crate) fn open_all(ports: &[OsString]) -> Result<(Streams, Pipes), Failure> {
+pub(crate) fn open_all(kind: Kind, ports: &[OsString]) -> Result<(Streams, Pipes), Failure> {
     let mut pipes = Pipes::default();
     let has = |name: &str| ports.iter().any(|port| port == name);
     let copy = |file: &File| file.try_clone().doing("copy a descriptor");
@@ -96,7 +98,7 @@ pub(crate) fn open_all(ports: &[OsString]) -> Result<(Streams, Pipes), Failure> 
         pipes.terminal = Some(outer);
         Some(inner)
     } else if ports.is_empty() || has(CONSOLE) {
-        Some(open_console()?)
+        Some(open_console(kind)?)
     } else {
         None
     };
@@ -253,12 +255,13 @@ impl Pipes {
 }
 
 impl Carriers {
-    /// The command has ended: tells so, and waits until all that it wrote has arrived.
-    pub(crate) fn finish(self) {
+    /// The command has ended with `status`: tells so, and waits until all that it wrote has arrived.
+    pub(crate) fn finish(self, status: i32) {
         if let Some(control) = &self.control {
             // What nobody reads there, the Launcher takes from here on.
             let read = self.read.as_ref().map(|inlet| inlet.last());
-            let last = read.into_iter().chain([COMMAND_ENDED]);
+            let status = COMMAND_STATUS | u64::from(status as u8);
+            let last = read.into_iter().chain([status, COMMAND_ENDED]);
             // If the Launcher does not hear it, it will hear of nothing.
             let _ = last
                 .into_iter()
@@ -462,7 +465,7 @@ mod tests {
             port.read_to_end(&mut text).map(|_| text.len())
         });
         command.write_all(&text).unwrap();
-        carriers.finish();
+        carriers.finish(3);
         assert_eq!(reader.join().unwrap().unwrap(), expected);
         // Nobody reads any more.
         assert_eq!(
@@ -511,7 +514,7 @@ mod tests {
         let carriers = pipes.carry().ok().unwrap();
         let background = thread::spawn(move || while command.write_all(&[0; 100]).is_ok() {});
         let reader = thread::spawn(move || port.read_to_end(&mut Vec::new()));
-        carriers.finish();
+        carriers.finish(3);
         reader.join().unwrap().unwrap();
         background.join().unwrap();
     }
@@ -548,11 +551,11 @@ mod tests {
         while unread(&command).unwrap() != (PAGE - 7) as u64 {
             thread::yield_now();
         }
-        carriers.finish();
+        carriers.finish(3);
         let numbers = told(&mut launcher);
         assert_eq!(
-            numbers[numbers.len() - 2..],
-            [(2 * PAGE + 7) as u64, COMMAND_ENDED]
+            numbers[numbers.len() - 3..],
+            [(2 * PAGE + 7) as u64, COMMAND_STATUS | 3, COMMAND_ENDED]
         );
         assert!(numbers.is_sorted());
     }
@@ -575,7 +578,7 @@ mod tests {
         };
         let carriers = carriers.carry().ok().unwrap();
         (&inner).write_all(b"last\n").unwrap();
-        carriers.finish();
+        carriers.finish(3);
         let mut shown = String::new();
         screen.read_to_string(&mut shown).unwrap();
         assert_eq!(shown, "typed\r\nlast\r\n");

@@ -153,6 +153,7 @@ fn to_the_end(
     let by_xen = plan.by_xen();
     let (ends, end) = mpsc::channel();
     let session = Session::open(&plan.streams)?;
+    let status = session.status();
     let front = Front {
         console: Box::new(session.console()),
         ports: session.ports().map(|ports| Box::new(ports) as _),
@@ -175,13 +176,16 @@ fn to_the_end(
 
     // The thread for the signals never lets go of its sender.
     let how = end.recv().unwrap_or(End::TimedOut);
-    let how = if by_xen { by_log(how, log) } else { how };
     // Who sends another end is told that it is too late.
     drop(end);
     if !how.is_cut_off() {
         session.take_all();
         machine.drain();
     }
+    let how = match by_xen {
+        true => with_words(how, status.get().copied(), log),
+        false => how,
+    };
     let how = session.finish(how);
     // The record of what the vCPU does ends with it.
     if options.stats || options.trace.is_some() {
@@ -194,11 +198,11 @@ fn to_the_end(
     Ok(how)
 }
 
-/// The end, with what a kernel by Xen's ABI can only say in its log: it powers off without a status, and
-/// panics without a word.
-fn by_log(end: End, log: &KernelLog) -> End {
+/// The end, with what a kernel by Xen's ABI cannot say with it: it powers off without a status, which guest-init
+/// has told or, at worst, has put into the log; and it panics without a word, but in the log.
+fn with_words(end: End, status: Option<u8>, log: &KernelLog) -> End {
     match end {
-        End::PoweredOff(0) => End::PoweredOff(log.command_status().unwrap_or(0)),
+        End::PoweredOff(0) => End::PoweredOff(status.or_else(|| log.command_status()).unwrap_or(0)),
         End::Panic(message) => End::Panic(log.panic().unwrap_or(message)),
         end => end,
     }
@@ -249,16 +253,19 @@ mod tests {
     use crate::cli::tests::run;
 
     #[test]
-    fn the_log_tells_what_an_end_leaves_out() {
+    fn the_end_by_xens_abi_is_completed() {
         let log = KernelLog::default();
-        let status = |end| by_log(end, &log).status();
+        let status = |end| with_words(end, None, &log).status();
         assert_eq!(status(End::PoweredOff(0)), 0);
-        log.output(None)(b"init: the command's status is 7\n");
+        log.output(None)(b"init: the status is 7\n");
         assert_eq!(status(End::PoweredOff(0)), 7);
+        // What came by the port is sooner there, and nobody silences it.
+        let told = with_words(End::PoweredOff(0), Some(3), &log);
+        assert_eq!(told.status(), 3);
         assert_eq!(status(End::PoweredOff(125)), 125);
         assert_eq!(status(End::Restart), 0);
         let panic = || {
-            by_log(End::Panic("no message".into()), &log)
+            with_words(End::Panic("no message".into()), None, &log)
                 .message()
                 .unwrap()
         };

@@ -4,6 +4,7 @@
 //! It finds these files in /lg, of words which are ended by NUL (`launcher/guest-init/src/config.rs`
 //! reads them):
 //!
+//! * `machine`: `lguest` or `xen`, by whose ABI the kernel runs.
 //! * `cmd`: the command. Absent: a shell.
 //! * `env`: additions to its environment, NAME=VALUE.
 //! * `ports`: the names of the console's ports which are its terminal, standard input, output and
@@ -56,7 +57,9 @@ pub fn archive(
     root: Option<&Root>,
     modules: Option<&[Module]>,
 ) -> Result<Vec<u8>, Error> {
+    let machine = if modules.is_some() { "xen" } else { "lguest" };
     let mut archive = Archive::default().directory("lg");
+    archive = archive.file("lg/machine", &words(&[machine]));
     for (name, content) in files(options, streams, root)? {
         archive = archive.file(&format!("lg/{name}"), &content);
     }

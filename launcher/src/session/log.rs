@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::devices::bytes::{Outlet, Output};
 use crate::report::messages::printable;
-use crate::session::names::{COMMAND_STARTS, COMMAND_STATUS};
+use crate::session::names::{COMMAND_STARTS, LAST_STATUS};
 use crate::session::terminal::lines_for;
 
 /// The number of bytes that are kept: the last ones.
@@ -76,9 +76,9 @@ impl KernelLog {
         self.kept().command_started
     }
 
-    /// The command's status, if our own init has said one.
+    /// The status, if our own init has said one at the end.
     pub fn command_status(&self) -> Option<u8> {
-        let line = self.last(COMMAND_STATUS)?;
+        let line = self.last(LAST_STATUS)?;
         line.parse().ok()
     }
 
@@ -128,17 +128,17 @@ mod tests {
     fn what_a_kernel_without_words_of_its_own_says() {
         let log = KernelLog::default();
         let mut output = log.output(None);
-        output(b"[    0.1] init: the command's status is 7 or so\n");
+        output(b"[    0.1] init: the status is 7 or so\n");
         assert_eq!((log.command_status(), log.panic()), (None, None));
         for part in [
-            "[    0.1] init: the command's stat",
+            "[    0.1] init: the stat",
             "us is 12\r",
             "\n[ 2.0] reboot\n",
         ] {
             output(part.as_bytes());
         }
         assert_eq!(log.command_status(), Some(12));
-        output(b"[    0.1] init: the command's status is 300\n");
+        output(b"[    0.1] init: the status is 300\n");
         assert_eq!(log.command_status(), None);
         output(b"Kernel panic - not syncing: sysrq triggered crash\nCPU: 0\n");
         assert_eq!(log.panic().unwrap(), "sysrq triggered crash");

@@ -19,7 +19,7 @@ mod watcher;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::Sender;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -54,6 +54,8 @@ pub(crate) struct Session {
     input: Arc<Input>,
     /// The words for guest-init.
     control: Arc<Input>,
+    /// The command's status, when guest-init has told it.
+    status: Arc<OnceLock<u8>>,
     /// That of our terminal, if there is one.
     size: Option<Arc<WindowSize>>,
 }
@@ -84,6 +86,7 @@ impl Session {
             outputs: Outputs::of(streams).map_err(setup("the streams"))?,
             input: Arc::default(),
             control,
+            status: Arc::default(),
             size,
         })
     }
@@ -112,8 +115,14 @@ impl Session {
     /// The ports of the streams, if there are some.
     pub(crate) fn ports(&self) -> Option<Ports> {
         let (input, control) = (&self.input, &self.control);
-        let ports = streams::ports(&self.streams, &self.outputs, input, control, &self.stdin);
+        let (streams, outputs) = (&self.streams, &self.outputs);
+        let ports = streams::ports(streams, outputs, input, control, &self.stdin, &self.status);
         (!ports.is_empty()).then(|| Ports::new(ports))
+    }
+
+    /// The place of the command's status, which guest-init tells on the control port.
+    pub(crate) fn status(&self) -> Arc<OnceLock<u8>> {
+        self.status.clone()
     }
 
     /// Takes what a Guest prints by hypercall: the log of a kernel, all that a bare Guest says.

@@ -15,13 +15,17 @@ pub const CONSOLE: &str = "console";
 /// No ports: standard input, output and error, which are closed.
 pub const CLOSED: [&str; 3] = ["closed.stdin", "closed.stdout", "closed.stderr"];
 
-/// guest-init says this on the control port when the command has ended. Other numbers are how many
-/// bytes of standard input it has read.
+/// guest-init says this on the control port when the command has ended. Numbers below [`COMMAND_STATUS`] are
+/// how many bytes of standard input it has read.
 pub const COMMAND_ENDED: u64 = u64::MAX;
+
+/// guest-init says this before, with the command's status in the lowest 8 bits: a kernel that runs by Xen's
+/// ABI cannot power off with one.
+pub const COMMAND_STATUS: u64 = 1 << 63;
 
 /// guest-init says this in the kernel's log when it starts the command.
 pub const COMMAND_STARTS: &str = "init: the command starts";
 
-/// guest-init says this, and behind it the command's status, in the kernel's log at the end, if the
-/// kernel cannot power off with a status: one that runs by Xen's ABI.
-pub const COMMAND_STATUS: &str = "init: the command's status is ";
+/// guest-init says this, and behind it the status, in the kernel's log at the end of a kernel that runs by
+/// Xen's ABI: where there is no control port, or nobody has come as far as to open it.
+pub const LAST_STATUS: &str = "init: the status is ";

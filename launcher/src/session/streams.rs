@@ -8,7 +8,7 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::{fcntl, FcntlArg};
@@ -25,7 +25,8 @@ use crate::report::messages::{self, say};
 use crate::session::inherited::was_closed;
 use crate::session::keys::{Keys, Wish, HELP};
 use crate::session::names::{
-    CLOSED, COMMAND_ENDED, CONSOLE, CONTROL, OUTPUT, STDERR, STDIN, STDOUT, TERMINAL,
+    CLOSED, COMMAND_ENDED, COMMAND_STATUS, CONSOLE, CONTROL, OUTPUT, STDERR, STDIN, STDOUT,
+    TERMINAL,
 };
 use crate::session::stdin::{interrupted, state_of, wait_for, Stdin};
 use crate::session::terminal::{self, lines_for, shown, Claim, Place};
@@ -454,6 +455,7 @@ pub fn ports(
     input: &Arc<Input>,
     control: &Arc<Input>,
     stdin: &Arc<Stdin>,
+    status: &Arc<OnceLock<u8>>,
 ) -> Vec<(&'static str, Stream)> {
     let keys = streams.place.as_ref().is_some_and(|place| place.keys);
     let outlet = |outlet: &Arc<Outlet>| To::Outlet(outlet.clone());
@@ -461,7 +463,11 @@ pub fn ports(
         let (input, output) = match name {
             CONTROL => {
                 let outlets = outputs.writers.iter().map(Writer::outlet).cloned();
-                let taker = To::Taker(control_messages(outlets.collect(), stdin.clone()));
+                let taker = To::Taker(control_messages(
+                    outlets.collect(),
+                    stdin.clone(),
+                    status.clone(),
+                ));
                 (Some(control.clone()), taker)
             }
             TERMINAL => {
@@ -478,8 +484,12 @@ pub fn ports(
     streams.names.iter().map(port).collect()
 }
 
-/// Takes what guest-init says on the control port: numbers of 8 bytes.
-fn control_messages(outlets: Vec<Arc<Outlet>>, stdin: Arc<Stdin>) -> Output {
+/// Takes what guest-init says on the control port: numbers of 8 bytes. The first status that it tells counts.
+fn control_messages(
+    outlets: Vec<Arc<Outlet>>,
+    stdin: Arc<Stdin>,
+    status: Arc<OnceLock<u8>>,
+) -> Output {
     let mut message = Vec::new();
     Box::new(move |bytes| {
         for &byte in bytes {
@@ -490,6 +500,9 @@ fn control_messages(outlets: Vec<Arc<Outlet>>, stdin: Arc<Stdin>) -> Output {
             message.clear();
             match number {
                 COMMAND_ENDED => outlets.iter().for_each(|outlet| outlet.take_all()),
+                told if told >= COMMAND_STATUS => {
+                    let _ = status.set(told as u8);
+                }
                 count => stdin.is_read(count),
             }
         }
@@ -630,7 +643,8 @@ mod tests {
         stdin.send(100);
         let outlet = Arc::<Outlet>::default();
         outlet.add(&[0; 1 << 16]);
-        let mut take = control_messages(vec![outlet.clone()], stdin.clone());
+        let status = Arc::<OnceLock<u8>>::default();
+        let mut take = control_messages(vec![outlet.clone()], stdin.clone(), status.clone());
         let read = || stdin.used.lock().unwrap().read;
         take(&70u64.to_le_bytes()[..5]);
         assert_eq!(read(), 0);
@@ -639,6 +653,12 @@ mod tests {
         // A Guest that lies has read all, or no less than before.
         take(&[500u64.to_le_bytes(), 3u64.to_le_bytes()].concat());
         assert_eq!(read(), 100);
+        take(
+            &[COMMAND_STATUS | 7, COMMAND_STATUS]
+                .map(u64::to_le_bytes)
+                .concat(),
+        );
+        assert_eq!(status.get(), Some(&7));
         assert!(!outlet.has_room());
         take(&COMMAND_ENDED.to_le_bytes());
         assert!(outlet.has_room());
