@@ -115,7 +115,8 @@ impl Session {
 
     /// What `monitor COMMAND` prints.
     fn monitor(&mut self, command: &str) -> Result<String, String> {
-        let hex: String = command.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let hex = |text: String, byte| text + &format!("{byte:02x}");
+        let hex = command.bytes().fold(String::new(), hex);
         self.send(&format!("qRcmd,{hex}"))?;
         let mut text = Vec::new();
         loop {
