@@ -319,7 +319,7 @@ fn working_set(space: AddressSpace) {
             _ => flush(LGUEST_FLUSH_USER, 0),
         }
         // Some are not used for several rounds.
-        for i in (0..PAGES).filter(|i| round >> (i % 4) & 1 == 0) {
+        for i in (0..PAGES).filter(|i| (round >> (i % 4)) & 1 == 0) {
             if round < 2 && mapped[i as usize] == 0 {
                 continue;
             }

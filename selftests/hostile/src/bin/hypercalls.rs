@@ -238,7 +238,7 @@ fn flush_ranges() {
         ((1 << 47) - 1, 1 << 47, 0),
         (upper, upper + 0x1000, 0),
         (upper, u64::MAX, 0),
-        (0x8780 << 32 | 0xffff << 48, u64::MAX, 0),
+        ((0x8780 << 32) | (0xffff << 48), u64::MAX, 0),
         // Backwards, from half to half, in none of them, and around.
         (0x2000, 0x1000, EINVAL),
         (0, u64::MAX, EINVAL),
