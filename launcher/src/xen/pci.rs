@@ -149,8 +149,8 @@ impl Bus {
             (INITIALISING, CLOSED) => (BACKEND, INIT_WAIT),
             _ => return false,
         };
-        store.set(&format!("{end}/state"), next);
-        true
+        // Who asks until nothing changes must come to an end where there is no room.
+        store.set(&format!("{end}/state"), next)
     }
 
     fn connect(&self, store: &Store) -> Option<Kernel> {

@@ -192,16 +192,19 @@ impl Store {
         std::str::from_utf8(self.tree.read(&path).ok()?).ok()
     }
 
-    /// Our side sets a node's text. The kernel can have left no room for it.
-    pub fn set(&mut self, path: &str, text: &str) {
-        if let Ok(path) = Path::parse(path.as_bytes()) {
-            if self.tree.write(&path, text.as_bytes()).is_ok() {
-                self.tell(vec![Change {
-                    path,
-                    removed: false,
-                }]);
-            }
+    /// Our side sets a node's text. The kernel can have left no room for it; tells whether there was.
+    pub fn set(&mut self, path: &str, text: &str) -> bool {
+        let Ok(path) = Path::parse(path.as_bytes()) else {
+            return false;
+        };
+        let is_set = self.tree.write(&path, text.as_bytes()).is_ok();
+        if is_set {
+            self.tell(vec![Change {
+                path,
+                removed: false,
+            }]);
         }
+        is_set
     }
 
     /// Puts as much into the ring as there is room for. Tells whether it was anything.

@@ -259,6 +259,9 @@ fn quotas() {
         kernel.ask(&mut store, WRITE, 0, format!("n/{number}\0").as_bytes());
     }
     assert_eq!(kernel.ask(&mut store, WRITE, 0, b"m\0"), error("ENOSPC"));
+    // There is no room for our side, either, which must know it.
+    assert!(!store.set("/local/domain/0/new", "x"));
+    assert_eq!(store.get("/local/domain/0/new"), None);
 }
 
 #[test]

@@ -58,7 +58,9 @@ pub fn store(bytes: &[u8]) {
     for _ in 0..DEEDS_MAX {
         match choices.byte() % 8 {
             0 => drop(kernel.replies()),
-            1 => store.set("/local/domain/0/a", "x"),
+            1 => {
+                store.set("/local/domain/0/a", "x");
+            }
             _ => send(&mut kernel, &mut choices),
         }
         if choices.is_empty() || store.serve().is_err() {
