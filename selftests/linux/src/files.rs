@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! These tests try what a file system must do, in the current directory.
 
-use crate::sys::{check, in_child, spawn, wait, Map, PAGE};
+use crate::sys::{check, in_child, kill_and_await, spawn, wait, Map, PAGE};
 use crate::Test;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -415,10 +415,8 @@ fn locks_of_processes() {
     check("kill", unsafe { libc::kill(holder, libc::SIGKILL) });
     wait(holder);
     assert_eq!(wait(waiter), 0);
-    // SAFETY: it was killed before anybody waited for it, so it is init's or ours by now.
-    check("kill", unsafe {
-        libc::kill(holds.get(0) as i32, libc::SIGKILL)
-    });
+    // It has all of our files open too, so it must be gone before what they hold is.
+    kill_and_await(holds.get(0) as i32);
     // The first close of the file takes all of the process's.
     drop(open("locked"));
     assert_eq!(other(F_WRLCK, 0..60), 0);
