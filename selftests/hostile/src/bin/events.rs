@@ -46,7 +46,8 @@ fn main() -> u8 {
             println!("spinning");
             User::new().run(code!("6: syscall", "jmp 6b"));
         }),
-        // Each of them carries a single step over the border: the switcher itself gets a #DB.
+        // Each of them carries a single step over the border: the switcher itself gets a #DB (on Bochs; QEMU
+        // drops it).
         ("single-steps-for-ever", || {
             set_handler(vector::SYSCALL, Some(|_| ()));
             set_handler(vector::DEBUG, Some(|_| ()));
