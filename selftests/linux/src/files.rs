@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! These tests try what a file system must do, in the current directory.
 
-use crate::sys::{check, in_child, kill_and_await, spawn, wait, Map, PAGE};
+use crate::sys::{check, in_child, spawn, wait, Map, PAGE};
 use crate::Test;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -387,6 +387,10 @@ fn locks_of_processes() {
     assert_eq!(lock_range(&file, F_SETLK, F_WRLCK, 60..70), EAGAIN);
     // Who waits gets it from who ends, though a child of his has the file open.
     let holds = Map::shared(PAGE);
+    // SAFETY: takes numbers only.
+    check("prctl", unsafe {
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1)
+    });
     let holder = spawn(|| {
         let file = open("locked");
         assert_eq!(lock_range(&file, F_SETLK, F_WRLCK, 200..300), 0);
@@ -415,8 +419,11 @@ fn locks_of_processes() {
     check("kill", unsafe { libc::kill(holder, libc::SIGKILL) });
     wait(holder);
     assert_eq!(wait(waiter), 0);
-    // It has all of our files open too, so it must be gone before what they hold is.
-    kill_and_await(holds.get(0) as i32);
+    // It has all of our files open too: what they hold goes when it is gone.
+    let heir = holds.get(0) as i32;
+    // SAFETY: it is ours since the holder's end.
+    check("kill", unsafe { libc::kill(heir, libc::SIGKILL) });
+    wait(heir);
     // The first close of the file takes all of the process's.
     drop(open("locked"));
     assert_eq!(other(F_WRLCK, 0..60), 0);

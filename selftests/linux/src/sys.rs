@@ -2,7 +2,6 @@
 //! The few system calls that the standard library does not have, behind functions that panic when they fail.
 
 use std::io::Error;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 /// The size of a page.
@@ -37,26 +36,6 @@ pub(crate) fn wait(pid: i32) -> i32 {
     // SAFETY: writes the status.
     check("waitpid", unsafe { libc::waitpid(pid, &mut status, 0) });
     status
-}
-
-/// Kills a process that need not be a child, and returns when all that it had open is closed. The
-/// caller must know that the number is still that process's.
-pub(crate) fn kill_and_await(pid: i32) {
-    // SAFETY: takes numbers only; the new descriptor is ours alone.
-    let process = unsafe {
-        let fd = check("pidfd_open", libc::syscall(libc::SYS_pidfd_open, pid, 0));
-        OwnedFd::from_raw_fd(fd as i32)
-    };
-    // SAFETY: takes numbers only.
-    check("kill", unsafe { libc::kill(pid, libc::SIGKILL) });
-    let mut poll = libc::pollfd {
-        fd: process.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // The kernel closes a process's files before it says that the process is gone (do_exit).
-    // SAFETY: one element.
-    check("poll", unsafe { libc::poll(&mut poll, 1, -1) });
 }
 
 /// Runs `child` in a child; its exit status, or 128 and the signal that ended it.
