@@ -71,6 +71,7 @@ pub mod lg_core {
     pub mod event;
     pub mod exit;
     pub mod flags;
+    pub mod foresight;
     pub mod irq;
     pub mod mitigations;
     pub mod monitor;

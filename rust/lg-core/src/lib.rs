@@ -20,6 +20,7 @@ pub mod eret;
 pub mod event;
 pub mod exit;
 pub mod flags;
+pub mod foresight;
 pub mod irq;
 pub mod mitigations;
 pub mod monitor;

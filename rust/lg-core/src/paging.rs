@@ -77,13 +77,13 @@ impl Pte {
     }
 
     /// The physical address in it: of the next table, or of a 4 KiB page.
-    const fn address(self) -> u64 {
-        self.0 & ADDR
+    pub(super) const fn address(self) -> Gpa {
+        Gpa::new(self.0 & ADDR)
     }
 
     /// The size of the page that the entry maps when it is of `level`, or `None` when it points to
     /// a table.
-    const fn maps(self, level: u8) -> Option<PageSize> {
+    pub(super) const fn maps(self, level: u8) -> Option<PageSize> {
         match level {
             1 => Some(PageSize::Size4K),
             2 if self.has(PS) => Some(PageSize::Size2M),
@@ -94,7 +94,7 @@ impl Pte {
 
     /// Whether a bit is set that must be 0 in a present entry of `level` (SDM, "4-Level Paging and
     /// 5-Level Paging", the formats of the entries).
-    const fn has_reserved(self, level: u8) -> bool {
+    pub(super) const fn has_reserved(self, level: u8) -> bool {
         let mut reserved = ADDR & !((1 << PHYSICAL_BITS) - 1);
         match self.maps(level) {
             // Bit 12 of an entry that maps a large page selects the memory type.
@@ -252,7 +252,7 @@ impl Translation {
         let within = size.bytes() - 1;
         let rights = above.and(pte);
         Self {
-            gpa: Gpa::new((pte.address() & !within) | (gva.page().get() & within)),
+            gpa: Gpa::new((pte.address().get() & !within) | (gva.page().get() & within)),
             writable: rights.writable,
             user: rights.user,
             executable: rights.executable,
@@ -315,7 +315,7 @@ impl Region {
                 return Some(Translation::new(gva, at, pte, size, above).region(gva));
             }
             above = above.and(pte);
-            table = Gpa::new(pte.address());
+            table = pte.address();
         }
         Some(Self(Maps::Table {
             table,
@@ -413,7 +413,7 @@ pub fn walk_quiet<M: TableMemory>(
 }
 
 /// The address of the entry for `gva` in a table of `level`.
-fn entry_at(table: Gpa, gva: Gva, level: u8) -> Gpa {
+pub(super) fn entry_at(table: Gpa, gva: Gva, level: u8) -> Gpa {
     Gpa::new(table.page().get() | ((gva.index(level) as u64) << 3))
 }
 
@@ -465,7 +465,7 @@ impl Path {
                     translation,
                 });
             }
-            table = Gpa::new(pte.address());
+            table = pte.address();
             level = level.wrapping_sub(1);
         }
     }

@@ -7,6 +7,7 @@ mod addr;
 mod emulate;
 mod entry;
 mod exit;
+mod foresight;
 mod irq;
 mod mitigations;
 mod monitor;
