@@ -144,6 +144,11 @@ impl Counts {
         self.record.map(vma)
     }
 
+    /// Is there a record? All page faults belong in it.
+    pub(crate) fn recording(&self) -> bool {
+        self.record.on()
+    }
+
     /// Has the Launcher to read the record before the Guest goes on?
     pub(crate) fn trace_is_full(&self) -> bool {
         self.record.full()
@@ -164,10 +169,11 @@ impl Counts {
         let mut stats = self.stats;
         stats.direct_syscalls = alone.syscalls;
         stats.direct_erets = alone.erets;
+        stats.direct_faults = alone.faults;
         stats.hypercalls[Alone::ERET] += alone.erets;
         stats.pf_spurious += alone.spurious;
         // A direct switch loads CR3 once, a return to kernel mode not at all: an upper bound.
-        stats.cr3_loads += alone.syscalls + alone.erets;
+        stats.cr3_loads += alone.syscalls + alone.erets + alone.faults;
         stats
     }
 }

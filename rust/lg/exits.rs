@@ -124,8 +124,7 @@ fn page_fault(
     match fault {
         Fault::Filled | Fault::Spurious => cpu.switcher.invalidate(gva.page().get()),
         Fault::Inject(code) => {
-            lguest::set_cr2(cpu, gva.get());
-            return lguest::event::inject(cpu, Event::new(event::PF, code));
+            return lguest::event::inject_page_fault(cpu, gva, code);
         }
         Fault::GeneralProtection => return inject_exception(cpu, Event::GENERAL_PROTECTION),
         Fault::Mmio(gpa) => {

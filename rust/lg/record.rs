@@ -10,6 +10,7 @@ use crate::{
     abi::*,
     lg_core::{
         exit::Exit,
+        foresight::Note,
         shadow::Root, //
     },
     sys::{
@@ -89,7 +90,14 @@ impl Record {
         };
         *self = Self { on, full: false };
         *noted = Noted::default();
+        // What the switcher does alone has no record of its own.
+        *switcher.note() = Note::default();
         Ok(())
+    }
+
+    /// Is there a ring?
+    pub(crate) fn on(&self) -> bool {
+        self.on.is_some()
     }
 
     /// mmap(2) of the ring; `ENXIO` if there is none.

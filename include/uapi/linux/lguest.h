@@ -218,6 +218,13 @@ struct lguest_shared {
 	__u64 wall_ns;		/* Unix time in ns when ... */
 	__u64 wall_tsc;		/* ... RDTSC read this */
 	__u64 host_features;	/* LGUEST_HOST_* */
+	/*
+	 * Guest: not 0 if its kernel takes a page fault of user mode for a page which is there by
+	 * now, and for an access that is allowed by now, and tries again; Linux does.  Such faults
+	 * come when the Host has guessed wrong, which it does not do twice running for a page.  The
+	 * Host reads it when it gives the Guest a page fault of user mode.
+	 */
+	__u64 takes_spurious;
 };
 
 /* --------------------------------------------------------------------------------
@@ -358,6 +365,7 @@ struct lguest_stats {
 	__u64 halts;
 	__u64 direct_syscalls;	/* system calls that never left the switcher */
 	__u64 direct_erets;
+	__u64 direct_faults;	/* page faults likewise: no exits, and none of pf_injected */
 	__u64 sections;		/* run sections: MSRs and FPU changed hands, twice */
 	__u64 msr_writes;
 	__u64 cr3_loads;

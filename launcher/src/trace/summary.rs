@@ -113,6 +113,7 @@ fn counters(events: &[Event]) -> BTreeMap<String, u64> {
         count(LGUEST_TRACE_EMULATED, &mut stats.emulated);
         count(LGUEST_TRACE_HALTED, &mut stats.halts);
         stats.pf_spurious += u64::from(event.spurious);
+        // There are no direct_faults where there is a record.
         stats.direct_syscalls += u64::from(event.direct_syscalls);
         stats.direct_erets += u64::from(event.direct_erets);
         stats.hypercalls[LHCALL_ERET as usize] += u64::from(event.direct_erets);

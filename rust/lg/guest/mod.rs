@@ -20,9 +20,11 @@ use crate::{
             Gpa,
             Gva, //
         },
+        foresight::Note,
         monitor::Monitor,
         paging,
         shadow::{
+            Flush,
             Resolved,
             Root, //
         },
@@ -78,6 +80,7 @@ impl Cpu {
     pub(crate) fn enter_root(&mut self) {
         self.switcher
             .set_roots(self.root.kernel(), self.root.user());
+        *self.switcher.note() = Note::default();
         self.counts.root();
     }
 
@@ -90,6 +93,22 @@ impl Cpu {
         self.shared
             .load(&mut self.root, root, cr3 >> 63 != 0, wait)?;
         self.enter_root();
+        Ok(())
+    }
+
+    /// Forgets what the Guest flushes.
+    pub(crate) fn flush(&mut self, what: Flush, wait: Wait) -> Result<(), Stop> {
+        self.shared.flush(&self.root, what, wait)?;
+        self.switcher.note().flush(what);
+        Ok(())
+    }
+
+    /// Forgets all of a root.
+    pub(crate) fn drop_root(&mut self, root: Gpa, wait: Wait) -> Result<(), Stop> {
+        self.shared.shadow(wait)?.drop_root(&self.root, root);
+        if root == self.root.gpa() {
+            *self.switcher.note() = Note::default();
+        }
         Ok(())
     }
 

@@ -115,7 +115,7 @@ pub(crate) fn execute(
             let (fs, gs) = cpu.switcher.bases();
             let gva = memory.address(|r| *gpr(&mut regs.clone(), r), next_rip, fs, gs);
             let page = Flush::Page(Gva::new(gva));
-            cpu.shared.flush(&cpu.root, page, Wait::Allowed)?;
+            cpu.flush(page, Wait::Allowed)?;
         }
     }
     regs.rip = next_rip;

@@ -461,20 +461,90 @@ lg_switcher_syscall32:
 	syscall_exit {GUEST_CS_USER32}, {EXIT_SYSCALL32}
 
 /*
- * A page fault with P=1 in the upper half may be no fault of the Guest: a *global* translation of
- * the Host's, which survived our CR3 load, sits at an address where the Guest has something of its
- * own.  It is resolved right here, for Host code would only touch its memory again and bring the
- * translation back.  If the same address faults twice running, the fault is real.
+ * A page fault of Guest user mode that the Host has noted is the Guest's own: straight to its kernel,
+ * as Rust's event::inject does it.  The rule, and what a note is, is in lg_core::foresight, and
+ * rust/lg-core/tests/eret holds both to it.  From 64-bit code only, and neither while an interrupt waits
+ * nor before the kernel has copied the event that it was given last.
  *
  * Stack: as `trap`.
  */
 page_fault:
 	testb	$3, {F_CS}(%rsp)
 	jz	switcher_fault
-	testb	$1, {F_ERROR}(%rsp)
-	jz	trap
 	pushq	%rax
+	pushq	%rcx
 	movq	%cr2, %rax
+	movq	%rax, %rcx
+	shrq	${BLOCK_SHIFT}, %rcx
+	cmpq	%rcx, state + {ST_NOTE_BLOCK}(%rip)
+	jne	unforeseen
+	cmpl	$0, st_mode(%rip)
+	je	unforeseen
+	cmpl	$0, state + {ST_IRQ_WAITING}(%rip)
+	jne	unforeseen
+	cmpq	${GUEST_CS_USER64}, {F_CS}+16(%rsp)
+	jne	unforeseen
+	testl	${EVENT_VALID}, shared + {SH_EVENT}(%rip)
+	jnz	unforeseen
+	/* The bit of the page: those for writes to read-only ones are behind those for absent ones. */
+	movl	%eax, %ecx
+	shrl	${PAGE_SHIFT}, %ecx
+	andl	$({BLOCK_PAGES} - 1), %ecx
+	cmpq	${PF_ABSENT}, {F_ERROR}+16(%rsp)
+	je	1f
+	cmpq	${PF_ABSENT} | {PF_WRITE}, {F_ERROR}+16(%rsp)
+	je	1f
+	cmpq	${PF_READ_ONLY}, {F_ERROR}+16(%rsp)
+	jne	unforeseen
+	addl	${READ_ONLY_SHIFT}, %ecx
+1:
+	btrl	%ecx, state + {ST_NOTE_PAGES}(%rip)
+	jnc	unforeseen
+
+	incq	state + {ST_DIRECT_FAULTS}(%rip)
+	movq	%rax, shared + {SH_CR2}(%rip)
+	movq	${EVENT_PAGE_FAULT}, shared + {SH_EVENT}(%rip)
+	popq	%rcx
+	popq	shared + {SH_RAX}(%rip)
+	addq	$8, %rsp			/* vector */
+	popq	shared + {SH_ERROR_CODE}(%rip)
+	popq	shared + {SH_RIP}(%rip)
+	popq	shared + {SH_CS}(%rip)
+	popq	%rax
+	andl	${USER_RFLAGS}, %eax
+	orl	${AT_EVENT_ENTRY}, %eax
+	movq	%rax, shared + {SH_RFLAGS}(%rip)
+	popq	shared + {SH_RSP}(%rip)
+	movq	${GUEST_SS}, shared + {SH_SS}(%rip)
+	movl	$0, st_mode(%rip)
+	movq	$0, shared + {SH_IRQ_ENABLED}(%rip)
+	movq	state + {ST_KERNEL_CR3}(%rip), %rax
+	movq	%rax, %cr3
+	rdgsbase %rax
+	movq	%rax, shared + {SH_USER_GS_BASE}(%rip)
+	movq	state + {ST_KERNEL_GS_BASE}(%rip), %rax
+	wrgsbase %rax
+	addq	$8, %rsp			/* ss: to the end of state.regs */
+	pushq	${GUEST_SS}
+	pushq	shared + {SH_KERNEL_RSP}(%rip)
+	pushq	${AT_EVENT_ENTRY}
+	pushq	${GUEST_CS_USER64}
+	pushq	state + {ST_EVENT_ENTRY}(%rip)	/* canonical: checked */
+	movq	state + {ST_SHARED_GVA}(%rip), %rax
+	jmp	guest_iret
+
+/*
+ * A page fault with P=1 in the upper half may be no fault of the Guest: a *global* translation of
+ * the Host's, which survived our CR3 load, sits at an address where the Guest has something of its
+ * own.  It is resolved right here, for Host code would only touch its memory again and bring the
+ * translation back.  If the same address faults twice running, the fault is real.
+ *
+ * RAX: its address.  Stack: RCX and RAX, the rest as `trap`.
+ */
+unforeseen:
+	popq	%rcx
+	testb	$1, {F_ERROR}+8(%rsp)
+	jz	1f
 	testq	%rax, %rax
 	jns	1f
 	cmpq	%rax, state + {ST_SPURIOUS}(%rip)
@@ -487,7 +557,7 @@ page_fault:
 	jmp	guest_iret
 1:
 	popq	%rax
-	jmp	trap
+	jmp	save_and_leave
 
 /*
  * Vectors with a stack of their own.  From CPL3: move the frame to state.regs and leave as every

@@ -10,7 +10,7 @@ use core::arch::global_asm;
 use core::mem::{offset_of, transmute};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use lguest_call::abi::{lguest_shared, LGUEST_SHARED_VA, LHCALL_ERET};
-use lguest_call::hypercall;
+use lguest_call::{hypercall, shared_write};
 
 /// Vectors of the exceptions (SDM volume 3, table 7-1), and ours for a system call.
 pub mod vector {
@@ -175,6 +175,12 @@ pub fn set_syscall_entry(entry: u64) {
         lguest_kernel_event as usize as u64,
     );
     assert_eq!(result, 0, "SET_ENTRIES");
+}
+
+/// Says whether a page fault of user mode may be given for a page that is mapped by now, or an access that is allowed by
+/// now: whoever handles it then just has the program try again. In return most page faults come without an exit.
+pub fn take_spurious_faults(take: bool) {
+    shared_write!(takes_spurious, u64::from(take));
 }
 
 /// From now on `handler` gets the events of `vector` (see [`vector`]); `None`: nobody does.

@@ -10,7 +10,7 @@ use crate::{disk, fs, gdb, host, nmi, record, script, terminal, tmux, tools, vso
 use std::time::Duration;
 
 /// Bare Guests which test one mechanism each: they exit with 0, or panic and say what is wrong.
-const BARE: [&str; 22] = [
+const BARE: [&str; 23] = [
     "registers",
     "segments",
     "fpu",
@@ -20,6 +20,7 @@ const BARE: [&str; 22] = [
     "accessed_dirty",
     "flush",
     "working_set",
+    "foresight",
     "contexts",
     "compat",
     "timer",
@@ -138,6 +139,16 @@ const HOSTILE: &[(&str, &str, Fate)] = &[
     ("shared_page", "execute-the-shared-page", Survives),
     ("shared_page", "map-over-the-shared-page", Survives),
     ("shared_page", "beyond-the-shared-page", Survives),
+    ("shared_page", "foreseen-garbage", Survives),
+    ("shared_page", "foreseen-without-stack", DOUBLE_FAULT),
+    (
+        "shared_page",
+        "foreseen-with-non-canonical-stack",
+        DOUBLE_FAULT,
+    ),
+    ("shared_page", "foreseen-with-stack-in-the-slot", SLOT),
+    ("shared_page", "foreseen-without-entry", DOUBLE_FAULT),
+    ("shared_page", "foreseen-behind-another-event", DOUBLE_FAULT),
     ("switcher", "read-the-slot", SLOT),
     ("switcher", "read-the-slot's-end", SLOT),
     ("switcher", "write-the-slot", SLOT),

@@ -2,7 +2,8 @@
 
 //! ERET's rule is written twice: in the switcher's assembly for the plain case, and in [`lg_core::eret`] for what
 //! the assembly leaves to the Host. Here both judge the same frames. So is the rule of which SYSCALL is the monitor's
-//! ([`lg_core::monitor`]), and here both judge the same addresses.
+//! ([`lg_core::monitor`]), and here both judge the same addresses; and so is that of which page fault goes to the Guest
+//! without the Host ([`lg_core::foresight`]), in [`fault`].
 //!
 //! The assembly is the module's own text, `rust/lg/sys/switcher.S`, executed from a region as a vCPU has one: text,
 //! state, shared page. What needs CPL 0 is replaced. The two instructions that enter the Guest, and the first one of
@@ -11,15 +12,18 @@
 
 #![cfg(target_arch = "x86_64")]
 
+mod call;
+mod fault;
 mod switcher;
 
+use call::{Frame, Left, Way};
 use lg_core::eret::{self, Mode};
 use lg_core::{exit, flags, monitor};
 use proptest::prelude::*;
-use switcher::{Frame, Left, Switcher, Way};
+use switcher::Switcher;
 
 /// Numbers near everything that a rule may turn on, and any other.
-fn word() -> impl Strategy<Value = u64> {
+pub(crate) fn word() -> impl Strategy<Value = u64> {
     let near = (0u32..64, -2i64..3).prop_map(|(bit, by)| (1u64 << bit).wrapping_add_signed(by));
     prop_oneof![
         near,
@@ -67,7 +71,7 @@ fn plain(frame: &Frame) -> bool {
 }
 
 fn agree(switcher: &mut Switcher, frame: &Frame, waiting: bool) -> Result<(), TestCaseError> {
-    let called = switcher::Call {
+    let called = call::Call {
         rip: 0x1234_5678,
         rflags: 0x246,
         rsp: 0x7fff_0000,
@@ -88,7 +92,7 @@ fn agree(switcher: &mut Switcher, frame: &Frame, waiting: bool) -> Result<(), Te
                 rflags: called.rflags,
                 rsp: called.rsp,
                 rax: 0,
-                ..switcher::KERNEL_MODE
+                ..call::KERNEL_MODE
             };
             prop_assert_eq!(left.without_scratch(), untouched);
         }
@@ -116,7 +120,7 @@ fn agree(switcher: &mut Switcher, frame: &Frame, waiting: bool) -> Result<(), Te
                 gs_base: if user {
                     ((frame.user_gs_base << 16) as i64 >> 16) as u64
                 } else {
-                    switcher::KERNEL_GS
+                    call::KERNEL_GS
                 },
             };
             prop_assert_eq!(left, resumed);
@@ -185,7 +189,7 @@ fn assembly_and_rust_send_the_same_calls_to_the_monitor() {
             const ENTRY: u64 = 0xffff_8700_4000_0000;
             // At CPL 3 the real IF is on.
             let rflags = u64::from(rflags) | flags::IF;
-            let call = switcher::Call {
+            let call = call::Call {
                 rip,
                 rflags,
                 rsp: 0x7fff_0000,
@@ -212,7 +216,7 @@ fn assembly_and_rust_send_the_same_calls_to_the_monitor() {
                 cs: eret::CS_USER64,
                 ss: eret::SS_USER,
                 irq_enabled: 0,
-                ..switcher::KERNEL_MODE
+                ..call::KERNEL_MODE
             };
             prop_assert_eq!(left, arrived);
             prop_assert_eq!(saved_rip, rip);

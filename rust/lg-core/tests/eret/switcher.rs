@@ -2,28 +2,35 @@
 
 //! The switcher in a program: a copy of its text that may be executed, with a state page and a shared page behind it.
 
+use crate::call::{Call, Frame, Left, Way, EVENT_VALID, IRQ_ENABLED, KERNEL_GS, KERNEL_MODE};
 use core::arch::global_asm;
-use lg_core::{eret, exit, flags, monitor};
+use lg_core::{addr, eret, event, exit, flags, foresight, monitor, paging};
 use std::cell::UnsafeCell;
 use std::ptr::{addr_of, null_mut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const PAGE: usize = 4096;
-const STATE: usize = 3 * PAGE;
-const SHARED: usize = 4 * PAGE;
+pub(crate) const STATE: usize = 3 * PAGE;
+pub(crate) const SHARED: usize = 4 * PAGE;
 /// In the state page: where the replaced instructions jump, and the GS base that the replaced ones read and write.
 const TO_IRET: usize = 0xf00;
 const TO_SYSRET: usize = 0xf08;
 const TO_HOST: usize = 0xf10;
-const GS: usize = 0xf18;
+pub(crate) const GS: usize = 0xf18;
 
 /// The fields of the state page that are looked at here. The others only need to be apart.
-const REGS: usize = 0x200;
-const MODE: usize = 0x600;
+pub(crate) const REGS: usize = 0x200;
+pub(crate) const MODE: usize = 0x600;
 const IRQ_WAITING: usize = 0x604;
 const NMI: usize = 0x608;
-const KERNEL_GS_BASE: usize = 0x610;
+pub(crate) const KERNEL_GS_BASE: usize = 0x610;
 const MONITOR_ENTRY: usize = 0x618;
+pub(crate) const NOTE: usize = 0x620;
+pub(crate) const EVENT_ENTRY: usize = 0x630;
+pub(crate) const SHARED_GVA: usize = 0x638;
+pub(crate) const DIRECT_FAULTS: usize = 0x640;
+pub(crate) const SPURIOUS: usize = 0x648;
+pub(crate) const SPURIOUS_COUNT: usize = 0x650;
 const REST: usize = 0x700;
 
 global_asm!(
@@ -32,12 +39,14 @@ global_asm!(
     ".macro lgdt where:vararg\n jmpq *state + {TO_HOST}(%rip)\n .endm",
     ".macro rdgsbase to\n movq state + {GS}(%rip), \\to\n .endm",
     ".macro wrgsbase from\n movq \\from, state + {GS}(%rip)\n .endm",
+    ".macro invlpg where:vararg\n .endm",
     include_str!("../../../lg/sys/switcher.S"),
     ".purgem iretq",
     ".purgem sysretq",
     ".purgem lgdt",
     ".purgem rdgsbase",
     ".purgem wrgsbase",
+    ".purgem invlpg",
     TO_IRET = const TO_IRET,
     TO_SYSRET = const TO_SYSRET,
     TO_HOST = const TO_HOST,
@@ -56,6 +65,15 @@ global_asm!(
     NOT_IF = const !(flags::IF as u32),
     SLOT_SHIFT = const monitor::SLOT_SHIFT,
     MONITOR_CODE = const monitor::CODE_PREFIX,
+    PAGE_SHIFT = const addr::PAGE_SHIFT,
+    BLOCK_SHIFT = const foresight::BLOCK_SHIFT,
+    BLOCK_PAGES = const foresight::BLOCK_PAGES,
+    READ_ONLY_SHIFT = const foresight::READ_ONLY_SHIFT,
+    PF_ABSENT = const foresight::ABSENT,
+    PF_READ_ONLY = const foresight::READ_ONLY,
+    PF_WRITE = const paging::error::W,
+    EVENT_VALID = const EVENT_VALID,
+    EVENT_PAGE_FAULT = const event::PF as u64 | EVENT_VALID,
     IRET_FLAGS = const flags::TF | flags::RF,
     TSS_SELECTOR = const 0x40,
     TSS_TYPE = const 0x45,
@@ -117,8 +135,13 @@ global_asm!(
     ST_SYSCALL_ENTRY = const REST + 0xd0,
     ST_CR2 = const REST + 0xd8,
     ST_INVLPG = const REST + 0xe0,
-    ST_SPURIOUS = const REST + 0xe8,
-    ST_SPURIOUS_COUNT = const REST + 0xf0,
+    ST_SPURIOUS = const SPURIOUS,
+    ST_SPURIOUS_COUNT = const SPURIOUS_COUNT,
+    ST_NOTE_BLOCK = const NOTE,
+    ST_NOTE_PAGES = const NOTE + 8,
+    ST_EVENT_ENTRY = const EVENT_ENTRY,
+    ST_SHARED_GVA = const SHARED_GVA,
+    ST_DIRECT_FAULTS = const DIRECT_FAULTS,
     ST_DB_DROPPED = const REST + 0xf8,
     ST_NMI_COUNT = const REST + 0xfc,
     ST_NMI_COUNT_PTR = const REST + 0x100,
@@ -135,6 +158,11 @@ global_asm!(
     SH_RCX = const 48,
     SH_R11 = const 56,
     SH_USER_GS_BASE = const 64,
+    SH_CR2 = const 72,
+    SH_EVENT = const 80,
+    SH_ERROR_CODE = const 88,
+    SH_SS = const 96,
+    SH_KERNEL_RSP = const 104,
     options(att_syntax)
 );
 
@@ -181,20 +209,20 @@ global_asm!(
     ".popsection",
     ".pushsection .bss.try_eret, \"aw\", @nobits",
     ".balign 8",
+    ".globl tests_rsp, came_back",
     "tests_rsp: .skip 8",
-    ".globl came_back",
     "came_back: .skip 40",
     ".popsection",
     options(att_syntax)
 );
 
 #[repr(C)]
-struct CameBack {
-    way: u64,
-    rax: u64,
-    rcx: u64,
-    r11: u64,
-    rsp: u64,
+pub(crate) struct CameBack {
+    pub(crate) way: u64,
+    pub(crate) rax: u64,
+    pub(crate) rcx: u64,
+    pub(crate) r11: u64,
+    pub(crate) rsp: u64,
 }
 
 extern "C" {
@@ -204,87 +232,9 @@ extern "C" {
     static by_iret: u8;
     static by_sysret: u8;
     static by_host: u8;
-    static came_back: UnsafeCell<CameBack>;
+    pub(crate) static came_back: UnsafeCell<CameBack>;
     fn try_eret(entry: usize, rip: u64, rflags: u64, rsp: u64);
 }
-
-/// What the Guest put into the shared page.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Frame {
-    pub(crate) cs: u64,
-    pub(crate) rip: u64,
-    pub(crate) rflags: u64,
-    pub(crate) rsp: u64,
-    pub(crate) rax: u64,
-    pub(crate) rcx: u64,
-    pub(crate) r11: u64,
-    pub(crate) user_gs_base: u64,
-}
-
-/// The state in which it made the hypercall.
-pub(crate) struct Call {
-    pub(crate) rip: u64,
-    pub(crate) rflags: u64,
-    pub(crate) rsp: u64,
-}
-
-/// How it ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Way {
-    Iret,
-    Sysret,
-    Host,
-}
-
-/// What the CPU would have been left with: by the instruction that enters the Guest, or for the Host to see.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Left {
-    pub(crate) way: Way,
-    pub(crate) vector: u64,
-    pub(crate) rip: u64,
-    pub(crate) rflags: u64,
-    pub(crate) rsp: u64,
-    pub(crate) rax: u64,
-    pub(crate) rcx: u64,
-    pub(crate) r11: u64,
-    pub(crate) cs: u64,
-    pub(crate) ss: u64,
-    pub(crate) user_mode: bool,
-    pub(crate) irq_enabled: u64,
-    pub(crate) gs_base: u64,
-}
-
-impl Left {
-    /// Without what a hypercall loses, and what the Host sets itself.
-    pub(crate) fn without_scratch(self) -> Self {
-        Self {
-            rcx: 0,
-            r11: 0,
-            cs: 0,
-            ss: 0,
-            ..self
-        }
-    }
-}
-
-pub(crate) const KERNEL_GS: u64 = 0xffff_8888_0000_1000;
-const IRQ_ENABLED: u64 = 0x5a5a;
-/// Guest kernel mode, as it makes the hypercall.
-pub(crate) const KERNEL_MODE: Left = Left {
-    way: Way::Host,
-    vector: 0,
-    rip: 0,
-    rflags: 0,
-    rsp: 0,
-    rax: 0,
-    rcx: 0,
-    r11: 0,
-    cs: 0,
-    ss: 0,
-    user_mode: false,
-    irq_enabled: IRQ_ENABLED,
-    gs_base: KERNEL_GS,
-};
 
 /// Whoever makes a call holds this: what it comes back by is in memory that all tests of this program share, and cargo
 /// runs each in a thread of its own.
@@ -292,7 +242,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// A region of the switcher, and the right to make calls.
 pub(crate) struct Switcher {
-    base: *mut u8,
+    pub(crate) base: *mut u8,
     last: Way,
     _alone: MutexGuard<'static, ()>,
 }
@@ -320,12 +270,17 @@ impl Switcher {
             addr_of!(lg_switcher_start).copy_to_nonoverlapping(base, STATE);
             std::slice::from_raw_parts_mut(base, STATE)
         };
-        // MOV to CR3 from RAX or RCX, and MOV from CR2 to RAX, are privileged: NOPs of the same length.
+        // MOV to CR3 from RAX or RCX are privileged: NOPs of the same length. MOV from CR2 to RAX is one from R15.
+        const NOP: [u8; 3] = [0x0f, 0x1f, 0x00];
         let mut replaced = 0;
-        for privileged in [[0x0f, 0x22, 0xd8], [0x0f, 0x22, 0xd9], [0x0f, 0x20, 0xd0]] {
+        for (privileged, by) in [
+            ([0x0f, 0x22, 0xd8], NOP),
+            ([0x0f, 0x22, 0xd9], NOP),
+            ([0x0f, 0x20, 0xd0], [0x4c, 0x89, 0xf8]),
+        ] {
             for at in 0..text.len() - 2 {
                 if text[at..at + 3] == privileged {
-                    text[at..at + 3].copy_from_slice(&[0x0f, 0x1f, 0x00]);
+                    text[at..at + 3].copy_from_slice(&by);
                     replaced += 1;
                 }
             }
@@ -348,13 +303,13 @@ impl Switcher {
         self.last
     }
 
-    fn set(&self, offset: usize, value: u64) {
+    pub(crate) fn set(&self, offset: usize, value: u64) {
         assert!(offset % 8 == 0 && offset < 6 * PAGE);
         // SAFETY: An aligned word of the mapping.
         unsafe { self.base.add(offset).cast::<u64>().write_volatile(value) };
     }
 
-    fn get(&self, offset: usize) -> u64 {
+    pub(crate) fn get(&self, offset: usize) -> u64 {
         assert!(offset % 8 == 0 && offset < 6 * PAGE);
         // SAFETY: As above.
         unsafe { self.base.add(offset).cast::<u64>().read_volatile() }

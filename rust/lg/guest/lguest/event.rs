@@ -3,6 +3,7 @@
 //! Events of the lguest ABI: how exceptions, interrupts and system calls come to the Guest's kernel.
 
 use super::{
+    set_cr2,
     set_virtual_if,
     virtual_if, //
 };
@@ -10,8 +11,7 @@ use crate::{
     abi::{
         LGUEST_ERROR_SYSCALL32,
         LGUEST_ERROR_SYSENTER,
-        LGUEST_EVENT_VALID,
-        LGUEST_SHARED_VA, //
+        LGUEST_EVENT_VALID, //
     },
     blame::{
         Death,
@@ -28,8 +28,10 @@ use crate::{
             self,
             Event, //
         },
-        flags, //
+        flags,
+        foresight::Note, //
     },
+    sys::page::Wait,
 };
 
 /// The #GP by which a program's SYSENTER is told to the Guest's kernel.
@@ -75,6 +77,26 @@ pub(crate) fn inject_exception(cpu: &mut Cpu, event: Event) -> Result<Next, Stop
     Ok(next)
 }
 
+/// Gives the Guest a page fault. Of user mode, those that are likely to come next are noted for the switcher, unless
+/// somebody wants to see each.
+pub(crate) fn inject_page_fault(cpu: &mut Cpu, gva: Gva, code: u32) -> Result<Next, Stop> {
+    let user = cpu.switcher.user_mode();
+    set_cr2(cpu, gva.get());
+    let next = inject(cpu, Event::new(event::PF, code))?;
+    if user {
+        let watched = cpu.switcher.stepping() || cpu.counts.recording();
+        let note = if gva.is_upper() || watched || cpu.switcher.page.takes_spurious() == 0 {
+            Note::default()
+        } else {
+            let tables = cpu.shared.ram.tables(Wait::Forbidden);
+            Note::of(&tables, cpu.root.gpa(), gva)
+        };
+        *cpu.switcher.note() = note;
+    }
+    cpu.switcher.note().cross_out(gva);
+    Ok(next)
+}
+
 /// Gives the Guest an event: the interrupted state goes to the shared page, and the Guest to
 /// its entry point. Its stack is its own business.
 pub(crate) fn inject(cpu: &mut Cpu, event: Event) -> Result<Next, Stop> {
@@ -104,9 +126,9 @@ pub(crate) fn inject(cpu: &mut Cpu, event: Event) -> Result<Next, Stop> {
     page.set_rax(regs.rax);
     page.set_irq_enabled(0);
     cpu.switcher.set_user_mode(false);
-    let id = u64::from(cpu.id);
+    let shared = cpu.switcher.shared_gva();
     let regs = cpu.switcher.regs();
-    regs.rax = (LGUEST_SHARED_VA as u64) + id * 4096;
+    regs.rax = shared;
     (regs.rip, regs.rsp) = if user {
         (entries.user.get(), kernel_rsp)
     } else {

@@ -106,7 +106,7 @@ fn call(
         LHCALL_SET_CPUNODE => set_cpunode(cpu, regs.rdi)?,
         LHCALL_DROP_ROOT => {
             let root = Gpa::new(regs.rdi & paging::ADDR);
-            cpu.shared.shadow(wait)?.drop_root(&cpu.root, root);
+            cpu.drop_root(root, wait)?;
         }
         LHCALL_SET_MONITOR => set_monitor(cpu, Gva::new(regs.rdi), Gpa::new(regs.rsi), wait)?,
         _ => return Err(Errno::NoSuchCall.into()),
@@ -143,11 +143,12 @@ fn set_entries(cpu: &mut Cpu, entries: [u64; 3]) -> Result<(), Errno> {
         return Err(Errno::Invalid);
     }
     cpu.switcher.set_syscall_entry(syscall);
+    cpu.switcher.set_event_entry(user);
     cpu.entries = Some(Entries { user, kernel });
     Ok(())
 }
 
-fn flush_tlb(cpu: &Cpu, what: u64, [gva, end]: [u64; 2], wait: Wait) -> Result<(), Refused<Errno>> {
+fn flush_tlb(cpu: &mut Cpu, what: u64, [gva, end]: [u64; 2], wait: Wait) -> Result<(), Refused<Errno>> {
     let what = match u32::try_from(what) {
         Ok(LGUEST_FLUSH_USER) => Flush::Lower,
         Ok(LGUEST_FLUSH_ALL) => Flush::All,
@@ -155,7 +156,7 @@ fn flush_tlb(cpu: &Cpu, what: u64, [gva, end]: [u64; 2], wait: Wait) -> Result<(
         Ok(LGUEST_FLUSH_RANGE) => range(Gva::new(gva), Gva::new(end)).ok_or(Errno::Invalid)?,
         _ => return Err(Errno::Invalid.into()),
     };
-    cpu.shared.flush(&cpu.root, what, wait)?;
+    cpu.flush(what, wait)?;
     Ok(())
 }
 

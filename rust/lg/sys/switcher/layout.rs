@@ -14,12 +14,20 @@ use crate::{
         LGUEST_CS_KERNEL,
         LGUEST_CS_USER32,
         LGUEST_CS_USER64,
+        LGUEST_EVENT_VALID,
         LGUEST_SS_USER, //
     },
     lg_core::{
+        addr,
+        event,
         exit,
         flags,
-        monitor, //
+        foresight::{
+            self,
+            Note, //
+        },
+        monitor,
+        paging, //
     },
 };
 use core::{
@@ -149,8 +157,14 @@ pub(super) struct State {
     pub(super) fs: u16,
     pub(super) gs: u16,
     pub(super) syscall_entry: u64,
+    /// Where events of user mode arrive; 0 as long as nothing can be noted.
+    pub(super) event_entry: u64,
+    /// GVA of the shared page.
+    pub(super) shared_gva: u64,
     /// 0: there is no monitor.
     pub(super) monitor_entry: u64,
+    /// The page faults that are the Guest's.
+    pub(super) note: Note,
     pub(super) cr2: u64,
     /// GVA whose translation to drop on the way in, or 0.
     pub(super) invlpg: u64,
@@ -172,6 +186,7 @@ pub(super) struct State {
     pub(super) dr6: u64,
     pub(super) direct_syscalls: u64,
     pub(super) direct_erets: u64,
+    pub(super) direct_faults: u64,
     pub(super) spurious_count: u64,
 }
 
@@ -195,10 +210,19 @@ global_asm!(
     GUEST_CS_USER32 = const LGUEST_CS_USER32,
     GUEST_SS = const LGUEST_SS_USER,
     AT_EVENT_ENTRY = const flags::AT_EVENT_ENTRY,
+    EVENT_VALID = const LGUEST_EVENT_VALID,
+    EVENT_PAGE_FAULT = const event::PF as u32 | LGUEST_EVENT_VALID,
     IF = const flags::IF,
     NOT_IF = const !(flags::IF as u32),
     SLOT_SHIFT = const monitor::SLOT_SHIFT,
     MONITOR_CODE = const monitor::CODE_PREFIX,
+    BLOCK_SHIFT = const foresight::BLOCK_SHIFT,
+    BLOCK_PAGES = const foresight::BLOCK_PAGES,
+    PAGE_SHIFT = const addr::PAGE_SHIFT,
+    READ_ONLY_SHIFT = const foresight::READ_ONLY_SHIFT,
+    PF_ABSENT = const foresight::ABSENT,
+    PF_READ_ONLY = const foresight::READ_ONLY,
+    PF_WRITE = const paging::error::W,
     IRET_FLAGS = const flags::TF | flags::RF,
     TSS_SELECTOR = const TSS_SELECTOR,
     TSS_TYPE = const 8 * TSS_INDEX + 5,
@@ -257,6 +281,10 @@ global_asm!(
     ST_FS = const offset_of!(State, fs),
     ST_GS = const offset_of!(State, gs),
     ST_SYSCALL_ENTRY = const offset_of!(State, syscall_entry),
+    ST_EVENT_ENTRY = const offset_of!(State, event_entry),
+    ST_SHARED_GVA = const offset_of!(State, shared_gva),
+    ST_NOTE_BLOCK = const offset_of!(State, note.block),
+    ST_NOTE_PAGES = const offset_of!(State, note.pages),
     ST_MONITOR_ENTRY = const offset_of!(State, monitor_entry),
     ST_CR2 = const offset_of!(State, cr2),
     ST_INVLPG = const offset_of!(State, invlpg),
@@ -270,15 +298,21 @@ global_asm!(
     ST_FAULT_RIP = const offset_of!(State, fault_rip),
     ST_DIRECT_SYSCALLS = const offset_of!(State, direct_syscalls),
     ST_DIRECT_ERETS = const offset_of!(State, direct_erets),
+    ST_DIRECT_FAULTS = const offset_of!(State, direct_faults),
     SH_IRQ_ENABLED = const offset_of!(lguest_shared, irq_enabled),
+    SH_CR2 = const offset_of!(lguest_shared, cr2),
+    SH_EVENT = const offset_of!(lguest_shared, event),
+    SH_ERROR_CODE = const offset_of!(lguest_shared, error_code),
     SH_RIP = const offset_of!(lguest_shared, rip),
     SH_CS = const offset_of!(lguest_shared, cs),
     SH_RFLAGS = const offset_of!(lguest_shared, rflags),
     SH_RSP = const offset_of!(lguest_shared, rsp),
+    SH_SS = const offset_of!(lguest_shared, ss),
     SH_RAX = const offset_of!(lguest_shared, rax),
     SH_RCX = const offset_of!(lguest_shared, rcx),
     SH_R11 = const offset_of!(lguest_shared, r11),
     SH_USER_GS_BASE = const offset_of!(lguest_shared, user_gs_base),
+    SH_KERNEL_RSP = const offset_of!(lguest_shared, kernel_rsp),
     options(att_syntax)
 );
 

@@ -41,6 +41,7 @@ use super::{
 use crate::{
     abi::{
         LGUEST_HOST_CLEARS_BUFFERS,
+        LGUEST_SHARED_VA,
         LHCALL_ERET, //
     },
     lg_core::{
@@ -58,6 +59,7 @@ use crate::{
             Raw, //
         },
         flags,
+        foresight::Note,
         mitigations::{
             Policy,
             Set, //
@@ -72,10 +74,11 @@ use layout::*;
 /// DR6: 0 after a bus lock.
 const DR6_NO_BUS_LOCK: u64 = 1 << 11;
 
-/// System calls, returns from them, and spurious faults that the switcher dealt with alone.
+/// System calls, returns from them, the Guest's page faults, and spurious ones that the switcher dealt with alone.
 pub(crate) struct Alone {
     pub(crate) syscalls: u64,
     pub(crate) erets: u64,
+    pub(crate) faults: u64,
     pub(crate) spurious: u64,
 }
 
@@ -143,6 +146,7 @@ impl Switcher {
         };
         state.verw = HOST_DS;
         state.actions = Actions::of(&policy);
+        state.shared_gva = LGUEST_SHARED_VA as u64 + id as u64 * 4096;
         Ok(this)
     }
 
@@ -211,6 +215,7 @@ impl Switcher {
     /// From the next section on: makes the Guest leave after each instruction.
     pub(crate) fn set_stepping(&mut self, stepping: bool) {
         self.stepping = stepping;
+        *self.note() = Note::default();
     }
 
     pub(crate) fn stepping(&self) -> bool {
@@ -253,6 +258,22 @@ impl Switcher {
         self.state().monitor_entry = gva.canonicalize().get();
     }
 
+    /// Where events of user mode arrive. It is canonical.
+    pub(crate) fn set_event_entry(&mut self, gva: Gva) {
+        self.state().event_entry = gva.canonicalize().get();
+    }
+
+    /// The shared page as the Guest finds it.
+    pub(crate) fn shared_gva(&mut self) -> u64 {
+        self.state().shared_gva
+    }
+
+    /// The page faults that go to the Guest without us. Whoever makes one of these sees to it that each is the
+    /// Guest's under the current root, and that it has an entry point for events.
+    pub(crate) fn note(&mut self) -> &mut Note {
+        &mut self.state().note
+    }
+
     pub(crate) fn set_roots(&mut self, kernel: Hpa, user: Hpa) {
         let state = self.state();
         state.kernel_cr3 = kernel.get();
@@ -274,6 +295,7 @@ impl Switcher {
         Alone {
             syscalls: state.direct_syscalls,
             erets: state.direct_erets,
+            faults: state.direct_faults,
             spurious: state.spurious_count,
         }
     }

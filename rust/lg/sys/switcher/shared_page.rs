@@ -59,7 +59,8 @@ read!(
     rcx,
     r11,
     user_gs_base,
-    kernel_rsp
+    kernel_rsp,
+    takes_spurious
 );
 write!(
     set_irq_enabled: irq_enabled u64,

@@ -8,7 +8,7 @@
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use lguest_guest::event::{set_handler, vector, Frame};
+use lguest_guest::event::{set_handler, take_spurious_faults, vector, Frame};
 use lguest_guest::paging::{pte, AddressSpace, PAGE};
 use lguest_guest::{abi, command_line, entry, hypercall, irq, println, user};
 use lguest_guest_tests::{code, User, CODE, DATA};
@@ -94,6 +94,11 @@ fn main() -> u8 {
 }
 
 fn in_user_mode(user: &User) {
+    // Were it not for the debugger, the page fault below would come without an exit: the page beside this one is not
+    // there either.
+    take_spurious_faults(true);
+    let frame = user.run_with(code!("mov (%rsi), %bl"), PAGE);
+    assert_eq!(frame.vector, vector::PAGE_FAULT);
     let handlers = [vector::SYSCALL, vector::BREAKPOINT, vector::INT80];
     for vector in handlers {
         set_handler(

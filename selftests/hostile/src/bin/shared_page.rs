@@ -6,13 +6,22 @@
 
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
-use lguest_guest::abi::{lguest_shared, LGUEST_SHARED_VA};
-use lguest_guest::event::{set_handler, vector, Frame};
+use lguest_guest::abi::{lguest_shared, LGUEST_EVENT_VALID, LGUEST_FLUSH_ALL, LGUEST_SHARED_VA};
+use lguest_guest::event::{set_handler, take_spurious_faults, vector, Frame, Handler};
+use lguest_guest::paging::{AddressSpace, PAGE};
 use lguest_guest::{entry, hypercall, irq, shared_read, shared_write};
 use lguest_guest_tests::{arm, code, in_kernel, poke, Random, User, FIRED};
 use lguest_hostile_guests::commit;
 
 entry!(main);
+
+const NON_CANONICAL: u64 = 0x8000_0000_0000;
+const KERNEL_NOTHING: u64 = 0xffff_a000_0000_0000;
+/// The switcher's.
+const SLOT: u64 = 0xffff_8780_0000_0000;
+/// Pages of which the Host notes that they are not there when one of them faults.
+const FORESEEN: u64 = 0x4000_0000;
+const FORESEEN_PAGES: u64 = 16;
 
 fn main() -> u8 {
     commit(&[
@@ -22,6 +31,26 @@ fn main() -> u8 {
         ("execute-the-shared-page", execute_the_shared_page),
         ("map-over-the-shared-page", map_over_the_shared_page),
         ("beyond-the-shared-page", beyond_the_shared_page),
+        ("foreseen-garbage", foreseen_garbage),
+        ("foreseen-without-stack", || {
+            foreseen(|_| shared_write!(kernel_rsp, KERNEL_NOTHING))
+        }),
+        ("foreseen-with-non-canonical-stack", || {
+            foreseen(|_| shared_write!(kernel_rsp, NON_CANONICAL))
+        }),
+        ("foreseen-with-stack-in-the-slot", || {
+            foreseen(|_| shared_write!(kernel_rsp, SLOT + 0x2000))
+        }),
+        ("foreseen-without-entry", || {
+            foreseen(|_| {
+                let entries =
+                    hypercall::set_entries(KERNEL_NOTHING, KERNEL_NOTHING, KERNEL_NOTHING);
+                assert_eq!(entries, 0, "SET_ENTRIES");
+            })
+        }),
+        ("foreseen-behind-another-event", || {
+            foreseen(|_| shared_write!(event, u64::from(LGUEST_EVENT_VALID)))
+        }),
     ])
 }
 
@@ -142,4 +171,52 @@ fn beyond_the_shared_page() {
         "mov (%rax), %rax"
     ));
     assert!(frame.is_some_and(|frame| frame.vector == vector::PAGE_FAULT));
+}
+
+fn map_what_faulted(_: &mut Frame) {
+    AddressSpace::current().map_new_user(shared_read!(cr2) & !(PAGE - 1));
+}
+
+/// A page fault that the switcher gives to the kernel by itself, when the kernel has done `crime` just before.
+fn foreseen(crime: Handler) {
+    take_spurious_faults(true);
+    set_handler(vector::PAGE_FAULT, Some(map_what_faulted));
+    set_handler(vector::BREAKPOINT, Some(crime));
+    User::new().run_with(
+        code!("mov (%rsi), %rax", "int3", "mov 0x1000(%rsi), %rax"),
+        FORESEEN,
+    );
+}
+
+/// Faults with garbage in the page before each of them and in its handler.
+fn foreseen_garbage() {
+    let user = User::new();
+    set_handler(
+        vector::PAGE_FAULT,
+        Some(|frame: &mut Frame| {
+            map_what_faulted(frame);
+            scribble(&mut Random(frame.rdx | 1));
+        }),
+    );
+    set_handler(
+        vector::SYSCALL,
+        Some(|frame: &mut Frame| scribble(&mut Random(frame.rdx | 2))),
+    );
+    for round in 0..200 {
+        let mut frame = user.load(code!(
+            "6: incl (%rsi)",
+            "add $0x1000, %rsi",
+            "syscall",
+            "dec %edi",
+            "jnz 6b"
+        ));
+        (frame.rdx, frame.rsi, frame.rdi) = (round << 2, FORESEEN, FORESEEN_PAGES);
+        lguest_guest::user::run(&mut frame);
+        assert_eq!(frame.vector, vector::INVALID_OPCODE);
+        for n in 0..FORESEEN_PAGES {
+            assert_eq!(lguest_guest_tests::peek32(FORESEEN + n * PAGE), 1);
+            user.space.unmap(FORESEEN + n * PAGE);
+        }
+        assert_eq!(hypercall::flush_tlb(LGUEST_FLUSH_ALL, 0), 0);
+    }
 }
