@@ -34,6 +34,8 @@ pub(crate) fn start(handover: u64) {
     cpu.deadline = u64::MAX;
     cpu.kernel_sp = handover.stack & !15;
     shared_write!(kernel_rsp, cpu.kernel_sp);
+    // Faults of programs go to the kernel as they come, and Linux looks whether there is anything to do.
+    shared_write!(takes_spurious, 1);
     cpu.cr3 = handover.cr3;
     assert_eq!(hypercall::write_cr3(handover.cr3), 0, "WRITE_CR3");
     cpu.frame.rip = handover.entry;
