@@ -30,7 +30,8 @@
 //!
 //! To follow one
 //! * system call: `lg_switcher_syscall` in `sys/switcher.S`; it never comes further.
-//! * page fault: `trap` in `sys/switcher.S`, `Switcher::enter`, `exits::page_fault`, `Shared::fault`, `Mmu::fault`.
+//! * page fault: `page_fault` in `sys/switcher.S`, which gives some to the Guest itself; of the others,
+//!   `Switcher::enter`, `exits::page_fault`, `Shared::fault`, `Mmu::fault`.
 //! * interrupt of the Host's: `trap`, `Switcher::enter`, `Switcher::replay`; of the Guest's:
 //!   `Inbox::raise`, `event::deliver_interrupts`, `event::inject`.
 //! * virtqueue kick: `hypercall::handle`, `Notify::signal`, `EventFd::signal`.

@@ -99,7 +99,7 @@ impl Switcher {
         }
         self.set(
             STATE + MODE,
-            u64::from(fault.user_mode) | u64::from(fault.waiting) << 32,
+            u64::from(fault.user_mode) | (u64::from(fault.waiting) << 32),
         );
         self.set(STATE + GS, USER_GS);
         self.set(STATE + KERNEL_GS_BASE, KERNEL_GS);
@@ -251,7 +251,7 @@ fn fault() -> impl Strategy<Value = Fault> {
             let (rip, rflags, rsp, ss, rax, rcx, r11) = words;
             let cr2 = if lower { cr2 & ((1 << 47) - 1) } else { cr2 };
             let block = cr2 >> BLOCK_SHIFT;
-            let cr2 = block << BLOCK_SHIFT | within;
+            let cr2 = (block << BLOCK_SHIFT) | within;
             Fault {
                 cr2,
                 code,

@@ -42,8 +42,8 @@ proptest! {
                 let access = Access { write, fetch: false, user: true };
                 hardware(&mut ram.words(), 0, first + n * 4096, access)
             };
-            let absent = note.pages >> n & 1 != 0;
-            let read_only = note.pages >> (READ_ONLY_SHIFT as u64 + n) & 1 != 0;
+            let absent = (note.pages >> n) & 1 != 0;
+            let read_only = (note.pages >> (READ_ONLY_SHIFT as u64 + n)) & 1 != 0;
             prop_assert_eq!(absent, access(false) == Outcome::Fault(ABSENT), "page {}", n);
             prop_assert_eq!(read_only, access(true) == Outcome::Fault(READ_ONLY), "page {}", n);
         }
@@ -54,10 +54,10 @@ proptest! {
     fn a_flush_crosses_out_its_pages(first in -40i64..40, count in 0usize..64) {
         let first = (FIRST >> 12).wrapping_add_signed(first);
         let mut note = FULL;
-        note.flush(Flush::Pages(Gva::new(first << 12 | 5), count));
+        note.flush(Flush::Pages(Gva::new((first << 12) | 5), count));
         for n in 0..BLOCK_PAGES {
             let flushed = (first..first + count as u64).contains(&((FIRST >> 12) + n));
-            let left = note.pages >> n & 0x1_0001;
+            let left = (note.pages >> n) & 0x1_0001;
             prop_assert_eq!(left, if flushed { 0 } else { 0x1_0001 }, "page {}", n);
         }
     }
@@ -70,20 +70,20 @@ fn a_note_tells_pages_apart() {
     let at = mapped.entries[3];
     mapped.ram.set(at + 8, 0x8000 | P | 4);
     mapped.ram.set(at + 9 * 8, 0x8000 | P | W | 4);
-    mapped.ram.set(at + 15 * 8, 0x8000 | P | 4 | 1 << 50);
+    mapped.ram.set(at + 15 * 8, 0x8000 | P | 4 | (1 << 50));
     let note = |mapped: &crate::tables::Mapped| Note::of(&mapped.ram, ROOT, Gva::new(GVA));
     let expected = Note {
         block: FIRST >> 16,
-        pages: 1 << 17 | 0x7dfc,
+        pages: (1 << 17) | 0x7dfc,
     };
     assert_eq!(note(&mapped), expected);
     // What is above forbids as well.
     mapped.clear(1, W);
-    assert_eq!(note(&mapped).pages, 0x203 << 16 | 0x7dfc);
+    assert_eq!(note(&mapped).pages, (0x203 << 16) | 0x7dfc);
     mapped.clear(2, P);
     assert_eq!(note(&mapped).pages, 0xffff);
     // A table that is not RAM is no reason to say anything.
-    mapped.set(2, P | 1 << 40);
+    mapped.set(2, P | (1 << 40));
     assert_eq!(note(&mapped).pages, 0);
 }
 
@@ -104,7 +104,7 @@ fn other_faults_are_the_hosts() {
     for code in 0..=u64::from(u16::MAX) {
         let known = [ABSENT.into(), WRITE, READ_ONLY.into()].contains(&code);
         assert_eq!({ FULL }.take(code, gva(3)), known, "{code:#x}");
-        assert!(!{ FULL }.take(code | 1 << 32, gva(3)));
+        assert!(!{ FULL }.take(code | (1 << 32), gva(3)));
     }
     for away in [16 * 4096, 1 << 47, 0xffff << 48] {
         let mut note = FULL;
@@ -118,7 +118,7 @@ fn other_faults_are_the_hosts() {
 #[test]
 fn what_was_given_is_crossed_out_and_no_more() {
     let mut note = FULL;
-    note.cross_out(Gva::new(gva(5).get() ^ 1 << 40));
+    note.cross_out(Gva::new(gva(5).get() ^ (1 << 40)));
     assert_eq!(note, FULL);
     note.cross_out(gva(5));
     assert_eq!(note.pages, !0x20_0020);

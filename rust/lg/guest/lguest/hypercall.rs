@@ -148,7 +148,12 @@ fn set_entries(cpu: &mut Cpu, entries: [u64; 3]) -> Result<(), Errno> {
     Ok(())
 }
 
-fn flush_tlb(cpu: &mut Cpu, what: u64, [gva, end]: [u64; 2], wait: Wait) -> Result<(), Refused<Errno>> {
+fn flush_tlb(
+    cpu: &mut Cpu,
+    what: u64,
+    [gva, end]: [u64; 2],
+    wait: Wait,
+) -> Result<(), Refused<Errno>> {
     let what = match u32::try_from(what) {
         Ok(LGUEST_FLUSH_USER) => Flush::Lower,
         Ok(LGUEST_FLUSH_ALL) => Flush::All,

@@ -114,7 +114,7 @@ fn touch(user: &User, gva: u64, code: u64, fault: impl Fn()) -> u64 {
             vector: vector::PAGE_FAULT,
             error_code: code,
             // The CPU may say "resume" in the RFLAGS of a fault.
-            rflags: start.rflags | frame.rflags & 1 << 16,
+            rflags: start.rflags | frame.rflags & (1 << 16),
             ..start
         };
         assert_eq!(frame, expected, "fault {count} at {gva:#x}");
@@ -203,9 +203,12 @@ fn written(user: &User, asked: bool) {
     }
 }
 
+/// Its name, how it is done, and which pages it is of.
+type Way<'a> = (&'static str, &'a dyn Fn(), &'a dyn Fn(u64) -> bool);
+
 /// What is flushed is not foreseen any more.
 fn flushed(user: &User) {
-    let ways: [(&str, &dyn Fn(), &dyn Fn(u64) -> bool); 6] = [
+    let ways: [Way; 6] = [
         ("FLUSH_ONE", &|| flush(LGUEST_FLUSH_ONE, page(3), 0), &|n| {
             n == 3
         }),
