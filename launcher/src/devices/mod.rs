@@ -12,6 +12,7 @@ pub mod blk;
 pub mod bytes;
 pub mod console;
 pub mod fs;
+mod interrupt;
 pub mod mmio;
 pub mod net;
 pub mod pci;
@@ -23,12 +24,12 @@ pub mod virtio;
 pub mod vsock;
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INT_VRING};
 use virtio_queue::{Queue, QueueT};
 
 use crate::memory::Memory;
+
+pub use interrupt::{Cause, Interrupt};
 
 /// A driver broke the rules of its device, which will do nothing more until it is reset.
 #[derive(Debug, thiserror::Error)]
@@ -147,63 +148,5 @@ fn copy_config(config: &[u8], offset: u64, data: &mut [u8]) {
             .and_then(|index| config.get(index))
             .copied()
             .unwrap_or(0);
-    }
-}
-
-/// The cause of an interrupt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// The configuration space has changed.
-    Config,
-    /// Buffers of this queue were used.
-    Queue(usize),
-}
-
-/// A device's interrupt: the reasons for it, and the way out.
-pub struct Interrupt {
-    reasons: AtomicU32,
-    generation: AtomicU32,
-    raise: Box<dyn Fn(Cause) + Send + Sync>,
-}
-
-impl Interrupt {
-    /// An interrupt that `raise` raises.
-    pub fn new(raise: impl Fn(Cause) + Send + Sync + 'static) -> Self {
-        Self {
-            reasons: AtomicU32::new(0),
-            generation: AtomicU32::new(0),
-            raise: Box::new(raise),
-        }
-    }
-
-    /// Tells the driver that the configuration space has changed.
-    pub fn config_changed(&self) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        self.send(VIRTIO_MMIO_INT_CONFIG, Cause::Config);
-    }
-
-    /// The reasons that the driver has not acknowledged.
-    fn reasons(&self) -> u32 {
-        self.reasons.load(Ordering::SeqCst)
-    }
-
-    /// The driver acknowledges these reasons.
-    fn acknowledge(&self, reasons: u32) {
-        self.reasons.fetch_and(!reasons, Ordering::SeqCst);
-    }
-
-    /// The driver hears the reasons, and acknowledges them with that.
-    fn take(&self) -> u32 {
-        self.reasons.swap(0, Ordering::SeqCst)
-    }
-
-    /// Tells the driver that buffers of queue `index` were used.
-    fn buffers_used(&self, index: usize) {
-        self.send(VIRTIO_MMIO_INT_VRING, Cause::Queue(index));
-    }
-
-    fn send(&self, reason: u32, cause: Cause) {
-        self.reasons.fetch_or(reason, Ordering::SeqCst);
-        (self.raise)(cause);
     }
 }
