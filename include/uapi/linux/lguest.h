@@ -155,6 +155,17 @@ struct lguest_note {
 #define LGUEST_VECTOR_TIMER	0xec
 
 /*
+ * Registers of lg's own in the page of a virtio-mmio device, 32 bits each, where the specification
+ * has none: the GPA of an aligned 32-bit word of RAM, where the Launcher ORs the reasons of an
+ * interrupt (VIRTIO_MMIO_INT_*) before it raises the line, instead of into InterruptStatus.  The
+ * driver takes them by an exchange with 0, and acknowledges nothing.  The store to HIGH takes
+ * effect, also on reasons that wait already.  Loads say where reasons go: to InterruptStatus if
+ * that is 0, as after a reset, after a store of 0 and where no word can be.
+ */
+#define LGUEST_MMIO_REASONS_LOW		0x0e0
+#define LGUEST_MMIO_REASONS_HIGH	0x0e4
+
+/*
  * The shared page of vCPU N, at LGUEST_SHARED_VA + N * 4096 in Guest kernel mode of every root.
  * Both sides treat what the other wrote as hostile: read once, checked, then used.
  *

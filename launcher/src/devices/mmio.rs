@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use lguest_abi::{LGUEST_MMIO_REASONS_HIGH, LGUEST_MMIO_REASONS_LOW};
 use virtio_bindings::virtio_mmio::*;
 use virtio_queue::QueueT;
 
@@ -32,6 +33,8 @@ impl Window for Mmio {
         } else if let Some(offset) = register(offset, data.len()) {
             let value = match offset {
                 VIRTIO_MMIO_INTERRUPT_STATUS => self.0.interrupt().reasons(),
+                LGUEST_MMIO_REASONS_LOW => self.0.interrupt().told_at() as u32,
+                LGUEST_MMIO_REASONS_HIGH => (self.0.interrupt().told_at() >> 32) as u32,
                 _ => load(&self.0.state(), offset),
             };
             data.copy_from_slice(&value.to_le_bytes());
@@ -73,6 +76,8 @@ fn store(state: &mut State, offset: u32, value: u32) {
         VIRTIO_MMIO_DRIVER_FEATURES_SEL => state.driver_features_sel = value,
         VIRTIO_MMIO_DRIVER_FEATURES => state.accept_half(value),
         VIRTIO_MMIO_QUEUE_SEL => state.queue_sel = value,
+        LGUEST_MMIO_REASONS_LOW => state.reasons_low = value,
+        LGUEST_MMIO_REASONS_HIGH => state.tell_reasons_at(value),
         VIRTIO_MMIO_STATUS => state.set_status(value),
         VIRTIO_MMIO_QUEUE_READY => state.set_ready(value == 1),
         _ => state.set_up(|queue| match offset {

@@ -54,6 +54,8 @@ pub(super) struct State {
     driver_features: u64,
     /// The queue that it sets up.
     pub(super) queue_sel: u32,
+    /// The lower half of the address that the reasons of interrupts are to go to.
+    pub(super) reasons_low: u32,
 }
 
 impl Virtio {
@@ -91,6 +93,7 @@ impl Virtio {
                 driver_features_sel: 0,
                 driver_features: 0,
                 queue_sel: 0,
+                reasons_low: 0,
             }),
         })
     }
@@ -182,6 +185,12 @@ impl State {
         self.interrupt.generation.load(Ordering::SeqCst)
     }
 
+    /// The reasons of interrupts go to the GPA with this upper half; see [`Interrupt::tell_at`].
+    pub(super) fn tell_reasons_at(&self, high: u32) {
+        let gpa = u64::from(high) << 32 | u64::from(self.reasons_low);
+        self.interrupt.tell_at(&self.memory, gpa);
+    }
+
     /// The queue that is selected.
     pub(super) fn queue(&self) -> Option<&Queue> {
         self.queues.get(self.queue_sel as usize)
@@ -248,7 +257,8 @@ impl State {
     fn reset(&mut self) {
         self.device.reset();
         self.queues.iter_mut().for_each(QueueT::reset);
-        self.interrupt.acknowledge(u32::MAX);
+        self.interrupt.reset();
+        self.reasons_low = 0;
         self.status = 0;
         self.device_features_sel = 0;
         self.driver_features_sel = 0;

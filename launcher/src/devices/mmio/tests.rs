@@ -208,6 +208,62 @@ fn a_busy_device_is_still_asked_why_it_interrupted() {
     assert_eq!(mmio.0.kick(1).unwrap().read().unwrap(), 1);
 }
 
+/// Names a word for the reasons.
+fn tell_reasons_at(mmio: &Mmio, gpa: u64) {
+    mmio.put(LGUEST_MMIO_REASONS_LOW, gpa as u32);
+    mmio.put(LGUEST_MMIO_REASONS_HIGH, (gpa >> 32) as u32);
+}
+
+/// Where they go, as the registers say it.
+fn told_at(mmio: &Mmio) -> u64 {
+    let high = u64::from(mmio.get(LGUEST_MMIO_REASONS_HIGH));
+    high << 32 | u64::from(mmio.get(LGUEST_MMIO_REASONS_LOW))
+}
+
+#[test]
+fn the_reasons_go_to_a_word_of_the_drivers() {
+    const WORD: u64 = 0x4ffc;
+    let memory = memory();
+    let (mmio, raised) = sink_in(memory.clone());
+    let interrupt = mmio.0.interrupt().clone();
+    let word = || memory.read_obj::<u32>(GuestAddress(WORD)).unwrap();
+    interrupt.config_changed();
+    tell_reasons_at(&mmio, WORD);
+    assert_eq!(told_at(&mmio), WORD);
+    assert_eq!(word(), VIRTIO_MMIO_INT_CONFIG, "it waited already");
+    assert_eq!(mmio.get(VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+    memory.write_obj(1u32 << 31, GuestAddress(WORD)).unwrap();
+    interrupt.config_changed();
+    assert_eq!(word(), 1 << 31 | VIRTIO_MMIO_INT_CONFIG);
+    assert_eq!(raised.load(Ordering::SeqCst), 2);
+    // Back to the register, and after a reset as well.
+    for back in [LGUEST_MMIO_REASONS_HIGH, VIRTIO_MMIO_STATUS] {
+        tell_reasons_at(&mmio, WORD);
+        memory.write_obj(0u32, GuestAddress(WORD)).unwrap();
+        mmio.put(LGUEST_MMIO_REASONS_LOW, 0);
+        mmio.put(back, 0);
+        assert_eq!(told_at(&mmio), 0);
+        interrupt.config_changed();
+        assert_eq!(word(), 0);
+        let status = mmio.get(VIRTIO_MMIO_INTERRUPT_STATUS);
+        assert_eq!(status, VIRTIO_MMIO_INT_CONFIG);
+        mmio.put(VIRTIO_MMIO_INTERRUPT_ACK, status);
+    }
+}
+
+#[test]
+fn no_reason_goes_where_no_word_can_be() {
+    let (mmio, _) = sink();
+    for gpa in [RAM, RAM - 2, 0x1002, u64::MAX, 1 << 40] {
+        tell_reasons_at(&mmio, 0x1000);
+        tell_reasons_at(&mmio, gpa);
+        assert_eq!(told_at(&mmio), 0, "{gpa:#x}");
+        mmio.0.interrupt().config_changed();
+        let status = mmio.get(VIRTIO_MMIO_INTERRUPT_STATUS);
+        assert_eq!(status, VIRTIO_MMIO_INT_CONFIG, "{gpa:#x}");
+    }
+}
+
 proptest! {
     /// Whatever is stored in whatever order, into registers and rings: no panic, no endless
     /// loop.
@@ -219,7 +275,7 @@ proptest! {
                 prop_oneof![
                     prop::sample::select(vec![
                         0x14, 0x20, 0x24, 0x30, 0x38, 0x44, 0x50, 0x64, 0x70, 0x80, 0x84,
-                        0x90, 0x94, 0xa0, 0xa4, 0xc0, 0x100,
+                        0x90, 0x94, 0xa0, 0xa4, 0xc0, 0xe0, 0xe4, 0x100,
                     ]),
                     any::<u64>(),
                 ],
