@@ -94,6 +94,18 @@ pub struct Source {
     pub queue: usize,
 }
 
+/// Who serves a queue that its driver kicks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kicked {
+    /// The device's thread: the vCPU goes on at once.
+    Thread,
+    /// The vCPU, and nobody else. For a driver that spins until its buffers are used.
+    Vcpu,
+    /// The vCPU what takes no waiting, by [`Device::serve_first`], and the device's thread the rest. For requests that
+    /// mostly take less time than it takes to wake a thread, and to be woken by it.
+    VcpuFirst,
+}
+
 /// The behaviour of a virtio device, whatever the transport.
 ///
 /// Each device is served by a thread of its own, so [`Device::serve`] may wait for a disk or a peer.
@@ -107,9 +119,8 @@ pub trait Device: Send {
     fn features(&self) -> u64;
     /// The largest size of each queue, powers of 2. At most 64 queues.
     fn queue_sizes(&self) -> &[u16];
-    /// Is queue `index` served by the vCPU that kicks it, at once, and not by another thread? For a
-    /// driver that spins until its buffers are used.
-    fn serves_at_once(&self, index: usize) -> bool;
+    /// Who serves queue `index` when the driver kicks it.
+    fn kicked(&self, index: usize) -> Kicked;
     /// Fills `data` from the configuration space at `offset`. What lies beyond its end is 0.
     fn read_config(&self, offset: u64, data: &mut [u8]);
     /// The driver is ready, after a reset. `features` are those of [`Device::features`] that were
@@ -130,6 +141,19 @@ pub trait Device: Send {
     /// There may be something to do for queue `index`, which is set up: the driver said so, or our
     /// side of the device.
     fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault>;
+    /// Serves queue `index`, of [`Kicked::VcpuFirst`], as far as nothing has to wait, and not for long: the Guest
+    /// stands still meanwhile. What is left is in [`Served::then`], this queue included.
+    fn serve_first(
+        &mut self,
+        index: usize,
+        _queue: &mut Queue,
+        _memory: &Memory,
+    ) -> Result<Served, Fault> {
+        Ok(Served {
+            used: false,
+            then: 1 << index,
+        })
+    }
 }
 
 /// The registers of a device, in the Guest's physical memory: what a transport is.

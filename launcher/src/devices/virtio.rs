@@ -18,7 +18,7 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::{Address, Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
-use super::{Device, Fault, Interrupt, Source};
+use super::{Device, Fault, Interrupt, Kicked, Served, Source};
 use crate::memory::Memory;
 
 const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
@@ -29,11 +29,15 @@ const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
 /// Told when a driver has stopped its device, with the device's name.
 type OnFault = Box<dyn Fn(&str, &Fault) + Send>;
 
+/// A way to serve a queue of a device.
+type Serve = fn(&mut (dyn Device + 'static), usize, &mut Queue, &Memory) -> Result<Served, Fault>;
+
 /// A device and its queues.
 pub struct Virtio {
     /// Apart from the state: a driver asks why it was interrupted while the device is at work.
     interrupt: Arc<Interrupt>,
     kicks: Vec<Option<Arc<EventFd>>>,
+    kicked: Vec<Kicked>,
     state: Mutex<State>,
 }
 
@@ -72,14 +76,16 @@ impl Virtio {
         let queues = sizes
             .iter()
             .map(|&size| Queue::new(size).map_err(io::Error::other));
-        let kick = |index| match device.serves_at_once(index) {
-            true => Ok(None),
-            false => EventFd::new(EFD_NONBLOCK).map(Arc::new).map(Some),
+        let kicked: Vec<_> = (0..sizes.len()).map(|n| device.kicked(n)).collect();
+        let kick = |kicked: &_| match kicked {
+            Kicked::Vcpu => Ok(None),
+            _ => EventFd::new(EFD_NONBLOCK).map(Arc::new).map(Some),
         };
-        let kicks: Vec<_> = (0..sizes.len()).map(kick).collect::<io::Result<_>>()?;
+        let kicks: Vec<_> = kicked.iter().map(kick).collect::<io::Result<_>>()?;
         Ok(Self {
             interrupt: interrupt.clone(),
             kicks: kicks.clone(),
+            kicked,
             state: Mutex::new(State {
                 queues: queues.collect::<io::Result<_>>()?,
                 kicks,
@@ -104,6 +110,11 @@ impl Virtio {
         self.kicks[index].as_ref()
     }
 
+    /// Who serves queue `index` when the driver kicks it.
+    pub fn kicked(&self, index: usize) -> Kicked {
+        self.kicked[index]
+    }
+
     /// The number of queues.
     pub fn queue_count(&self) -> usize {
         self.kicks.len()
@@ -126,11 +137,18 @@ impl Virtio {
 
     /// The driver kicks a queue. One that is not there is the driver's problem.
     pub fn notify(&self, index: u64) {
-        let index = usize::try_from(index).ok();
-        match index.and_then(|index| Some((index, self.kicks.get(index)?))) {
-            Some((_, Some(kick))) => ring(kick),
-            Some((index, None)) => self.process(index),
-            None => {}
+        let Some(index) = usize::try_from(index).ok() else {
+            return;
+        };
+        match (self.kicked.get(index), self.kicks.get(index)) {
+            (Some(Kicked::VcpuFirst), Some(Some(kick))) => match self.state.try_lock() {
+                Ok(mut state) => state.process_first(index),
+                // The device's thread is at work, and will see to this as well.
+                Err(_) => ring(kick),
+            },
+            (_, Some(Some(kick))) => ring(kick),
+            (_, Some(None)) => self.process(index),
+            (_, None) => {}
         }
     }
 
@@ -271,24 +289,31 @@ impl State {
         while queues != 0 {
             let index = queues.trailing_zeros() as usize;
             queues &= !(1 << index);
-            queues |= self.serve(index);
+            queues |= self.serve(index, Device::serve);
         }
     }
 
-    /// Serves one queue, and returns the set of queues that it is then the turn of.
-    fn serve(&mut self, index: usize) -> u64 {
+    /// Serves queue `index` as far as nothing has to wait. The device's thread hears of what is left.
+    fn process_first(&mut self, index: usize) {
+        let mut left = self.serve(index, Device::serve_first);
+        while left != 0 {
+            let index = left.trailing_zeros() as usize;
+            left &= !(1 << index);
+            self.notify_queue(index);
+        }
+    }
+
+    /// Serves one queue by `serve`, and returns the set of queues that it is then the turn of.
+    fn serve(&mut self, index: usize, serve: Serve) -> u64 {
         if self.status & (DRIVER_OK | NEEDS_RESET) != DRIVER_OK || !self.queues[index].ready() {
             return 0;
         }
         let queue = &mut self.queues[index];
         let before = queue.next_used();
-        let result = self
-            .device
-            .serve(index, queue, &self.memory)
-            .and_then(|served| {
-                let interrupt = served.used && wants_interrupt(queue, &self.memory, before)?;
-                Ok((interrupt, served.then))
-            });
+        let result = serve(&mut *self.device, index, queue, &self.memory).and_then(|served| {
+            let interrupt = served.used && wants_interrupt(queue, &self.memory, before)?;
+            Ok((interrupt, served.then))
+        });
         if self.device.config_changed() {
             self.interrupt.config_changed();
         }

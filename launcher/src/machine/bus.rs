@@ -13,7 +13,7 @@ use crate::devices::mmio::Mmio;
 use crate::devices::pci::{Pci, Routes, BAR_SIZE};
 use crate::devices::slot::Slot;
 use crate::devices::virtio::Virtio;
-use crate::devices::{Device, Fault, Interrupt, Source, Window};
+use crate::devices::{Device, Fault, Interrupt, Kicked, Source, Window};
 use crate::machine::module::Vm;
 use crate::memory::Memory;
 use crate::report::messages::say;
@@ -105,7 +105,9 @@ impl Devices {
         for (number, device) in self.iter().enumerate() {
             let register = Slot::new(number)?.window() + NOTIFY;
             for index in 0..device.queue_count() {
-                if let Some(kick) = device.kick(index) {
+                // A kick that the vCPU hears first comes as a hypercall instead.
+                let kick = device.kick(index);
+                if let Some(kick) = kick.filter(|_| device.kicked(index) == Kicked::Thread) {
                     vm.set_kick(register, index as u32, kick)?;
                 }
             }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use nix::sys::memfd::{memfd_create, MFdFlags};
 use proptest::prelude::*;
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_STATUS;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT};
@@ -32,6 +33,8 @@ const NO_STATUS: u8 = 0xee;
 struct Bench {
     driver: Driver,
     file: File,
+    /// The vCPU that kicks serves first, as it does in a run.
+    vcpu_first: bool,
 }
 
 fn blk(file: &File, access: Access, with_ring: bool) -> Blk {
@@ -48,19 +51,31 @@ fn bench(access: Access, with_ring: bool) -> Bench {
     Bench {
         driver: Driver::new(blk(&file, access, with_ring), 0),
         file,
+        vcpu_first: false,
     }
 }
 
-/// All kinds of disks, and both ways to work on them.
-fn benches() -> [(Access, Bench); 5] {
+/// All kinds of disks, and all ways to work on them.
+fn benches() -> [(Access, Bench); 7] {
     [
-        (Access::Write, false),
-        (Access::Write, true),
-        (Access::Read, false),
-        (Access::Read, true),
-        (Access::Overlay, false),
+        (Access::Write, false, false),
+        (Access::Write, true, false),
+        (Access::Write, true, true),
+        (Access::Read, false, false),
+        (Access::Read, true, false),
+        (Access::Read, true, true),
+        (Access::Overlay, false, false),
     ]
-    .map(|(access, with_ring)| (access, bench(access, with_ring)))
+    .map(|(access, with_ring, vcpu_first)| {
+        let bench = bench(access, with_ring);
+        (
+            access,
+            Bench {
+                vcpu_first,
+                ..bench
+            },
+        )
+    })
 }
 
 /// Each sector is full of its number, plus one.
@@ -89,7 +104,10 @@ impl Bench {
     /// Lets the device work until it has used `count` requests in all.
     fn work(&mut self, count: usize) {
         let patience = Instant::now() + Duration::from_secs(10);
-        self.driver.device.process(0);
+        match self.vcpu_first {
+            true => self.driver.device.notify(0),
+            false => self.driver.device.process(0),
+        }
         while self.driver.used(0).len() < count {
             assert!(Instant::now() < patience && !self.driver.needs_reset());
             self.driver.device.process(0);
@@ -179,6 +197,50 @@ fn read_and_write() {
         }
         assert!(bench.on_disk() == expected);
     }
+}
+
+#[test]
+fn the_vcpu_leaves_what_waits_to_the_thread() {
+    // On a tmpfs nothing waits; other file systems may not know beforehand.
+    let file = memfd_create(c"disk", MFdFlags::empty()).unwrap();
+    let file = File::from(file);
+    let long = 66 << 10;
+    file.set_len(long as u64).unwrap();
+    let mut bench = Bench {
+        driver: Driver::new(blk(&file, Access::Write, true), 0),
+        file,
+        vcpu_first: false,
+    };
+    let kicked = |bench: &Bench| bench.driver.device.kick(0).unwrap().read().is_ok();
+    kicked(&bench); // by the start
+    for (kind, length, at_once) in [
+        (VIRTIO_BLK_T_IN, 512, true),
+        (VIRTIO_BLK_T_OUT, 4096, true),
+        (VIRTIO_BLK_T_FLUSH, 0, false),
+        (VIRTIO_BLK_T_IN, long, false),
+        (VIRTIO_BLK_T_IN, 511, false),
+        (VIRTIO_BLK_T_OUT, 512, true),
+    ] {
+        bench.offer(kind, 0, length);
+        let before = bench.driver.used(0).len();
+        bench.driver.device.notify(0);
+        let used = bench.driver.used(0).len() > before;
+        assert_eq!(
+            (used, kicked(&bench)),
+            (at_once, !at_once),
+            "{kind} {length}"
+        );
+        bench.work(before + 1);
+        let status = if length == 511 { FAILED } else { OK };
+        assert_eq!(bench.status(), status, "{kind} {length}");
+        bench.driver.device.process(0); // hears of the completion
+    }
+    // Somebody else is at work on the disk.
+    bench.offer(VIRTIO_BLK_T_IN, 0, 512);
+    let state = bench.driver.device.state();
+    bench.driver.device.notify(0);
+    drop(state);
+    assert!(kicked(&bench));
 }
 
 #[test]
@@ -491,10 +553,11 @@ proptest! {
     /// Chains that make sense but for one random descriptor: the same status with and without a
     /// ring, and the same content of disk and RAM afterwards.
     #[test]
-    fn both_ways_do_the_same(requests in prop::collection::vec(
+    fn all_ways_do_the_same(requests in prop::collection::vec(
         (0u32..16, 0..SECTORS + 2, 0usize..5, 0u16..3, any::<u8>()), 1..20,
     )) {
-        let mut benches = [bench(Access::Write, false), bench(Access::Write, true)];
+        let mut benches = [false, true, true].map(|with_ring| bench(Access::Write, with_ring));
+        benches[2].vcpu_first = true;
         for (kind, sector, sectors, flags, byte) in requests {
             let outcomes = benches.each_mut().map(|bench| {
                 let ranges = [VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES].contains(&kind);
@@ -510,6 +573,7 @@ proptest! {
                 (outcome, data, bench.on_disk())
             });
             prop_assert!(outcomes[0] == outcomes[1], "{kind} {sector} {sectors}");
+            prop_assert!(outcomes[0] == outcomes[2], "{kind} {sector} {sectors}");
         }
     }
 }

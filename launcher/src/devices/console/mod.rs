@@ -11,7 +11,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use virtio_queue::Queue;
 
 use super::bytes::{drain, Input, Output};
-use super::{until_quiet, Device, Fault, Served};
+use super::{until_quiet, Device, Fault, Kicked, Served};
 use crate::memory::Memory;
 
 /// The queue that carries input to the driver.
@@ -72,8 +72,11 @@ impl Device for Console {
 
     /// Linux spins with interrupts off until its output is out, 16 bytes at a time: to wake another
     /// thread for that costs more than the output.
-    fn serves_at_once(&self, index: usize) -> bool {
-        index == TRANSMIT
+    fn kicked(&self, index: usize) -> Kicked {
+        match index {
+            TRANSMIT => Kicked::Vcpu,
+            _ => Kicked::Thread,
+        }
     }
 
     /// `struct virtio_console_config` begins with columns and rows; of the rest nothing is offered.

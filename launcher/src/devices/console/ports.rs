@@ -14,7 +14,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
 use crate::devices::bytes::{drain, Input, Outlet, Output};
-use crate::devices::{copy_config, until_quiet, Device, Fault, Served};
+use crate::devices::{copy_config, until_quiet, Device, Fault, Kicked, Served};
 use crate::memory::Memory;
 
 /// The most ports there can be.
@@ -306,8 +306,11 @@ impl Device for Ports {
     }
 
     /// Output is only copied, which takes no longer than to wake another thread for it.
-    fn serves_at_once(&self, index: usize) -> bool {
-        index % 2 == 1
+    fn kicked(&self, index: usize) -> Kicked {
+        match index % 2 {
+            1 => Kicked::Vcpu,
+            _ => Kicked::Thread,
+        }
     }
 
     /// In `struct virtio_console_config`, the number of ports is behind the terminal's size.

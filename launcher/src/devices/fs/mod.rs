@@ -37,7 +37,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
-use super::{until_quiet, Device, Fault, Served, Source};
+use super::{until_quiet, Device, Fault, Kicked, Served, Source};
 use crate::devices::fs::newer::{Answer, Files};
 use crate::memory::Memory;
 
@@ -193,8 +193,8 @@ impl<F: Files> Device for Fs<F> {
         &[HIGH_PRIORITY, REQUESTS]
     }
 
-    fn serves_at_once(&self, _: usize) -> bool {
-        false
+    fn kicked(&self, _: usize) -> Kicked {
+        Kicked::Thread
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {

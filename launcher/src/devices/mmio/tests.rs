@@ -14,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::devices::testing::driver::Registers;
-use crate::devices::{Device, Fault, Interrupt, Served};
+use crate::devices::{Device, Fault, Interrupt, Kicked, Served};
 use crate::memory::Memory;
 
 const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
@@ -46,8 +46,8 @@ impl Device for Sink {
         &[SIZE, SIZE]
     }
 
-    fn serves_at_once(&self, _: usize) -> bool {
-        false
+    fn kicked(&self, _: usize) -> Kicked {
+        Kicked::Thread
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {

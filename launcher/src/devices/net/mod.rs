@@ -20,7 +20,7 @@ use virtio_bindings::virtio_net::*;
 use virtio_queue::{Queue, QueueOwnedT, QueueT, Writer};
 use vm_memory::{Address, Bytes, GuestAddress};
 
-use super::{Device, Fault, Served, Source};
+use super::{Device, Fault, Kicked, Served, Source};
 use crate::devices::net::peer::{Mac, Peer, FRAME_MAX, FRAME_MIN, HEADER_SIZE};
 use crate::memory::Memory;
 
@@ -269,8 +269,8 @@ impl Device for Net {
         &[QUEUE_SIZE; 2]
     }
 
-    fn serves_at_once(&self, _: usize) -> bool {
-        false
+    fn kicked(&self, _: usize) -> Kicked {
+        Kicked::Thread
     }
 
     /// `struct virtio_net_config`: address, status, number of queue pairs, MTU.

@@ -8,7 +8,7 @@ use rustix::rand::{getrandom, GetRandomFlags};
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
-use super::{until_quiet, Device, Fault, Served};
+use super::{until_quiet, Device, Fault, Kicked, Served};
 use crate::memory::Memory;
 
 /// A buffer gets this much at most, whatever its length: a driver that wants more asks again, and
@@ -44,8 +44,9 @@ impl Device for Rng {
         &[64]
     }
 
-    fn serves_at_once(&self, _: usize) -> bool {
-        false
+    /// The Host's numbers are there at once.
+    fn kicked(&self, _: usize) -> Kicked {
+        Kicked::Vcpu
     }
 
     /// There is no configuration space.

@@ -14,7 +14,7 @@ use std::io::{self, Read, Write};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
-use super::{until_quiet, Device, Fault, Served, Source};
+use super::{until_quiet, Device, Fault, Kicked, Served, Source};
 use crate::devices::vsock::hub::{Hub, DATA_MAX};
 use crate::devices::vsock::packet::{Header, HEADER};
 use crate::memory::Memory;
@@ -135,8 +135,8 @@ impl Device for Vsock {
         &[128, 128, 8]
     }
 
-    fn serves_at_once(&self, _: usize) -> bool {
-        false
+    fn kicked(&self, _: usize) -> Kicked {
+        Kicked::Thread
     }
 
     /// `struct virtio_vsock_config` is the driver's CID.

@@ -290,6 +290,24 @@ impl Disk {
         }
     }
 
+    /// Fills `buffers` with what is at `offset`, if that takes no waiting; returns whether it has. If not, the
+    /// buffers may have been filled in part.
+    pub fn read_now(&self, buffers: &Buffers, offset: u64) -> bool {
+        match &self.content {
+            Content::Raw(raw) => raw.read_now(buffers, offset),
+            Content::Overlay(_) => false,
+        }
+    }
+
+    /// Writes `buffers` to `offset`, if that takes no waiting; returns whether it has. If not, they may have been
+    /// written in part.
+    pub fn write_now(&mut self, buffers: &Buffers, offset: u64) -> bool {
+        match &self.content {
+            Content::Raw(raw) => raw.write_now(buffers, offset),
+            Content::Overlay(_) => false,
+        }
+    }
+
     /// What was written before stays from now on.
     pub fn flush(&self) -> io::Result<()> {
         match &self.content {

@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use nix::errno::Errno;
 use nix::fcntl::{fallocate, FallocateFlags};
 use nix::sys::stat::{major, minor};
+use nix::sys::statfs::{fstatfs, TMPFS_MAGIC};
 
 use super::sys::{self, Buffers};
 
@@ -23,6 +24,9 @@ const ZERO_RANGE: FallocateFlags =
 pub(super) struct Raw {
     pub(super) file: File,
     is_device: bool,
+    /// On a tmpfs, which cannot say whether a transfer would wait: but for memory that was swapped out, as the
+    /// Guest's own may be, none does.
+    in_memory: bool,
     /// Can what is not needed be deallocated?
     pub(super) can_discard: bool,
     /// Sizes of a logical and a physical block, in bytes.
@@ -63,9 +67,11 @@ impl Raw {
             // Behind the end nothing is lost.
             fallocate(&file, PUNCH_HOLE, size as i64, 1 << 12).is_ok()
         };
+        let in_memory = fstatfs(&file)?.filesystem_type() == TMPFS_MAGIC;
         Ok(Self {
             file,
             is_device,
+            in_memory,
             can_discard,
             blocks: Blocks { logical, physical },
         })
@@ -79,6 +85,16 @@ impl Raw {
     /// Writes `buffers` to `offset`; when `stable`, they are on the medium on return.
     pub(super) fn write(&self, buffers: &Buffers, offset: u64, stable: bool) -> io::Result<()> {
         buffers.store(&self.file, offset, stable)
+    }
+
+    /// Fills `buffers` from `offset` if that takes no waiting, and returns whether it has.
+    pub(super) fn read_now(&self, buffers: &Buffers, offset: u64) -> bool {
+        small(buffers) && buffers.fill_now(&self.file, offset, self.in_memory)
+    }
+
+    /// Writes `buffers` to `offset` if that takes no waiting, and returns whether it has.
+    pub(super) fn write_now(&self, buffers: &Buffers, offset: u64) -> bool {
+        small(buffers) && buffers.store_now(&self.file, offset, self.in_memory)
     }
 
     /// Deallocates these bytes, as far as the blocks below can be.
@@ -101,6 +117,13 @@ impl Raw {
         }
         write_zeros(&self.file, range)
     }
+}
+
+/// Do these bytes take no longer to copy than it takes to have another thread do it? Above that it pays to copy beside
+/// the Guest, on another CPU.
+fn small(buffers: &Buffers) -> bool {
+    const MOST: usize = 64 << 10;
+    !buffers.is_empty() && buffers.len() <= MOST
 }
 
 fn allocate(file: &File, how: FallocateFlags, range: &Range<u64>) -> nix::Result<()> {

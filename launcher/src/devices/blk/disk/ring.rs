@@ -85,6 +85,11 @@ impl<T> Ring<T> {
         !self.free.is_empty()
     }
 
+    /// Is there no operation that the kernel works on?
+    pub fn is_idle(&self) -> bool {
+        self.free.len() == self.in_flight.len()
+    }
+
     /// Adds an operation on `buffers`, at `offset` of the file. There must be room. It begins with
     /// the next [`Ring::submit`].
     pub fn push(&mut self, operation: Operation, buffers: Buffers, offset: u64, tag: T) {
@@ -145,7 +150,7 @@ impl<T> Ring<T> {
             while let Some((tag, _, result)) = self.next() {
                 done(tag, result);
             }
-            if self.free.len() == self.in_flight.len() {
+            if self.is_idle() {
                 return Ok(());
             }
             retry(self.uring.submit_and_wait(1))?;

@@ -138,6 +138,40 @@ impl Buffers {
         })
     }
 
+    /// Fills all of it with what is at `offset` of `file`, if that takes no waiting; returns whether it has.
+    /// `in_memory` says that nothing in this file does, and the file system is not asked.
+    pub fn fill_now(&self, file: &File, offset: u64, in_memory: bool) -> bool {
+        let (pieces, flags) = (&self.pieces, no_wait(in_memory));
+        // SAFETY: as in `fill`.
+        let count = unsafe {
+            libc::preadv2(
+                file.as_raw_fd(),
+                pieces.as_ptr(),
+                pieces.len() as i32,
+                offset as i64,
+                flags,
+            )
+        };
+        usize::try_from(count) == Ok(self.length)
+    }
+
+    /// Writes all of it to `offset` of `file`, if that takes no waiting; returns whether it has. `in_memory` is
+    /// that of [`Buffers::fill_now`].
+    pub fn store_now(&self, file: &File, offset: u64, in_memory: bool) -> bool {
+        let (pieces, flags) = (&self.pieces, no_wait(in_memory));
+        // SAFETY: as in `store`.
+        let count = unsafe {
+            libc::pwritev2(
+                file.as_raw_fd(),
+                pieces.as_ptr(),
+                pieces.len() as i32,
+                offset as i64,
+                flags,
+            )
+        };
+        usize::try_from(count) == Ok(self.length)
+    }
+
     /// Calls `transfer` with what is left, and how much is done, until all is done.
     fn all(&self, transfer: impl Fn(&[iovec], u64) -> isize) -> io::Result<()> {
         let mut done = 0;
@@ -161,6 +195,14 @@ impl Buffers {
             }
         }
         Ok(())
+    }
+}
+
+/// The flags of a transfer that must not wait.
+fn no_wait(in_memory: bool) -> i32 {
+    match in_memory {
+        true => 0,
+        false => libc::RWF_NOWAIT,
     }
 }
 
