@@ -374,3 +374,10 @@ make_uml() {
 	dpkg-deb -x user-mode-linux_*.deb /cache/uml
 	rm -rf "$work" /cache/uml/usr/lib
 }
+
+# The last version that this Rust builds, without its web server.
+make_mdbook() {
+	CARGO_TARGET_DIR=/cache/tmp/mdbook cargo install mdbook --version 0.4.52 --locked \
+		--no-default-features --features search --root /cache/mdbook
+	rm -rf /cache/tmp/mdbook
+}
