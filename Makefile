@@ -2,7 +2,7 @@
 #
 # The front door. Everything here may be said again at any time: finished work is not done twice.
 
-.PHONY: help all unpatched setup module launcher guests kernel rootfs run check check-all bench book lint fmt modules install clean
+.PHONY: help all unpatched setup module launcher guests kernel rootfs run check check-all bench book teach lint fmt modules install clean
 
 help:
 	@echo 'make run        build what is missing and boot Linux as a guest of lg, down to a shell'
@@ -10,6 +10,7 @@ help:
 	@echo 'make check      all tests; make check T=flush: those with that in their name'
 	@echo 'make check-all  all tests, on every kind of test machine'
 	@echo 'make bench      the same kernel directly and as a guest, and its devices, side by side'
+	@echo 'make teach      a world switch in slow motion: a tour by gdb, instruction by instruction'
 	@echo 'make book       Documentation/ as a web site that needs no server: build/book/index.html'
 	@echo 'make modules    lg.ko for the kernel of this Debian machine, and what make install wants'
 	@echo 'make modules KDIR=/lib/modules/$$(uname -r)/build'
@@ -67,6 +68,9 @@ check-all: all
 bench: all
 	scripts/bench
 	scripts/bench-devices
+
+teach: unpatched
+	@scripts/teach
 
 book:
 	scripts/setup mdbook

@@ -9,7 +9,7 @@ packages=(
 	ca-certificates rustc rust-src cargo bindgen rustfmt rust-clippy clang lld llvm gcc libc6-dev make
 	flex bison bc libelf-dev libssl-dev pahole perl python3 kmod cpio rsync xz-utils zstd git shellcheck
 	# The test machines and what runs in them, and what drives and measures them; g++ for the fuzzer's runtime.
-	qemu-system-x86 busybox-static passt iperf3 curl e2fsprogs tmux fio virtiofsd g++
+	qemu-system-x86 busybox-static passt iperf3 curl e2fsprogs tmux fio virtiofsd g++ gdb
 	bochs bochs-term bochsbios vgabios grub-pc-bin grub-common xorriso mtools
 )
 # The part of them that a module takes, for kernels that were built by the compilers of another suite.

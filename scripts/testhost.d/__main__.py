@@ -120,14 +120,15 @@ def parse(arguments):
     add("--add", action="append", default=[], metavar="FILE", help="pack this file or directory too")
     add("--toolchain", action="store_true",
         help="the toolchain root is at /toolchain there, read-only: a Debian, and the kernels")  # fmt: skip
+    add("--gdb", metavar="SOCKET", help="QEMU's gdb server, for the machine itself, listens there")
     add("--log", metavar="FILE", help="save the Host's console log there")
     add("--keep", action="store_true", help="keep the scratch directory, and say where it is")
     add("command", nargs="*", default=["sh"], metavar="CMD", help="default: a shell")
     options = parser.parse_args(arguments)
     if options.machine.startswith("bochs:") and (
-        options.icount or options.toolchain or options.cpu != "max"
+        options.icount or options.toolchain or options.gdb or options.cpu != "max"
     ):
-        parser.error("--cpu, --icount and --toolchain are QEMU's")
+        parser.error("--cpu, --icount, --gdb and --toolchain are QEMU's")
     if options.icount:
         options.smp = 1
     if options.host and not os.path.exists(host_kernel(options.host)[2]):

@@ -5,7 +5,7 @@ import os
 import re
 import socket
 
-from common import CACHE, CMDLINE, host_kernel, output_of
+from common import CACHE, CMDLINE, callers, host_kernel, output_of
 
 
 def qemu(options, scratch, interactive):
@@ -13,7 +13,8 @@ def qemu(options, scratch, interactive):
     with open("/proc/cpuinfo", encoding="ascii") as cpuinfo:
         # A /dev/kvm can be there without hardware virtualization, and then it is of no use.
         hardware = re.search(r"^flags.* (vmx|svm)\b", cpuinfo.read(), re.M)
-    if hardware and os.access("/dev/kvm", os.R_OK | os.W_OK) and not options.icount:
+    # With gdb, an instruction is to be one, and no interrupt to come before it: that is only so without KVM.
+    if hardware and os.access("/dev/kvm", os.R_OK | os.W_OK) and not (options.icount or options.gdb):
         accelerator = "kvm"
     else:
         accelerator = f"tcg,thread={'single' if options.icount else 'multi'}"
@@ -37,6 +38,12 @@ def qemu(options, scratch, interactive):
         argv += ["-chardev", f"socket,id=toolchain,path={scratch}/virtiofsd"]
         argv += ["-device", "vhost-user-fs-pci,chardev=toolchain,tag=toolchain"]
     ports, theirs = {}, []
+    if options.gdb:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(callers(options.gdb))
+        listener.listen()
+        theirs.append(listener)
+        argv += ["-chardev", f"socket,id=gdb,fd={listener.fileno()},server=on,wait=off", "-gdb", "chardev:gdb"]
     for name in ("ctl", "tty") if interactive else ("ctl", "in", "out", "err"):
         ports[name], peer = socket.socketpair()
         theirs.append(peer)
