@@ -5,7 +5,6 @@ import pathlib
 import re
 import subprocess
 import tempfile
-import time
 
 import gdb
 
@@ -31,11 +30,16 @@ def flags_of(entry):
 
 
 class Machine:
-    def __init__(self, commands):
-        """Boots the Host. Each of `commands` runs there, once `go` has been called once more."""
+    def __init__(self):
+        self.host = self.begin = self.base = self.stack = None
+        self.labels, self.fields, self.regs = {}, {}, {}
+        self.scratch = tempfile.TemporaryDirectory(prefix="teach.", dir="/cache/tmp")
+
+    def boot(self, commands, timeout):
+        """Boots the Host, and ends it after `timeout` seconds. Each of `commands` runs there, once `go` has been
+        called once more."""
         waits = "".join(f"\nread go && {command} >/dev/null 2>&1" for command in commands)
         script = f"grep -w {BEGIN} /proc/kallsyms{waits}"
-        self.scratch = tempfile.TemporaryDirectory(prefix="teach.", dir="/cache/tmp")
         socket = f"{self.scratch.name}/gdb"
         # Four levels of page tables: one less to look at, and the slot is where the book says.
         argv = [
@@ -49,7 +53,7 @@ class Machine:
             "--cpu",
             "max,la57=off",
             "--timeout",
-            "86400",
+            str(timeout),
             "--gdb",
             socket,
         ]
@@ -65,7 +69,6 @@ class Machine:
         self.begin = int(line[0], 16)
         gdb.execute(f"target remote {socket}", to_string=True)
         self.symbols()
-        self.base = self.stack = None
 
     def symbols(self):
         """What lg.ko tells about itself: the switcher's labels, and the fields of the state page."""
@@ -81,9 +84,14 @@ class Machine:
         self.regs = {field.name: field.bitpos // 8 for field in registers.fields()}
 
     def close(self):
-        gdb.execute("disconnect", to_string=True)
-        self.host.terminate()
-        self.host.wait()
+        try:
+            gdb.execute("disconnect", to_string=True)
+        except gdb.error:
+            # It has died.
+            pass
+        if self.host:
+            self.host.terminate()
+            self.host.wait()
         self.scratch.cleanup()
 
     def go(self):
@@ -207,14 +215,11 @@ class Machine:
     def step(self):
         gdb.execute("stepi", to_string=True)
 
-    def run_to(self, address, accept=lambda: True, within=120):
-        """Lets the machine run until it is about to execute what is at an address, and `accept` says that it is there."""
+    def run_to(self, address, accept=lambda: True):
+        """Lets the machine run until it is about to execute what is at an address, and `accept` says yes there."""
         stop = gdb.Breakpoint(f"*{address:#x}", gdb.BP_HARDWARE_BREAKPOINT, internal=True)
         try:
-            until = time.monotonic() + within
             while True:
-                if time.monotonic() > until:
-                    raise Lost(f"{address:#x} is not reached")
                 gdb.execute("continue", to_string=True)
                 if self.rip == address and accept():
                     return

@@ -353,8 +353,10 @@ def main():
     ):
         gdb.execute(f"set {setting}", to_string=True)
     print("Booting the test machine ...", flush=True)
-    machine = Machine(COMMANDS)
+    machine = Machine()
     try:
+        # Ten minutes for a test, a day for a visitor.
+        machine.boot(COMMANDS, 600 if CHECK else 86400)
         tour = Tour(machine)
         for part in (into_the_guest, system_call, page_fault, interrupt):
             part(tour, machine)
