@@ -17,6 +17,7 @@
 //! devices      a folder for each, with what is behind it
 //! sandbox      what lg may do while a Guest runs
 //! socket_file  where others come to us
+//! queries      what others may ask us while a Guest runs, and how
 //! memory       where RAM is, and how much there can be
 //! signal       signals that do nothing
 //! report       what users and programs are told: errors, ends, records
@@ -34,6 +35,7 @@ pub mod image;
 pub mod machine;
 pub mod memory;
 pub mod plan;
+pub mod queries;
 pub mod report;
 pub mod sandbox;
 pub mod session;

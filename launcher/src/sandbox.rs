@@ -320,8 +320,11 @@ const MESSAGES: &[c_long] = &[
     libc::SYS_setsockopt,
 ];
 
+/// Taking in who comes to a socket that listens already: of a vsock, or of those who ask about the Guest.
+const VISITORS: &[c_long] = &[libc::SYS_accept4];
+
 /// New connections over UNIX sockets, where there is a vsock.
-const CONNECTIONS: &[c_long] = &[libc::SYS_accept4, libc::SYS_connect];
+const CONNECTIONS: &[c_long] = &[libc::SYS_connect];
 
 /// What is asked of a terminal, of a socket, of a disk, of a tap interface and of the module while a
 /// Guest runs. None of it puts keys into the user's terminal (TIOCSTI), makes an interface or names
@@ -396,7 +399,7 @@ fn refuse(call: c_long, errno: i32) -> Filter {
 }
 
 fn allow_list(needs: &Needs<'_>) -> Filter {
-    let mut calls = [RUNTIME, DESCRIPTORS, MESSAGES].concat();
+    let mut calls = [RUNTIME, DESCRIPTORS, MESSAGES, VISITORS].concat();
     for (needed, more) in [
         (!needs.grants.is_empty(), FILES),
         (needs.writes(), WRITING),
@@ -523,7 +526,16 @@ mod tests {
             ..Needs::default()
         };
         let of_arguments = of_arguments(&needs).unwrap().into_iter();
-        let lists = [RUNTIME, DESCRIPTORS, FILES, WRITING, MESSAGES, CONNECTIONS].concat();
+        let lists = [
+            RUNTIME,
+            DESCRIPTORS,
+            FILES,
+            WRITING,
+            MESSAGES,
+            VISITORS,
+            CONNECTIONS,
+        ]
+        .concat();
         let mut calls: Vec<_> = of_arguments.map(|(call, _)| call).chain(lists).collect();
         let count = calls.len();
         calls.sort_unstable();

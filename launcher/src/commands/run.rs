@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::mpsc;
+use std::thread;
 
 use nix::sys::signal::Signal;
 use nix::unistd::dup2_stdin;
@@ -15,6 +16,7 @@ use crate::cli::file;
 use crate::cli::Run;
 use crate::machine::{bad_memory, Front, Machine};
 use crate::plan::Plan;
+use crate::queries::server::Listener;
 use crate::report::codes::Code;
 use crate::report::end::{End, LAUNCHER_ERROR};
 use crate::report::messages;
@@ -161,6 +163,7 @@ fn to_the_end(
         trace,
     };
     let machine = Machine::build(plan, front)?;
+    let asked = listen(options.verbose);
     // Before there are threads, which inherit what is done to this one.
     let signals = session.take_signals()?;
     // From here on, nobody is waited for before there is somebody else to see to the time.
@@ -173,6 +176,12 @@ fn to_the_end(
         .map_err(setup("a thread"))?;
     record.starts();
     let machine = machine.start(ends)?;
+    if let Some(asked) = asked {
+        let view = machine.view();
+        let serve = move || asked.serve(|query| view.answer(query));
+        let thread = thread::Builder::new().name("queries".into()).spawn(serve);
+        thread.map_err(setup("a thread"))?;
+    }
 
     // The thread for the signals never lets go of its sender.
     let how = end.recv().unwrap_or(End::TimedOut);
@@ -196,6 +205,15 @@ fn to_the_end(
         }
     }
     Ok(how)
+}
+
+/// Where others may ask about the Guest. It runs as well without.
+fn listen(verbose: bool) -> Option<Listener> {
+    let listener = Listener::open();
+    if let (Err(error), true) = (&listener, verbose) {
+        say(&format!("nobody can ask about this guest: {error}"));
+    }
+    listener.ok()
 }
 
 /// The end, with what a kernel by Xen's ABI cannot say with it: it powers off without a status, which guest-init

@@ -20,6 +20,7 @@ use crate::devices::Window;
 use crate::machine::bus::Devices;
 use crate::machine::insn::{self, Target};
 use crate::machine::module::{Exit, Vcpu};
+use crate::machine::pause::Pause;
 use crate::machine::recorder::Recorder;
 use crate::memory::Memory;
 use crate::report::end::End;
@@ -106,6 +107,8 @@ pub struct Executor {
     pub printed: Output,
     /// Takes the record of what the vCPU does.
     pub recorder: Option<Recorder>,
+    /// Where it stands still for those who look at it.
+    pub pause: Arc<Pause>,
 }
 
 /// The outcome of one turn of the Guest's.
@@ -141,8 +144,9 @@ impl Executor {
             memory,
             printed,
             recorder,
+            pause,
         } = self;
-        match vcpu.run()? {
+        match pause.enter(|| (vcpu.run(), vcpu.regs()))? {
             Exit::Mmio { gpa, insn } => {
                 let mut regs = vcpu.regs();
                 if let Err(unknown) = insn::emulate(&insn, &mut regs, &mut Bus::find(devices, gpa))

@@ -14,8 +14,10 @@ pub mod gdb;
 pub mod insn;
 pub mod module;
 pub mod pagetable;
+pub mod pause;
 pub mod recorder;
 pub mod speculation;
+pub mod view;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -43,6 +45,7 @@ use crate::machine::cpu::{Driver, Executor, RunningVcpu};
 use crate::machine::gdb::Gdb;
 use crate::machine::module::{Vcpu, Vm};
 use crate::machine::recorder::Recorder;
+use crate::machine::view::View;
 use crate::memory;
 use crate::plan::{self, Make, Plan};
 use crate::report::end::End;
@@ -142,6 +145,7 @@ impl Machine {
                 memory,
                 printed,
                 recorder,
+                pause: Arc::default(),
             },
             gdb,
             xen,
@@ -205,10 +209,16 @@ impl Machine {
         let driver = self
             .gdb
             .map(|gdb| -> Driver { Box::new(move |guest, stopped| gdb.serve(guest, stopped)) });
+        let view = View {
+            vm: self.vm.clone(),
+            pause: self.executor.pause.clone(),
+            memory: self.executor.memory.clone(),
+        };
         let vcpu = RunningVcpu::start(self.executor, driver, ends).map_err(setup("a thread"))?;
         Ok(Running {
             vm: self.vm,
             vcpu,
+            view,
             xen: self.xen,
             devices: self.devices,
             _socket_file: self.socket_file,
@@ -220,6 +230,7 @@ impl Machine {
 pub struct Running {
     vm: Arc<Vm>,
     vcpu: RunningVcpu,
+    view: View,
     xen: Option<Arc<Xen>>,
     devices: Devices,
     /// Removed with this.
@@ -227,6 +238,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// What others may see of it.
+    pub fn view(&self) -> View {
+        self.view.clone()
+    }
+
     /// Serves every queue once more, so that nothing that the Guest has put there is lost.
     pub fn drain(&self) {
         self.devices.drain();

@@ -25,11 +25,13 @@ use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 
 use crate::boot::Entry;
 use crate::machine::bad_memory::{self, BadMemory};
-use crate::machine::pagetable::Way;
 use crate::memory::Memory;
 use crate::report::codes::Code;
 use crate::report::Explain;
 use crate::trace::event;
+
+/// The entries of the shadow on the way to an address in one of the Guest's modes, from the top. 0 ends it.
+pub type Way = [u64; 5];
 
 /// The module's device.
 pub const DEVICE: &str = "/dev/lguest";

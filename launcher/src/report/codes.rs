@@ -323,6 +323,11 @@ codes! {
          is another than the one that ran.",
         "head -c 8 FILE prints lgtrace, if it is one; readelf -n vmlinux prints a kernel's build ID.",
         "Name a file that this lg has written, and the kernel that ran.";
+    61 NoAnswer: "no guest answers",
+        "The lg run that has a guest answers questions about it, to its own user only. There is none, or it is not \
+         said which of several, or it has no answer.",
+        "grep @lg/ /proc/net/unix lists them: user and process.",
+        "Start a guest, with lg run, as the same user and on the same machine or in the same container.";
 }
 
 impl Code {

@@ -41,13 +41,14 @@ use nix::sys::socket::{recv, MsgFlags};
 
 use crate::cli::place::GdbError;
 use crate::machine::cpu::{Executor, Step, STOP_SIGNAL};
-use crate::machine::pagetable::PageTable;
+use crate::machine::view::page_table;
+use crate::queries;
 use crate::report::end::End;
 use crate::report::messages::say;
 use crate::report::system::setup;
 use crate::report::Error;
 use crate::socket_file;
-use memory::{Debugged, Tables};
+use memory::Debugged;
 use registers::{Regs, X86_64};
 
 /// Vector of a breakpoint.
@@ -328,13 +329,8 @@ impl MonitorCmd for Session<'_> {
     ) -> Result<(), Error> {
         let text = match pagetable_of(command) {
             Some(gva) => {
-                let table = PageTable::look(&Tables(&self.guest.memory), self.cr3(), gva);
-                match self.guest.vcpu.vm().ways(gva) {
-                    Ok((ways, levels)) => table.beside(ways, levels),
-                    // A VM that is over has none.
-                    Err(_) => table,
-                }
-                .to_string()
+                let vm = self.guest.vcpu.vm();
+                page_table(vm, &self.guest.memory, self.cr3(), gva).to_string()
             }
             None => "pagetable ADDRESS: what it is in the guest's page tables, and in the shadow\n"
                 .into(),
@@ -344,7 +340,7 @@ impl MonitorCmd for Session<'_> {
     }
 }
 
-/// The address in `pagetable ADDRESS`, which is in hexadecimal where it begins with 0x.
+/// The address in `pagetable ADDRESS`.
 fn pagetable_of(command: &[u8]) -> Option<u64> {
     let words = std::str::from_utf8(command).ok()?;
     let mut words = words.split_ascii_whitespace();
@@ -352,10 +348,7 @@ fn pagetable_of(command: &[u8]) -> Option<u64> {
     if name != "pagetable" || words.next().is_some() {
         return None;
     }
-    match address.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16).ok(),
-        None => address.parse().ok(),
-    }
+    queries::address(address)
 }
 
 impl SingleThreadBase for Session<'_> {

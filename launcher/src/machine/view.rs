@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A machine that runs, as others see it: what a [`Query`] asks of it.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use lguest_abi::lguest_regs;
+use serde_json::{json, Map, Value};
+
+use crate::machine::gdb::memory::Tables;
+use crate::machine::module::Vm;
+use crate::machine::pagetable::PageTable;
+use crate::machine::pause::Pause;
+use crate::memory::Memory;
+use crate::queries::Query;
+use crate::report::stats;
+
+/// What can be seen of a machine while it runs, and afterwards.
+#[derive(Clone)]
+pub struct View {
+    pub(super) vm: Arc<Vm>,
+    pub(super) pause: Arc<Pause>,
+    pub(super) memory: Memory,
+}
+
+impl View {
+    /// The answer to a question; why there is none otherwise. The Guest stands still meanwhile.
+    pub fn answer(&self, query: &Query) -> Result<Value, String> {
+        match *query {
+            Query::Stats => {
+                let stats = self.stopped(|_| self.vm.stats())?;
+                let stats = stats.map_err(|error| error.to_string())?;
+                let counters = stats::counters(&stats).into_iter();
+                let counters = counters.map(|(name, value)| (name, json!(value)));
+                Ok(counters.collect::<Map<_, _>>().into())
+            }
+            Query::Walk { gva, vcpu: 0 } => {
+                let table =
+                    self.stopped(|regs| page_table(&self.vm, &self.memory, regs.cr3, gva))?;
+                Ok(json!(table))
+            }
+            Query::Walk { vcpu, .. } => Err(format!("the guest has no vCPU {vcpu}")),
+        }
+    }
+
+    fn stopped<T>(&self, look: impl FnOnce(&lguest_regs) -> T) -> Result<T, String> {
+        let seen = self.pause.look(look);
+        seen.ok_or_else(|| "the guest's vCPU cannot be stopped".into())
+    }
+}
+
+/// What `gva` is in the tables at `cr3` and in the shadow of `vm`, whose vCPU does not run.
+pub fn page_table(vm: &Vm, memory: &Memory, cr3: u64, gva: u64) -> PageTable {
+    let table = PageTable::look(&Tables(memory), cr3, gva);
+    match vm.ways(gva) {
+        Ok((ways, levels)) => table.beside(ways, levels),
+        // Without a vCPU there is none.
+        Err(_) => table,
+    }
+}
