@@ -48,6 +48,9 @@ pub enum Command {
     },
     /// Show what `lg run --trace` has written
     Trace(Trace),
+    /// Show what an address is in the page tables of a running guest
+    #[command(name = "pagetable")]
+    PageTable(PageTable),
     /// Give a kernel tree's .config what a guest needs
     Config {
         /// The tree; the .config is in $KBUILD_OUTPUT, if that is set
@@ -108,6 +111,26 @@ pub struct Trace {
     /// Default: what lg run would run, if it is that one.
     #[arg(long, value_name = "VMLINUX")]
     pub kernel: Option<PathBuf>,
+}
+
+/// The options of `lg pagetable`.
+#[derive(Args, Debug)]
+pub struct PageTable {
+    /// In hexadecimal, or a name of the kernel's
+    ///
+    /// It is looked up in the tables that the guest is on at that moment, whatever it does.
+    pub address: String,
+    /// The lg run that has the guest; it need not be named if there is one
+    #[arg(long, value_name = "PID")]
+    pub guest: Option<u32>,
+    /// The vmlinux that runs, for names
+    ///
+    /// Default: the file that lg run has been given.
+    #[arg(long, value_name = "VMLINUX")]
+    pub kernel: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 const AFTER_HELP: &str = "\

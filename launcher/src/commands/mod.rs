@@ -6,5 +6,6 @@ pub mod config;
 pub mod doctor;
 pub mod explain;
 pub mod inspect;
+pub mod pagetable;
 pub mod run;
 pub mod trace;

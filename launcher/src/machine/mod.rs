@@ -45,7 +45,7 @@ use crate::machine::cpu::{Driver, Executor, RunningVcpu};
 use crate::machine::gdb::Gdb;
 use crate::machine::module::{Vcpu, Vm};
 use crate::machine::recorder::Recorder;
-use crate::machine::view::View;
+use crate::machine::view::{Kernel, View};
 use crate::memory;
 use crate::plan::{self, Make, Plan};
 use crate::report::end::End;
@@ -74,6 +74,7 @@ pub struct Front {
 pub struct Machine {
     vm: Arc<Vm>,
     executor: Executor,
+    kernel: Kernel,
     gdb: Option<Gdb>,
     xen: Option<Arc<Xen>>,
     devices: Devices,
@@ -119,6 +120,7 @@ impl Machine {
         }
         devices.connect(&vm)?;
         let load = plan.load;
+        let kernel = Kernel::of(&load.image);
         let entry = (load.layout).load(&memory, &load.image, &load.initrd, &load.command_line);
         let vcpu = Vcpu::new(vm.clone(), &entry)?;
         let (printed, printed_too) = both(front.printed);
@@ -147,6 +149,7 @@ impl Machine {
                 recorder,
                 pause: Arc::default(),
             },
+            kernel,
             gdb,
             xen,
             devices,
@@ -213,6 +216,7 @@ impl Machine {
             vm: self.vm.clone(),
             pause: self.executor.pause.clone(),
             memory: self.executor.memory.clone(),
+            kernel: self.kernel,
         };
         let vcpu = RunningVcpu::start(self.executor, driver, ends).map_err(setup("a thread"))?;
         Ok(Running {

@@ -32,10 +32,25 @@ pub struct PageTable {
     cr3: u64,
     /// From the top, up to the first that leads no further.
     entries: Vec<Entry>,
-    /// For kernel mode and user mode, if they are known.
-    shadow: Option<[Vec<u64>; 2]>,
+    /// If it is known.
+    shadow: Option<Shadow>,
     /// For each mode a read, a write and a fetch.
     outcomes: [[Outcome; 3]; 2],
+}
+
+/// The way in the tables that the CPU walks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Shadow {
+    levels: usize,
+    /// For kernel mode and user mode.
+    ways: [Way; 2],
+}
+
+impl Shadow {
+    /// The levels that a way has room for.
+    fn levels(&self) -> usize {
+        self.levels.min(self.ways[0].len())
+    }
 }
 
 /// An entry of the Guest's tables.
@@ -113,7 +128,11 @@ impl PageTable {
 
     /// The same, with the shadow's ways for kernel mode and user mode on a Host of so many levels.
     pub fn beside(mut self, ways: [Way; 2], levels: u32) -> Self {
-        let levels = (levels as usize).min(ways[0].len());
+        let shadow = Shadow {
+            levels: levels as usize,
+            ways,
+        };
+        let levels = shadow.levels();
         for (outcomes, way) in self.outcomes.iter_mut().zip(&ways) {
             for (access, outcome) in outcomes.iter_mut().enumerate() {
                 if permits(&way[..levels], access) {
@@ -125,7 +144,7 @@ impl PageTable {
                 }
             }
         }
-        self.shadow = Some(ways.map(|way| way[..levels].to_vec()));
+        self.shadow = Some(shadow);
         self
     }
 }
@@ -244,7 +263,8 @@ impl Display for Entry {
             index,
             entry,
         } = self;
-        let at = table + (index as u64) * 8;
+        // Whoever has sent it may have made it up.
+        let at = table.wrapping_add((index as u64).wrapping_mul(8));
         let Some(entry) = entry else {
             return write!(f, "{at:#x}: not in the guest's RAM");
         };
@@ -256,7 +276,7 @@ impl Display for Entry {
         let address = entry & paging::ADDR;
         match page {
             // Bit 12 is no address there.
-            true if level > 1 => {
+            true if (2..LEVELS).contains(&level) => {
                 let address = address & !((1 << (12 + 9 * (level - 1))) - 1);
                 write!(f, "page {address:#x}: ")?;
             }
@@ -312,7 +332,7 @@ impl Display for PageTable {
             let whose = "(a monitor's, as a kernel by Xen's ABI has one, has tables of its own)";
             writeln!(f, "{whose}")?;
         }
-        let levels = self.shadow.as_ref().map_or(0, |ways| ways[0].len());
+        let levels = self.shadow.as_ref().map_or(0, Shadow::levels);
         for level in (1..=levels.max(LEVELS.into()) as u8).rev() {
             self.level(f, level, levels)?;
         }
@@ -330,14 +350,15 @@ impl PageTable {
     /// A level: the Guest's entry, and those of the shadow, as far as they go.
     fn level(&self, f: &mut fmt::Formatter<'_>, level: u8, levels: usize) -> fmt::Result {
         let guest = self.entries.iter().find(|entry| entry.level == level);
-        let entry = |way: &Vec<u64>| {
+        let entry = |way: &Way| {
             let here = levels.checked_sub(level.into())?;
             let leads =
                 |&(_, entry): &(usize, &u64)| entry & paging::P != 0 && entry & paging::PS == 0;
             let above = way.iter().enumerate().take(here);
             above.clone().all(|entry| leads(&entry)).then(|| way[here])
         };
-        let shadow = self.shadow.as_ref().map(|ways| ways.each_ref().map(entry));
+        let shadow = self.shadow.as_ref();
+        let shadow = shadow.map(|shadow| shadow.ways.each_ref().map(entry));
         let shadow = shadow.filter(|entries| entries.iter().any(Option::is_some));
         if guest.is_none() && shadow.is_none() {
             return Ok(());

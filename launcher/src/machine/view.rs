@@ -3,11 +3,15 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt::Write;
+use std::path::{self, PathBuf};
 use std::sync::Arc;
 
 use lguest_abi::lguest_regs;
+use serde::{Deserialize, Serialize};
 use serde_json::{json, Map, Value};
 
+use crate::image::Image;
 use crate::machine::gdb::memory::Tables;
 use crate::machine::module::Vm;
 use crate::machine::pagetable::PageTable;
@@ -22,6 +26,35 @@ pub struct View {
     pub(super) vm: Arc<Vm>,
     pub(super) pause: Arc<Pause>,
     pub(super) memory: Memory,
+    pub(super) kernel: Kernel,
+}
+
+/// The kernel that runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Kernel {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its build ID in hexadecimal, if it has one.
+    pub build_id: Option<String>,
+}
+
+impl Kernel {
+    /// A build ID as it is written here.
+    pub fn id(build_id: Option<Vec<u8>>) -> Option<String> {
+        let mut text = String::new();
+        for byte in build_id? {
+            let _ = write!(text, "{byte:02x}");
+        }
+        Some(text)
+    }
+
+    /// That of `image`.
+    pub(super) fn of(image: &Image) -> Self {
+        Self {
+            path: path::absolute(&image.path).unwrap_or(image.path.clone()),
+            build_id: Self::id(image.build_id()),
+        }
+    }
 }
 
 impl View {
@@ -35,6 +68,7 @@ impl View {
                 let counters = counters.map(|(name, value)| (name, json!(value)));
                 Ok(counters.collect::<Map<_, _>>().into())
             }
+            Query::Kernel => Ok(json!(self.kernel)),
             Query::Walk { gva, vcpu: 0 } => {
                 let table =
                     self.stopped(|regs| page_table(&self.vm, &self.memory, regs.cr3, gva))?;
@@ -42,6 +76,15 @@ impl View {
             }
             Query::Walk { vcpu, .. } => Err(format!("the guest has no vCPU {vcpu}")),
         }
+    }
+
+    /// An address in the tables that the vCPU is on.
+    ///
+    /// # Errors
+    ///
+    /// In words: the vCPU cannot be stopped.
+    pub fn page_table(&self, gva: u64) -> Result<PageTable, String> {
+        self.stopped(|regs| page_table(&self.vm, &self.memory, regs.cr3, gva))
     }
 
     fn stopped<T>(&self, look: impl FnOnce(&lguest_regs) -> T) -> Result<T, String> {

@@ -34,7 +34,7 @@ pub enum NoAnswer {
     Nobody,
     /// It is not said who is.
     Several(Vec<u32>),
-    /// There is no such guest, or it is somebody else's.
+    /// There is no such Guest, or it is somebody else's.
     NoSuch(u32),
     /// The connection breaks.
     Broken(u32, #[source] io::Error),
@@ -166,6 +166,7 @@ mod tests {
         thread::spawn(move || {
             listener.serve(|query| match query {
                 Query::Stats => Ok(json!({"entries": 7})),
+                Query::Kernel => Err("no kernel".into()),
                 Query::Walk { gva, .. } => Err(format!("nothing at {gva:#x}\x1b")),
             })
         });

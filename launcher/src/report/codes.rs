@@ -328,6 +328,11 @@ codes! {
          said which of several, or it has no answer.",
         "grep @lg/ /proc/net/unix lists them: user and process.",
         "Start a guest, with lg run, as the same user and on the same machine or in the same container.";
+    62 Address: "there is no such address",
+        "An address is in hexadecimal, with or without 0x, or a name of the kernel that runs; names are in its vmlinux, \
+         and not in a bzImage.",
+        "nm vmlinux",
+        "Name the vmlinux that runs with --kernel, or the address itself.";
 }
 
 impl Code {

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use object::elf::{FileHeader64, SHT_SYMTAB, STT_FUNC, STT_NOTYPE};
+use object::elf::{FileHeader64, Sym64, SHT_SYMTAB, STT_FUNC, STT_NOTYPE};
 use object::read::elf::{FileHeader, Sym};
 use object::LittleEndian;
 
@@ -62,6 +62,24 @@ impl Symbols {
             None => format!("{address:#x}"),
         }
     }
+}
+
+/// The address of a name, whatever it names, in the bytes of an ELF file.
+pub fn address_of(elf: &[u8], name: &str) -> Option<u64> {
+    let header = FileHeader64::<LittleEndian>::parse(elf).ok()?;
+    let endian = header.endian().ok()?;
+    let sections = header.sections(endian, elf).ok()?;
+    let table = sections.symbols(endian, elf, SHT_SYMTAB).ok()?;
+    let named = |symbol: &&Sym64<LittleEndian>| {
+        !symbol.is_undefined(endian)
+            && symbol
+                .name(endian, table.strings())
+                .is_ok_and(|found| found == name.as_bytes())
+    };
+    table
+        .iter()
+        .find(named)
+        .map(|symbol| symbol.st_value(endian))
 }
 
 /// The functions, and what the assembler has labels for, in the order of their addresses.
@@ -126,12 +144,15 @@ mod tests {
         let main = symbols.functions.iter().find(|(_, name)| name == "main");
         let (at, _) = main.expect("it has a main");
         assert_eq!(symbols.name(*at + 1), "main+0x1");
+        assert_eq!(address_of(&own, "main"), Some(*at));
+        assert_eq!(address_of(&own, "no such name"), None);
     }
 
     proptest! {
         #[test]
         fn any_file_is_read(bytes: Vec<u8>) {
             Symbols::parse(&bytes);
+            address_of(&bytes, "main");
         }
     }
 }
