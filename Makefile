@@ -2,13 +2,14 @@
 #
 # The front door. Everything here may be said again at any time: finished work is not done twice.
 
-.PHONY: help all unpatched setup module launcher guests kernel rootfs run check check-all bench book teach lint fmt modules install clean
+.PHONY: help all unpatched setup module launcher guests kernel rootfs run check check-all lab bench book teach lint fmt modules install clean
 
 help:
 	@echo 'make run        build what is missing and boot Linux as a guest of lg, down to a shell'
 	@echo "make run ARGS='-- uname -a'  the same, and lg run is told more"
 	@echo 'make check      all tests; make check T=flush: those with that in their name'
 	@echo 'make check-all  all tests, on every kind of test machine'
+	@echo 'make lab N=1    is lab 1 solved? make lab says which labs there are: Documentation/labs'
 	@echo 'make bench      the same kernel directly and as a guest, and its devices, side by side'
 	@echo 'make teach      a world switch in slow motion: a tour by gdb, instruction by instruction'
 	@echo 'make book       Documentation/ as a web site that needs no server: build/book/index.html'
@@ -64,6 +65,10 @@ check: all
 
 check-all: all
 	scripts/check --all
+
+# What it needs is built by its test.
+lab:
+	@scripts/lab $(N)
 
 bench: all
 	scripts/bench

@@ -11,12 +11,14 @@ use clap::Parser;
 use launcher::cli::file as options_file;
 use launcher::cli::{self, Cli};
 
-/// README.md and the book.
+/// README.md, the book and its labs.
 fn documents() -> Vec<PathBuf> {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let book = fs::read_dir(top.join("Documentation")).unwrap();
-    let book = book.map(|entry| entry.unwrap().path());
-    book.chain([top.join("README.md")]).collect()
+    let folder = |path: &str| fs::read_dir(top.join(path)).unwrap();
+    let book = folder("Documentation").map(|entry| entry.unwrap().path());
+    let labs = folder("Documentation/labs").map(|entry| entry.unwrap().path().join("README.md"));
+    let all = book.chain(labs).chain([top.join("README.md")]);
+    all.filter(|path| path.is_file()).collect()
 }
 
 fn manual() -> String {
