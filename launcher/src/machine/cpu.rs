@@ -11,7 +11,6 @@ use std::time::Duration;
 use lguest_abi::{
     LGUEST_CONSOLE_MAX, LGUEST_SHUTDOWN_PANIC, LGUEST_SHUTDOWN_POWEROFF, LGUEST_SHUTDOWN_RESTART,
 };
-use nix::sys::signal::Signal;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::signal::Killable;
 
@@ -20,7 +19,7 @@ use crate::devices::Window;
 use crate::machine::bus::Devices;
 use crate::machine::insn::{self, Target};
 use crate::machine::module::{Exit, Vcpu};
-use crate::machine::pause::Pause;
+use crate::machine::pause::{Pause, STOP_SIGNAL};
 use crate::machine::recorder::Recorder;
 use crate::memory::Memory;
 use crate::report::end::End;
@@ -31,9 +30,6 @@ use crate::xen::Xen;
 
 /// Of a panic message, this many bytes are read.
 const MESSAGE_MAX: usize = 1024;
-
-/// Takes a vCPU's thread out of the Guest.
-pub const STOP_SIGNAL: Signal = Signal::SIGUSR1;
 
 /// Drives a Guest, such as a debugger. Returns how that ended, or `None` if the Guest is to go on
 /// alone; the flag says that nobody wants it any more.

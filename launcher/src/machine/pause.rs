@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use lguest_abi::lguest_regs;
 use nix::sys::pthread::{pthread_kill, pthread_self, Pthread};
+use nix::sys::signal::Signal;
 
-use crate::machine::cpu::STOP_SIGNAL;
-
+/// Takes a vCPU's thread out of the Guest.
+pub const STOP_SIGNAL: Signal = Signal::SIGUSR1;
 /// A signal right before the thread goes into the Guest is lost, so that it comes again after so long.
 const AGAIN: Duration = Duration::from_millis(2);
 /// After so long, a thread that is in the Guest will not come out.

@@ -40,7 +40,8 @@ use nix::sys::pthread::{pthread_kill, pthread_self, Pthread};
 use nix::sys::socket::{recv, MsgFlags};
 
 use crate::cli::place::GdbError;
-use crate::machine::cpu::{Executor, Step, STOP_SIGNAL};
+use crate::machine::cpu::{Executor, Step};
+use crate::machine::pause::STOP_SIGNAL;
 use crate::machine::view::page_table;
 use crate::queries;
 use crate::report::end::End;
