@@ -17,6 +17,7 @@ use vmm_sys_util::tempdir::TempDir;
 use xen_abi::handover::SHIM;
 
 use crate::boot::{xen, Layout};
+use crate::death::{backtrace, Death, Orc};
 use crate::devices::blk::disk::ring::Ring;
 use crate::devices::blk::disk::{self, Access, Disk, SECTOR};
 use crate::devices::blk::Blk;
@@ -53,6 +54,7 @@ pub const TARGETS: &[Row] = &[
     ("blk", blk),
     ("console", console),
     ("cow", private_root),
+    ("death", death),
     ("fs", shares),
     ("image", image),
     ("insn", insn),
@@ -96,6 +98,32 @@ pub fn trace(bytes: &[u8]) {
     let mut out = Vec::new();
     perfetto::write(&trace, &symbols, &mut out).expect("there is room");
     serde_json::from_slice::<serde_json::Value>(&out).expect("it is JSON");
+}
+
+/// What is left of a Guest that has died: its kernel's file, and registers and stacks from anywhere in it. And the
+/// account of a death, which whoever sends it to us may have made.
+pub fn death(bytes: &[u8]) {
+    if let Ok(death) = Death::parse(bytes) {
+        let _ = (death.to_string(), death.beginning());
+    }
+    let (orc, symbols) = (Orc::parse(bytes), Symbols::parse(bytes));
+    let read = |at: u64| {
+        let at = usize::try_from(at).ok()? % bytes.len().max(1);
+        Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+    };
+    for at in (0..bytes.len() as u64).step_by(64).take(64) {
+        let word = |index: u64| read(at + index * 8).unwrap_or(at);
+        let regs = lguest_regs {
+            rip: word(0),
+            rsp: word(1),
+            rbp: word(2),
+            r10: word(3),
+            ..Default::default()
+        };
+        for frame in backtrace(&regs, &orc, read) {
+            symbols.name(frame.ip);
+        }
+    }
 }
 
 /// A driver of the console, while somebody types.

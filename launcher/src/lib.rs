@@ -6,6 +6,7 @@
 //! ```text
 //! fuzz         what hostile bytes can do, whole (for fuzzers and their tests)
 //! commands     what lg can do: `run`, from its options to its exit status
+//! death        what is told of a Guest that has died: who called whom, the last switches, page tables
 //! machine      how a machine is put together, runs and ends: the module, the vCPU, the devices' bus, gdb
 //! plan         what is to run, found and checked
 //! cli          what the user asks for
@@ -28,6 +29,7 @@
 pub mod boot;
 pub mod cli;
 pub mod commands;
+pub mod death;
 pub mod devices;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

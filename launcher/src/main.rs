@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::env;
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -97,7 +98,7 @@ fn doctor(json: bool) -> Done {
     Ok(checks.iter().all(|check| check.verdict != Verdict::Fail))
 }
 
-fn explain(subject: Option<&str>, all: bool) -> Done {
+fn explain(subject: Option<&OsStr>, all: bool) -> Done {
     match subject.map(explain::explain) {
         Some(Ok(text)) => print(text.as_bytes()),
         Some(Err(message)) => {

@@ -38,10 +38,13 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Explain an error or an exit status
+    /// Explain an error, an exit status or the death of a guest
     Explain {
-        /// A code such as LG0010, or 124, 125 or 255; without, all are listed
-        subject: Option<String>,
+        /// A code such as LG0010, or 124, 125 or 255; or the file that lg run has named when its guest died
+        ///
+        /// Without one, all codes are listed.
+        #[arg(value_hint = ValueHint::FilePath)]
+        subject: Option<OsString>,
         /// Print the explanations of all, in Markdown
         #[arg(long, conflicts_with = "subject")]
         all: bool,

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `lg explain`: what an error or an exit status means, offline.
+//! `lg explain`: what an error, an exit status or the death of a Guest means, offline.
 
+use std::ffi::OsStr;
+use std::path::Path;
+
+use crate::death::Death;
 use crate::report::codes::{self, Code, Explanation};
 
 /// The exit statuses that are not a command's, and what they mean.
@@ -20,12 +24,23 @@ const STATUSES: [(u16, &str); 3] = [
     ),
 ];
 
-/// The explanation of `subject`, a code or an exit status.
+/// The explanation of `subject`, a code, an exit status or the file with an account of a death.
 ///
 /// # Errors
 ///
 /// A message when there is no such thing.
-pub fn explain(subject: &str) -> Result<String, String> {
+pub fn explain(subject: &OsStr) -> Result<String, String> {
+    let path = Path::new(subject);
+    match subject.to_str() {
+        Some(subject) if !path.exists() => explain_word(subject),
+        _ => match Death::open(path) {
+            Ok(death) => Ok(death.to_string()),
+            Err(why) => Err(format!("{}: {why}", path.display())),
+        },
+    }
+}
+
+fn explain_word(subject: &str) -> Result<String, String> {
     for (status, text) in STATUSES {
         if subject == status.to_string() {
             return Ok(format!("exit status {status}: {text}\n"));
@@ -66,6 +81,7 @@ mod tests {
 
     #[test]
     fn codes_and_statuses() {
+        let explain = |subject: &str| super::explain(subject.as_ref());
         let text = explain("LG0010").unwrap();
         assert!(
             text.starts_with("LG0010: ") && text.contains("\n  fix: Build it with CONFIG_XEN_PV"),
@@ -73,6 +89,8 @@ mod tests {
         );
         assert!(explain("255").unwrap().contains("panicked"));
         assert!(explain("LG4711").unwrap_err().contains("lg explain"));
+        let own = explain(file!().trim_start_matches("launcher/")).unwrap_err();
+        assert!(own.contains("no account"), "{own}");
         assert_eq!(list().lines().count(), Code::ALL.len() + STATUSES.len());
     }
 }

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,6 +15,7 @@ use nix::unistd::dup2_stdin;
 
 use crate::cli::file;
 use crate::cli::Run;
+use crate::death::Inquest;
 use crate::machine::{bad_memory, Front, Machine};
 use crate::plan::Plan;
 use crate::queries::server::Listener;
@@ -65,12 +67,14 @@ pub fn run(options: Box<Run>, arguments: &[OsString]) -> u8 {
     if let Some(Err(error)) = json.map(|path| record.open(&path)) {
         return failed(&error);
     }
+    let inquest = OnceCell::new();
     let end = match completed {
         Ok(options) if options.dry_run => show_plan(&options, &record),
-        Ok(options) => run_guest(&options, &record, deadline, watch),
+        Ok(options) => run_guest(&options, &record, deadline, watch, &inquest),
         Err(error) => End::Failed(error),
     };
     end.tell();
+    inquest.get().inspect(|inquest: &&Inquest| inquest.tell());
     let status = match record.write(&end) {
         Ok(()) => end.status(),
         Err(error) => failed(&error),
@@ -112,9 +116,16 @@ fn show_plan(options: &Run, record: &Record) -> End {
 }
 
 /// Runs a Guest, and shows what its kernel has said if that may tell why it failed.
-fn run_guest(options: &Run, record: &Record, deadline: Deadline, watch: Watch) -> End {
+fn run_guest(
+    options: &Run,
+    record: &Record,
+    deadline: Deadline,
+    watch: Watch,
+    inquest: &OnceCell<Inquest>,
+) -> End {
     let log = KernelLog::default();
-    let end = to_the_end(options, &log, record, deadline, watch).unwrap_or_else(End::Failed);
+    let end = to_the_end(options, &log, record, deadline, watch, inquest);
+    let end = end.unwrap_or_else(End::Failed);
     let end = match log.command_started() {
         Some(when) => {
             record.command_started(when);
@@ -134,13 +145,14 @@ fn run_guest(options: &Run, record: &Record, deadline: Deadline, watch: Watch) -
 
 /// From the options to a plan, from there to a machine and the user's side of it, and to its end.
 ///
-/// `watch` is who sees to the time until `deadline` is up for the Guest.
+/// `watch` is who sees to the time until `deadline` is up for the Guest. Should that die, `inquest` has more to tell.
 fn to_the_end(
     options: &Run,
     log: &KernelLog,
     record: &Record,
     deadline: Deadline,
     watch: Watch,
+    inquest: &OnceCell<Inquest>,
 ) -> Result<End, Error> {
     record.memory(options.memory);
     // A write beyond `ulimit -f` is an error, of the Guest's or of ours, and not the end of lg.
@@ -153,6 +165,7 @@ fn to_the_end(
         plan.tell();
     }
     let by_xen = plan.by_xen();
+    let inquest = inquest.get_or_init(|| Inquest::open(plan.kernel(), options.verbose));
     let (ends, end) = mpsc::channel();
     let session = Session::open(&plan.streams)?;
     let status = session.status();
@@ -196,6 +209,7 @@ fn to_the_end(
         false => how,
     };
     let how = session.finish(how);
+    inquest.hold(&how, &machine.view());
     // The record of what the vCPU does ends with it.
     if options.stats || options.trace.is_some() {
         let stats = machine.stop()?;

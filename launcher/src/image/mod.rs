@@ -134,6 +134,11 @@ impl Image {
         }
     }
 
+    /// The ELF file in its file.
+    pub fn elf(&self) -> &[u8] {
+        &self.elf
+    }
+
     /// The error that it cannot be run after all.
     pub fn refused(&self, source: ImageError) -> Refused {
         let path = self.path.clone();

@@ -217,6 +217,7 @@ impl Machine {
             pause: self.executor.pause.clone(),
             memory: self.executor.memory.clone(),
             kernel: self.kernel,
+            tail: self.executor.recorder.as_ref().map(Recorder::tail),
         };
         let vcpu = RunningVcpu::start(self.executor, driver, ends).map_err(setup("a thread"))?;
         Ok(Running {

@@ -3,16 +3,22 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::machine::module::{Ring, Vm};
 use crate::report::messages::say;
 use crate::report::Error;
-use crate::trace::event;
-use crate::trace::file::{Header, Writer};
+use crate::trace::event::{self, Event};
+use crate::trace::file::{Header, Trace, Writer};
 
 /// Pages of the ring: 32 records each. With 1 MiB, the Guest has to wait for a file once in some thousand exits.
 const PAGES: u32 = 256;
+
+/// The records of the end that are kept in memory, too: for an account of a death.
+const LAST: u64 = 20;
+
+/// The last records of a vCPU, once it is over.
+pub type Tail = Arc<OnceLock<Trace>>;
 
 /// The record of a vCPU on its way to a file.
 pub struct Recorder {
@@ -20,6 +26,8 @@ pub struct Recorder {
     writer: Writer,
     /// Up to here it is in the file.
     taken: u64,
+    header: Header,
+    tail: Tail,
 }
 
 impl Recorder {
@@ -43,6 +51,8 @@ impl Recorder {
             ring,
             writer,
             taken: 0,
+            header,
+            tail: Tail::default(),
         })
     }
 
@@ -61,6 +71,11 @@ impl Recorder {
         self.writer.write(&bytes)
     }
 
+    /// Where the last records will be.
+    pub fn tail(&self) -> Tail {
+        self.tail.clone()
+    }
+
     /// Takes the rest, and tells if something is lost.
     ///
     /// # Errors
@@ -68,6 +83,14 @@ impl Recorder {
     /// The file takes no more.
     pub fn end(&mut self) -> Result<(), Error> {
         self.take()?;
+        // None of these is overwritten: the ring stops when it is full.
+        let last = self.taken.saturating_sub(LAST)..self.taken;
+        let events = last.filter_map(|number| Event::parse(&self.ring.record(number)).ok());
+        let _ = self.tail.set(Trace {
+            header: self.header.clone(),
+            events: events.collect(),
+            cut_off: false,
+        });
         match self.ring.lost() {
             0 => {}
             lost => say(&format!("{lost} records of the trace are lost")),

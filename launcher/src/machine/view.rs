@@ -7,18 +7,23 @@ use std::fmt::Write;
 use std::path::{self, PathBuf};
 use std::sync::Arc;
 
+use lg_core::addr::{Gpa, Gva};
+use lg_core::paging::{self, Access};
 use lguest_abi::lguest_regs;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Map, Value};
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::image::Image;
 use crate::machine::gdb::memory::Tables;
 use crate::machine::module::Vm;
 use crate::machine::pagetable::PageTable;
 use crate::machine::pause::Pause;
+use crate::machine::recorder::Tail;
 use crate::memory::Memory;
 use crate::queries::Query;
 use crate::report::stats;
+use crate::trace::file::Trace;
 
 /// What can be seen of a machine while it runs, and afterwards.
 #[derive(Clone)]
@@ -27,6 +32,7 @@ pub struct View {
     pub(super) pause: Arc<Pause>,
     pub(super) memory: Memory,
     pub(super) kernel: Kernel,
+    pub(super) tail: Option<Tail>,
 }
 
 /// The kernel that runs.
@@ -85,6 +91,38 @@ impl View {
     /// In words: the vCPU cannot be stopped.
     pub fn page_table(&self, gva: u64) -> Result<PageTable, String> {
         self.stopped(|regs| page_table(&self.vm, &self.memory, regs.cr3, gva))
+    }
+
+    /// The registers at the last exit.
+    pub fn regs(&self) -> Option<lguest_regs> {
+        self.pause.look(|regs| *regs)
+    }
+
+    /// The eight bytes at `gva` in the tables at `cr3`, whoever may use them there.
+    pub fn read(&self, cr3: u64, gva: u64) -> Option<u64> {
+        let root = Gpa::new(cr3 & paging::ADDR);
+        let byte = |at: u64| {
+            let gva = Gva::new(gva.wrapping_add(at));
+            let tables = Tables(&self.memory);
+            let page = paging::walk_quiet(&tables, root, gva, Access::default()).ok()?;
+            let at = GuestAddress(page.gpa.get() | gva.offset());
+            self.memory.read_obj::<u8>(at).ok()
+        };
+        let mut bytes = [0; 8];
+        for (at, place) in (0..).zip(&mut bytes) {
+            *place = byte(at)?;
+        }
+        Some(u64::from_le_bytes(bytes))
+    }
+
+    /// The kernel that runs.
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// The end of the record of the vCPU, if there was one, once it is over.
+    pub fn record(&self) -> Option<&Trace> {
+        self.tail.as_ref()?.get()
     }
 
     fn stopped<T>(&self, look: impl FnOnce(&lguest_regs) -> T) -> Result<T, String> {

@@ -133,7 +133,7 @@ impl End {
 }
 
 /// A dump of the registers, in the layout of the kernel's.
-fn registers(regs: &lguest_regs) -> String {
+pub fn registers(regs: &lguest_regs) -> String {
     let mode = if regs.user_mode == 0 {
         "kernel"
     } else {

@@ -63,6 +63,7 @@ const HOSTILE: &[(&str, &str, Fate)] = &[
     ("roots", "root-past-the-end", BAD_ROOT),
     ("roots", "root-at-a-device", BAD_ROOT),
     ("roots", "root-at-the-end-of-addresses", BAD_ROOT),
+    ("roots", "root-three-calls-deep", BAD_ROOT),
     ("roots", "root-of-zeros", DOUBLE_FAULT),
     ("roots", "root-of-garbage", DOUBLE_FAULT),
     ("roots", "root-becomes-zeros", DOUBLE_FAULT),

@@ -24,6 +24,7 @@ fn main() -> u8 {
         ("root-past-the-end", || load(ram_end())),
         ("root-at-a-device", || load(0xd000_0000)),
         ("root-at-the-end-of-addresses", || load(pte::ADDRESS)),
+        ("root-three-calls-deep", three_calls_deep),
         ("root-of-zeros", || load_and_flush(alloc_frame())),
         ("root-of-garbage", root_of_garbage),
         ("root-becomes-zeros", root_becomes_zeros),
@@ -43,6 +44,30 @@ fn main() -> u8 {
 
 fn load(root: u64) {
     hypercall::write_cr3(root);
+}
+
+/// Functions whose names and order lg finds on the stack when the last of them has killed the Guest.
+fn three_calls_deep() {
+    core::hint::black_box(deep_outer(1 << 37));
+}
+
+#[no_mangle]
+#[inline(never)]
+extern "C" fn deep_outer(root: u64) -> u64 {
+    1 + core::hint::black_box(deep_middle(root))
+}
+
+#[no_mangle]
+#[inline(never)]
+extern "C" fn deep_middle(root: u64) -> u64 {
+    1 + core::hint::black_box(deep_inner(root))
+}
+
+#[no_mangle]
+#[inline(never)]
+extern "C" fn deep_inner(root: u64) -> u64 {
+    load(root);
+    core::hint::black_box(root)
 }
 
 /// The kernel half stays cached over a change of roots, and the Guest lives on it until a flush.
