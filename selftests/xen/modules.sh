@@ -1,13 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # timeout: 600
-# A stock kernel loads a module of its own, uses it, and unloads it, more than once.
+# A stock kernel loads a module of its own, uses it, and unloads it, more than once. Until then the Host has not done many
+# instructions for it: what a kernel reads again and again as it looks for a timer has an end.
 # shellcheck disable=SC2016 # for the Guest's shell
 . "${0%/*}/lib.sh"
 
 mkdir -p /srv/image
 dd if=/dev/zero of=/srv/image/zeros bs=1M count=2
-stock -- sh -euc '
+stock --stats -- sh -euc '
 	for round in 1 2 3; do
 		insmod /usr/lib/modules/loop.ko
 		grep "^loop " /proc/modules
@@ -16,5 +17,7 @@ stock -- sh -euc '
 		losetup -d /dev/loop0
 		rmmod loop
 		! grep "^loop " /proc/modules
-	done'
+	done' 2>/tmp/stats
+[ "$(sed -n 's/^emulated *//p' /tmp/stats)" -lt 2000 ]
+rm /tmp/stats
 rm -r /srv/image

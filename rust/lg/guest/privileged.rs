@@ -19,6 +19,7 @@ use crate::{
     lg_core::{
         addr::Gva,
         emulate::{
+            self,
             Gpr,
             Privileged, //
         },
@@ -93,12 +94,12 @@ pub(crate) fn execute(
             (regs.rax, regs.rdx) = (value & 0xffff_ffff, value >> 32);
         }
         Privileged::Wrmsr => wrmsr(cpu, ecx, edx_eax)?,
-        // Nobody answers on any port: the bus floats high.
-        Privileged::In { size, .. } => {
+        Privileged::In { size, port } => {
+            let value: u64 = emulate::read_port(port.number(regs.rdx as u16)).into();
             regs.rax = match size {
-                1 => regs.rax | 0xff,
-                2 => regs.rax | 0xffff,
-                _ => 0xffff_ffff,
+                1 => (regs.rax & !0xff) | (value & 0xff),
+                2 => (regs.rax & !0xffff) | (value & 0xffff),
+                _ => value,
             }
         }
         Privileged::Out { .. } => {}

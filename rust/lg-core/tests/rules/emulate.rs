@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, Register};
-use lg_core::emulate::{decode, Base, Gpr, Memory, Port, Privileged, MAX_LENGTH};
+use lg_core::emulate::{decode, read_port, Base, Gpr, Memory, Port, Privileged, MAX_LENGTH};
 use proptest::prelude::*;
 
 const GPRS: [(Gpr, Register); 16] = [
@@ -484,4 +484,18 @@ fn int80_is_known_with_its_prefixes() {
     let mut long = [0x66; 16];
     long[14..].copy_from_slice(&[0xcd, 0x80]);
     assert_eq!(lg_core::emulate::int80_length(&long), None);
+}
+
+#[test]
+fn no_port_answers() {
+    assert_eq!(Port::Immediate(0xfe).number(0x1234), 0xfe);
+    assert_eq!(Port::Dx.number(0x1234), 0x1234);
+    for number in 0..=u16::MAX {
+        let expected = if (0x40..0x44).contains(&number) {
+            0
+        } else {
+            u32::MAX
+        };
+        assert_eq!(read_port(number), expected, "port {number:#x}");
+    }
 }

@@ -107,7 +107,7 @@ fn control_registers() {
     unsafe { asm!("clts", "wbinvd") };
 }
 
-/// Nobody is at any port.
+/// Nobody is at any port: the bus floats high, but where a kernel would wait for it to fall.
 fn ports() {
     let (mut byte, mut word, mut long) = (0x1111_1111_1111_1100u64, 0x1111_1111_1111_0000u64, 0u64);
     // SAFETY: the Host answers for devices that are not there.
@@ -121,6 +121,18 @@ fn ports() {
         (byte, word, long),
         (0x1111_1111_1111_11ff, 0x1111_1111_1111_ffff, 0xffff_ffff),
         "IN"
+    );
+    let (mut counter, mut counters, mut gate) = (0x1111_1111_1111_11ffu64, !0u64, 0u64);
+    // SAFETY: as above.
+    unsafe {
+        asm!("in al, 0x42", inout("rax") counter);
+        asm!("in ax, dx", inout("rax") counters, in("dx") 0x40);
+        asm!("in al, 0x61", inout("rax") gate);
+    }
+    assert_eq!(
+        (counter, counters, gate),
+        (0x1111_1111_1111_1100, !0xffff, 0xff),
+        "IN of the timer's ports"
     );
 }
 
