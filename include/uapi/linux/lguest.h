@@ -198,6 +198,7 @@ struct lguest_note {
 #define LGUEST_ERROR_SYSCALL32	0x20000	/* SYSCALL of 32-bit code */
 /* In .host_features: */
 #define LGUEST_HOST_CLEARS_BUFFERS 1	/* empties the CPU's buffers before Guest user mode runs */
+#define LGUEST_HOST_TSC_STABLE	2	/* its TSC is the same on all CPUs, and never stops */
 
 struct lguest_shared {
 	__u64 irq_enabled;	/* Guest, switcher: virtual RFLAGS.IF; only bit 9 counts */

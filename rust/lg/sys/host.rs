@@ -20,6 +20,12 @@ pub(crate) fn tsc_khz() -> u32 {
     unsafe { (&raw const bindings::tsc_khz).read_volatile() }
 }
 
+/// Does the Host take its time from the TSC, which then is the same on all CPUs?
+pub(crate) fn tsc_is_stable() -> bool {
+    // SAFETY: Has no preconditions.
+    unsafe { bindings::check_tsc_unstable() == 0 }
+}
+
 /// Unix time in nanoseconds.
 pub(crate) fn wall_ns() -> u64 {
     // SAFETY: Has no preconditions.

@@ -8,7 +8,10 @@ use super::{
         self,
         boot_cpu_has, //
     },
-    host::tsc_khz, //
+    host::{
+        tsc_is_stable,
+        tsc_khz, //
+    },
 };
 use kernel::{
     bindings,
@@ -71,8 +74,7 @@ pub(crate) fn probe() -> Result {
             return Err(ENODEV);
         }
     }
-    // SAFETY: Has no preconditions.
-    if unsafe { bindings::check_tsc_unstable() } != 0 {
+    if !tsc_is_stable() {
         pr_warn!("the TSC is not reliable here; a guest's clock may jump when it changes CPUs\n");
     }
     Ok(())

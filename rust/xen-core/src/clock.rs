@@ -36,8 +36,9 @@ impl Clock {
         (((ticks << self.shift) * self.mul as u128) >> 32) as u64
     }
 
-    /// What the kernel is told. It is written once: the TSC is the Host's, which is the same everywhere and never stops.
-    pub const fn info(&self) -> VcpuTimeInfo {
+    /// What the kernel is told. It is written once: the TSC is the Host's. `stable` says whether the Host trusts it; where it
+    /// does not, Linux sees to it that the clock does not go back, and programs read it by system calls.
+    pub const fn info(&self, stable: bool) -> VcpuTimeInfo {
         VcpuTimeInfo {
             version: 2,
             pad0: 0,
@@ -45,7 +46,7 @@ impl Clock {
             system_time: 0,
             tsc_to_system_mul: self.mul,
             tsc_shift: self.shift,
-            flags: TSC_STABLE,
+            flags: if stable { TSC_STABLE } else { 0 },
             pad1: [0; 2],
         }
     }

@@ -19,6 +19,8 @@ pub struct Host {
     pub xcr0: u64,
     /// It empties the CPU's buffers before user mode runs.
     pub clears_buffers: bool,
+    /// It trusts its TSC.
+    pub tsc_stable: bool,
 }
 
 /// Leaf 0xd: the state that XSAVE saves.
@@ -47,6 +49,7 @@ const VERW_CLEAR: u32 = 1 << 5;
 const APIC: u32 = 1 << 9;
 const OSXSAVE: u32 = 1 << 27;
 const HYPERVISOR: u32 = 1 << 31;
+const INVARIANT_TSC: u32 = 1 << 8;
 /// XSAVE, AVX, FMA, F16C.
 const WANTS_XSAVE: u32 = bits(&[26, 28, 12, 29]);
 
@@ -112,7 +115,7 @@ const FEATURES: [(u32, u32, Registers); 7] = [
             eax: 0,
             ebx: 0,
             ecx: 0,
-            edx: bits(&[8]), // invariant TSC
+            edx: INVARIANT_TSC,
         },
     ),
     (
@@ -189,6 +192,8 @@ fn features(leaf: u32, subleaf: u32, host: &Host, native: Registers) -> Register
         }
         // VERW is the Host's to do, behind the return to user mode.
         (7, 0) if !host.clears_buffers => out.edx &= !MD_CLEAR,
+        // With it Linux takes its time from the TSC, whatever the clock says.
+        (0x8000_0007, _) if !host.tsc_stable => out.edx &= !INVARIANT_TSC,
         // Four levels of page tables, whatever the Host has.
         (0x8000_0008, _) => out.eax |= 48 << 8,
         (0x8000_0021, _) if host.clears_buffers => out.eax |= VERW_CLEAR,

@@ -2,7 +2,7 @@
 //! What is done before the kernel's first instruction.
 
 use crate::vcpu::{entries, vcpu};
-use crate::{domain, memory};
+use crate::{cpu, domain, memory};
 use core::sync::atomic::Ordering::SeqCst;
 use lguest_call::{hypercall, irq, shared_read, shared_write};
 use xen_abi::handover::{MAGIC, VERSION};
@@ -50,7 +50,7 @@ fn start_clock(shared_info: u64) {
     let clock = Clock::new(tsc, shared_read!(tsc_khz));
     domain::start_clock(clock);
     let time = offset_of!(VcpuInfo, time) as u64;
-    memory::write_at(shared_info + time, clock.info());
+    memory::write_at(shared_info + time, clock.info(cpu::tsc_is_stable()));
     let since = Clock::new(shared_read!(wall_tsc), shared_read!(tsc_khz)).at(tsc);
     let wall = shared_read!(wall_ns) + since;
     let (seconds, ns) = (wall / 1_000_000_000, wall % 1_000_000_000);

@@ -5,7 +5,7 @@ use crate::memory::read;
 use crate::vcpu::Vcpu;
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid_count, _xgetbv};
-use lguest_call::abi::LGUEST_HOST_CLEARS_BUFFERS;
+use lguest_call::abi::{LGUEST_HOST_CLEARS_BUFFERS, LGUEST_HOST_TSC_STABLE};
 use lguest_call::shared_read;
 use xen_core::cpuid::{self, Registers};
 use xen_core::instruction::{self, Msr, FORCED_CPUID, MSR_LENGTH};
@@ -44,8 +44,18 @@ fn host() -> cpuid::Host {
         } else {
             0
         },
-        clears_buffers: shared_read!(host_features) & u64::from(LGUEST_HOST_CLEARS_BUFFERS) != 0,
+        clears_buffers: host_has(LGUEST_HOST_CLEARS_BUFFERS),
+        tsc_stable: tsc_is_stable(),
     }
+}
+
+/// Does the Host trust its TSC?
+pub(crate) fn tsc_is_stable() -> bool {
+    host_has(LGUEST_HOST_TSC_STABLE)
+}
+
+fn host_has(feature: u32) -> bool {
+    shared_read!(host_features) & u64::from(feature) != 0
 }
 
 fn xcr0() -> u64 {

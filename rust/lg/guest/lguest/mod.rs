@@ -38,7 +38,10 @@ const SYSCALL_LENGTH: u64 = 2;
 /// Fills in the shared page of a new vCPU.
 pub(crate) fn begin(cpu: &mut Cpu) {
     let (now, tsc) = wall_and_tsc();
-    let features = cpu.switcher.features();
+    let mut features = cpu.switcher.features();
+    if host::tsc_is_stable() {
+        features |= u64::from(LGUEST_HOST_TSC_STABLE);
+    }
     let page = &mut cpu.switcher.page;
     page.set_abi_version(LGUEST_ABI_VERSION);
     page.set_vcpu(cpu.id);

@@ -27,6 +27,7 @@ fn nothing(_: u32, _: u32) -> Registers {
 const HOST: Host = Host {
     xcr0: 0b111,
     clears_buffers: false,
+    tsc_stable: true,
 };
 
 const fn bit(word: u32, number: u32) -> bool {
@@ -150,4 +151,14 @@ fn the_buffers_are_the_hosts_business() {
 #[test]
 fn four_levels_of_page_tables() {
     assert_eq!(answer(0x8000_0008, 0, &HOST, all).eax, (48 << 8) | 0xff);
+}
+
+#[test]
+fn an_invariant_tsc_is_one_that_the_host_trusts() {
+    let distrusts = Host {
+        tsc_stable: false,
+        ..HOST
+    };
+    assert!(bit(answer(0x8000_0007, 0, &HOST, all).edx, 8));
+    assert_eq!(answer(0x8000_0007, 0, &distrusts, all).edx, 0);
 }

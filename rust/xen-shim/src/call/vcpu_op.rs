@@ -2,6 +2,7 @@
 //! VCPU_OP.
 
 use crate::call::sched;
+use crate::cpu;
 use crate::domain::clock;
 use crate::memory::Result;
 use crate::memory::{self, is_ram, read, write, write_at, PAGE};
@@ -30,7 +31,7 @@ pub(super) fn operation(cpu: &mut Vcpu, command: u64, id: u64, argument: u64) ->
         vcpu_op::REGISTER_VCPU_INFO => register_info(cpu, &read(argument)?)?,
         vcpu_op::REGISTER_VCPU_TIME_MEMORY_AREA => {
             let area: u64 = read(argument)?;
-            write(area, clock().info())?;
+            write(area, clock().info(cpu::tsc_is_stable()))?;
         }
         _ => return Err(ENOSYS),
     }
