@@ -13,6 +13,7 @@ ln -s / $share/root
 	cd /mnt/src
 	[ "$(cat from-host)" = hello ]
 	/selftests/linux-tests files
+	/selftests/linux-tests future
 	# A link is followed in the Guest.
 	[ "$(cat root/proc/sys/kernel/hostname)" = lguest ]
 	echo hi >from-guest; mkdir directory; ln -s from-guest link; chown 1000:1000 from-guest'

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
+use std::num::NonZero;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::clock::Clock;
 use crate::{Doing, Failure};
 
 /// Everything that the Launcher says.
@@ -30,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) user: Option<User>,
     /// `cwd`: where the command starts; empty: in a directory that is gone.
     pub(crate) directory: Option<PathBuf>,
+    /// `clock`: the Host's time; none: the kernel's is right.
+    pub(crate) clock: Option<Clock>,
     /// `ignored`: the signals that the command ignores when it starts; bit 0 is signal 1.
     pub(crate) ignored: u64,
     /// `limits`: the command's limits by their numbers: each now, and at most.
@@ -86,6 +90,7 @@ impl Config {
                 words => Some(user(words).ok_or_else(malformed("user"))?),
             },
             directory: words("cwd")?.into_iter().next().map(PathBuf::from),
+            clock: clock(&words("clock")?).ok_or_else(malformed("clock"))?,
             ignored: numbers(&words("ignored")?)
                 .ok_or_else(malformed("ignored"))?
                 .first()
@@ -126,6 +131,19 @@ fn split(bytes: &[u8]) -> Vec<OsString> {
         .split(|&byte| byte == 0)
         .map(|word| OsString::from_vec(word.to_vec()))
         .collect()
+}
+
+/// The Host's time by three numbers, or no words.
+fn clock(words: &[OsString]) -> Option<Option<Clock>> {
+    let [wall_ns, tsc, tsc_khz] = numbers(words)?[..] else {
+        return words.is_empty().then_some(None);
+    };
+    let tsc_khz = NonZero::new(tsc_khz)?;
+    Some(Some(Clock {
+        wall_ns,
+        tsc,
+        tsc_khz,
+    }))
 }
 
 /// NAME=VALUE; without "=" the value is empty.
@@ -197,8 +215,8 @@ mod tests {
     use super::*;
     use crate::names::CLOSED;
 
-    const FILES: [&str; 8] = [
-        "cmd", "env", "ports", "mounts", "user", "cwd", "ignored", "limits",
+    const FILES: [&str; 9] = [
+        "cmd", "env", "ports", "mounts", "user", "cwd", "clock", "ignored", "limits",
     ];
 
     fn parse(files: &[(&str, Vec<u8>)]) -> Option<Config> {
@@ -322,6 +340,23 @@ mod tests {
         assert_eq!(variable("A=b=c"), ("A".into(), "b=c".into()));
         assert_eq!(variable("A="), ("A".into(), "".into()));
         assert_eq!(variable("A"), ("A".into(), "".into()));
+    }
+
+    #[test]
+    fn clocks() {
+        let parse = |text: &str| super::clock(&split(text.as_bytes()));
+        let clock = parse("00020\x003\x004\0").flatten().unwrap();
+        assert_eq!((clock.wall_ns, clock.tsc, clock.tsc_khz.get()), (20, 3, 4));
+        assert!(parse("").is_some_and(|none| none.is_none()));
+        for bad in [
+            "1\0",
+            "1\x002\0",
+            "1\x002\x000\0",
+            "1\x002\x003\x004\0",
+            "x\x001\x001\0",
+        ] {
+            assert!(parse(bad).is_none(), "{bad:?}");
+        }
     }
 
     #[test]

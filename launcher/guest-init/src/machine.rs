@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What std and nix have no safe call for: the controlling terminal, a child with groups, and the end
-//! of the machine.
+//! What std and nix have no safe call for: the controlling terminal, a child with groups, the time stamp
+//! counter, and the end of the machine.
 
 use std::ffi::CStr;
 use std::fs::{self, File};
@@ -78,6 +78,12 @@ pub(crate) fn run_as(command: &mut Command, user: &User) {
     // SAFETY: between fork and exec it allocates nothing, and there is no other thread whose locks a
     // copy of this process could find held.
     unsafe { command.pre_exec(become_user) };
+}
+
+/// The time stamp counter.
+pub(crate) fn time_stamp() -> u64 {
+    // SAFETY: every 64-bit CPU has it, and Linux lets programs read it unless they ask not to.
+    unsafe { std::arch::x86_64::_rdtsc() }
 }
 
 /// The machines that we can run on.

@@ -6,6 +6,7 @@
 //! without them a shell runs, as root. The same image boots directly in QEMU, where the last line
 //! on the console is `lguest-exit=STATUS`.
 
+mod clock;
 mod config;
 mod machine;
 mod modules;
@@ -80,6 +81,9 @@ fn main() {
 /// `log` is the kernel's.
 fn run(kind: Kind, log: Option<&File>) -> Result<i32, Failure> {
     let config = Config::read(Path::new(TOLD))?;
+    if let Some(clock) = &config.clock {
+        clock.set()?;
+    }
     modules::load(log)?;
     if let Some(root) = &config.root {
         root::enter(root)?;

@@ -47,7 +47,7 @@ use crate::machine::module::{Vcpu, Vm};
 use crate::machine::recorder::Recorder;
 use crate::machine::view::{Kernel, View};
 use crate::memory;
-use crate::plan::{self, Make, Plan};
+use crate::plan::{self, told, Make, Plan};
 use crate::report::end::End;
 use crate::report::messages::say;
 use crate::report::system::setup;
@@ -119,7 +119,10 @@ impl Machine {
             add(device)?;
         }
         devices.connect(&vm)?;
-        let load = plan.load;
+        let mut load = plan.load;
+        if places.is_some() {
+            told::set_clock(&mut load.initrd, &vm.clock());
+        }
         let kernel = Kernel::of(&load.image);
         let entry = (load.layout).load(&memory, &load.image, &load.initrd, &load.command_line);
         let vcpu = Vcpu::new(vm.clone(), &entry)?;

@@ -16,6 +16,8 @@
 //! * `cwd`: the directory in which the command starts; no name: one that is gone. Absent: /root.
 //! * `modules`: a directory of modules, whose names begin with the number in the order of loading. It is
 //!   there, though it may be empty, if the kernel runs by Xen's ABI; then it is waited for the devices.
+//! * `clock`: Unix time in nanoseconds, what the time stamp counter read then, and how many thousands a second
+//!   that counts. It is there if the kernel runs by Xen's ABI.
 //! * `ignored`: the signals that it ignores when it starts, as a number: bit 0 is signal 1.
 //! * `limits`: its limits (setrlimit(2)) in the order of their numbers, two numbers each: what it is, and to
 //!   what it can be raised.
@@ -46,7 +48,18 @@ use crate::session::streams::Streams;
 const TERMINAL: [&str; 1] = ["TERM"];
 const CALLER: [&str; 5] = ["HOME", "USER", "LOGNAME", "SHELL", "PATH"];
 
-/// The archive.
+/// The Host's time, for a Guest that has lost some of its own.
+#[derive(Debug, Default)]
+pub struct Clock {
+    /// Unix time in nanoseconds, when ...
+    pub wall_ns: u64,
+    /// ... RDTSC read this.
+    pub tsc: u64,
+    /// Its frequency.
+    pub tsc_khz: u32,
+}
+
+/// The archive, which [`set_clock`] completes.
 ///
 /// # Errors
 ///
@@ -69,7 +82,28 @@ pub fn archive(
             archive = archive.file(&format!("lg/modules/{number:03}-{name}"), content);
         }
     }
-    Ok(archive.finish())
+    let mut archive = archive.finish();
+    if modules.is_some() {
+        archive.extend(clock(&Clock::default()));
+    }
+    Ok(archive)
+}
+
+/// Tells `now` in an initrd that ends with an [`archive`] for a kernel of Xen's ABI: when that is made and placed, nobody
+/// knows yet how fast the counter counts. Any other initrd, and none, stays as it is.
+pub fn set_clock(initrd: &mut [u8], now: &Clock) {
+    let unknown = clock(&Clock::default());
+    if initrd.ends_with(&unknown) {
+        let rest = initrd.len() - unknown.len();
+        initrd[rest..].copy_from_slice(&clock(now));
+    }
+}
+
+/// An archive with `clock`, as long for one time as for another.
+fn clock(now: &Clock) -> Vec<u8> {
+    let numbers = [now.wall_ns, now.tsc, now.tsc_khz.into()];
+    let content = words(&numbers.map(|number| format!("{number:020}")));
+    Archive::default().file("lg/clock", &content).finish()
 }
 
 /// The files in it: their names and what is in them.
@@ -245,6 +279,22 @@ mod tests {
         );
         assert!(list(Some(&[])).ends_with("lg/modules\n"));
         assert!(!list(None).contains("modules"));
+    }
+
+    #[test]
+    fn the_clock_is_told_in_place() {
+        let mut initrd = archive(&run(&[]).unwrap(), &typed(), None, Some(&[])).unwrap();
+        let (size, archive) = (initrd.len(), clock(&Clock::default()).len());
+        let now = Clock {
+            wall_ns: u64::MAX,
+            tsc: 1,
+            tsc_khz: u32::MAX,
+        };
+        set_clock(&mut initrd, &now);
+        assert_eq!(initrd.len(), size);
+        let content = cpio(&["-i", "--quiet", "--to-stdout"], &initrd[size - archive..]);
+        let numbers = "18446744073709551615\x0000000000000000000001\x0000000000004294967295\0";
+        assert_eq!(content, numbers.as_bytes());
     }
 
     #[test]

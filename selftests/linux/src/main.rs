@@ -23,6 +23,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("clocks", clocks::TESTS),
     ("cpu", cpu::TESTS),
     ("files", files::TESTS),
+    ("future", files::FUTURE),
     ("memory", memory::TESTS),
     ("processes", processes::TESTS),
     ("signals", signals::TESTS),
