@@ -21,7 +21,10 @@ use core::arch::global_asm;
 use core::mem::{offset_of, size_of};
 use lguest_call::abi::{lguest_shared, LHCALL_ERET, LHCALL_IRQ_WINDOW};
 use vcpu::{Frame, Vcpu, STACK_SIZE, VCPUS};
-use xen_abi::number::{error::EFAULT, IRET};
+use xen_abi::number::{
+    error::{EFAULT, ENOSYS},
+    IRET,
+};
 use xen_abi::vcpu::{IretFrame, VcpuInfo};
 use xen_core::frame::{IF, RFLAGS};
 
@@ -87,6 +90,8 @@ shim_vcpus:
     /* SYSCALL of a program: RSP is the program's, RCX and R11 are free. */
     .balign 16
 shim_syscall_\n:
+    cmp ${MODIFY_LDT}, %eax
+    je 7f
     mov %rsp, cpu_\n + {SAVED_RSP}(%rip)
     mov cpu_\n + {KERNEL_SP}(%rip), %rsp
     push ${USER_SS}
@@ -101,6 +106,18 @@ shim_syscall_\n:
     mov cpu_\n + {INFO}(%rip), %rcx
     movb $1, {MASK}(%rcx)
     enter_kernel \n, {SYSCALL}
+
+    /* There are no LDTs, which the kernel does not know: it would say that all is well. */
+7:  mov shared_\n + {SH_RIP}(%rip), %rcx
+    mov %rcx, shared_\n + {SH_RCX}(%rip)
+    mov shared_\n + {SH_RFLAGS}(%rip), %r11
+    mov %r11, shared_\n + {SH_R11}(%rip)
+    mov %rsp, shared_\n + {SH_RSP}(%rip)
+    movq ${USER_CS}, shared_\n + {SH_CS}(%rip)
+    movq ${ENOSYS}, shared_\n + {SH_RAX}(%rip)
+    mov ${ERET}, %eax
+    syscall
+    ud2
 
     /* SYSCALL of the kernel: a hypercall. RSP is the kernel's, RCX and R11 are free. */
     .balign 16
@@ -428,6 +445,8 @@ shim_entries:
     ERET = const LHCALL_ERET,
     IRET = const IRET,
     EFAULT = const EFAULT,
+    ENOSYS = const ENOSYS,
+    MODIFY_LDT = const trap::MODIFY_LDT,
     IF = const IF,
     KEEP = const RFLAGS,
     SHIM_HIGH = const SHIM_HIGH,

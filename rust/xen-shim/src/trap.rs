@@ -7,6 +7,7 @@ use crate::{cpu, interrupt};
 use core::sync::atomic::Ordering::SeqCst;
 use lguest_call::abi::{LGUEST_ERROR_SYSCALL32, LGUEST_ERROR_SYSENTER};
 use lguest_call::{shared_read, shared_write};
+use xen_abi::number::error::ENOSYS;
 use xen_abi::vcpu::{selector, IretFrame, TRAP_MASKS_EVENTS};
 use xen_core::frame::{self, Target};
 
@@ -17,6 +18,10 @@ pub(crate) const PAGE_FAULT: u8 = 14;
 /// The first vector of interrupts.
 const INTERRUPTS: u8 = 32;
 const INT80: u8 = 0x80;
+
+/// Linux's number of the system call that makes LDTs: of 64-bit programs, and of 32-bit ones.
+pub(crate) const MODIFY_LDT: u32 = 154;
+const MODIFY_LDT_32: u32 = 123;
 
 /// Bytes of SYSCALL.
 const SYSCALL_LENGTH: u64 = 2;
@@ -60,6 +65,10 @@ pub(crate) fn deliver_pending(cpu: &mut Vcpu) -> bool {
 }
 
 fn int80(cpu: &mut Vcpu) {
+    if cpu.user != 0 && cpu.frame.rax as u32 == MODIFY_LDT_32 {
+        cpu.frame.rax = ENOSYS as u64;
+        return;
+    }
     let trap = cpu.traps[usize::from(INT80)];
     if trap.address != 0 && trap.flags & 3 == 3 {
         enter(cpu, trap, &[]);

@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("instructions of the kernel", privileged),
     ("RDTSC", rdtsc),
     ("TLS segments", tls_segment),
+    ("no LDTs", no_ldt),
 ];
 
 /// Eight processes, each with its own numbers in all vector registers, which it checks again and again while they take
@@ -372,6 +373,27 @@ fn rdtsc() {
         let now = unsafe { std::arch::x86_64::_rdtsc() };
         assert!(now >= last, "the TSC went back");
         last = now;
+    }
+}
+
+/// There are no LDTs, and a program that wants one is told so by both ways into the kernel.
+fn no_ldt() {
+    const MODIFY_LDT_32: i32 = 123;
+    const WRITE: i32 = 1;
+    for function in [0, WRITE] {
+        let nowhere = std::ptr::null_mut::<u8>();
+        // SAFETY: no bytes are to be read or written.
+        let result = unsafe { libc::syscall(libc::SYS_modify_ldt, function, nowhere, 0) };
+        let error = std::io::Error::last_os_error().raw_os_error();
+        assert_eq!(
+            (result, error),
+            (-1, Some(libc::ENOSYS)),
+            "modify_ldt({function})"
+        );
+        assert_eq!(
+            call_by_int_0x80(MODIFY_LDT_32, function as u32),
+            -libc::ENOSYS
+        );
     }
 }
 
