@@ -138,6 +138,8 @@ pub mod callback {
     pub const EVENT: u16 = 0;
     pub const FAILSAFE: u16 = 1;
     pub const SYSCALL: u16 = 2;
+    pub const SYSENTER: u16 = 5;
+    pub const SYSCALL32: u16 = 7;
 }
 
 /// Commands of hypercall VCPU_OP.

@@ -8,9 +8,11 @@ use xen_abi::vcpu::selector::{FLAT_CS32, FLAT_CS64};
 pub const IF: u64 = 1 << 9;
 /// The trap flag.
 pub const TF: u64 = 1 << 8;
-/// What a frame may say of RFLAGS: CF, PF, AF, ZF, SF, TF, DF, OF, RF, AC and ID. IOPL and VM are not the kernel's, and with
-/// NT our own IRETQ would fault.
+/// What kernel mode may have of RFLAGS: CF, PF, AF, ZF, SF, TF, DF, OF, RF, AC and ID. IOPL and VM are not the kernel's, and
+/// with NT our own IRETQ would fault.
 pub const RFLAGS: u64 = 0x25_0dd5;
+/// What a frame may say of them: a program can set NT, and keeps it.
+const IN_FRAMES: u64 = RFLAGS | (1 << 14);
 /// The bit of RFLAGS that is always set.
 const ALWAYS: u64 = 2;
 
@@ -51,9 +53,9 @@ pub const fn target(cs: u64, rip: u64) -> Result<Target, BadFrame> {
     }
 }
 
-/// RFLAGS for the CPU; the interrupt flag is on.
+/// RFLAGS to resume; the interrupt flag is on. For kernel mode, [`RFLAGS`] is the bound as well.
 pub const fn rflags(wanted: u64) -> u64 {
-    (wanted & RFLAGS) | IF | ALWAYS
+    (wanted & IN_FRAMES) | IF | ALWAYS
 }
 
 /// Does the frame want events masked?
@@ -63,7 +65,7 @@ pub const fn masks_events(rflags: u64) -> bool {
 
 /// RFLAGS as an event's frame shows them: `cpu` is what the CPU had, `masked` whether events were.
 pub const fn shown(cpu: u64, masked: bool) -> u64 {
-    let flags = (cpu & RFLAGS) | ALWAYS;
+    let flags = (cpu & IN_FRAMES) | ALWAYS;
     if masked {
         flags
     } else {

@@ -79,11 +79,18 @@ fn int80(cpu: &mut Vcpu) {
     }
 }
 
-/// #GP: fast system calls of 32-bit code have no callback and fault as they do under Xen; some MSRs are ours.
+/// #GP: fast system calls of 32-bit code, which fault as they do under Xen if they have no callback; some MSRs are ours.
 fn protection(cpu: &mut Vcpu, error: u64) {
     if error == u64::from(LGUEST_ERROR_SYSENTER) {
-        exception(cpu, GENERAL_PROTECTION, 0);
+        match cpu.sysenter.address {
+            0 => exception(cpu, GENERAL_PROTECTION, 0),
+            _ => enter(cpu, cpu.sysenter, &[]),
+        }
     } else if error == u64::from(LGUEST_ERROR_SYSCALL32) {
+        if cpu.syscall32.address != 0 {
+            enter(cpu, cpu.syscall32, &[]);
+            return;
+        }
         cpu.frame.rip -= SYSCALL_LENGTH;
         exception(cpu, INVALID_OPCODE, 0);
     } else if !(cpu.user == 0 && error == 0 && cpu::msr(cpu)) {

@@ -84,6 +84,9 @@ pub(crate) struct Vcpu {
     /// The kernel's handlers of events, and of frames that cannot be resumed.
     pub(crate) event: Trap,
     pub(crate) failsafe: Trap,
+    /// Those of the fast system calls of 32-bit code.
+    pub(crate) sysenter: Trap,
+    pub(crate) syscall32: Trap,
     pub(crate) traps: [Trap; 256],
     /// GPA of the root in use.
     pub(crate) cr3: u64,

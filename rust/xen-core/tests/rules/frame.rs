@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-use xen_core::frame::{masks_events, rflags, shown, target, BadFrame, Target, IF, TF};
+use xen_core::frame::{masks_events, rflags, shown, target, BadFrame, Target, IF, RFLAGS, TF};
 
 #[test]
 fn selectors() {
@@ -44,7 +44,10 @@ fn flags_that_are_not_the_kernels() {
     const IOPL: u64 = 3 << 12;
     const NT: u64 = 1 << 14;
     const VM: u64 = 1 << 17;
-    assert_eq!(rflags(u64::MAX) & (IOPL | NT | VM), 0);
+    assert_eq!(rflags(u64::MAX) & (IOPL | VM), 0);
+    assert_eq!(shown(u64::MAX, true) & (IOPL | VM), 0);
+    assert_eq!(rflags(NT) & shown(NT, true), NT | 2, "a program's");
+    assert_eq!(RFLAGS & NT, 0, "kernel mode's");
     assert_eq!(rflags(0), IF | 2);
     assert_ne!(rflags(TF) & TF, 0);
     assert_eq!(rflags(u64::MAX) >> 22, 0);

@@ -62,7 +62,8 @@ fn set_trap(cpu: &mut Vcpu, trap: TrapInfo) {
     };
 }
 
-/// CALLBACK_OP. Those for the fast system calls of 32-bit code are refused: Linux then uses int 0x80, which is faster here.
+/// CALLBACK_OP. Those for the fast system calls of 32-bit code are kept for programs that execute them by themselves, and
+/// refused nevertheless: Linux's vDSO then uses int 0x80, which is faster here.
 pub(super) fn callback(cpu: &mut Vcpu, command: u64, argument: u64) -> Result {
     if command != callback::REGISTER {
         return Err(ENOSYS);
@@ -84,6 +85,13 @@ pub(super) fn callback(cpu: &mut Vcpu, command: u64, argument: u64) -> Result {
         callback::EVENT => cpu.event = trap,
         callback::FAILSAFE => cpu.failsafe = trap,
         callback::SYSCALL => cpu.syscall = wanted.address,
+        callback::SYSENTER | callback::SYSCALL32 => {
+            match wanted.kind {
+                callback::SYSENTER => cpu.sysenter = trap,
+                _ => cpu.syscall32 = trap,
+            }
+            return Err(EINVAL);
+        }
         _ => return Err(EINVAL),
     }
     Ok(0)
