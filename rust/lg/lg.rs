@@ -77,8 +77,11 @@ pub mod lg_core {
     pub mod mitigations;
     pub mod monitor;
     pub mod paging;
+    pub mod power;
+    pub mod presence;
     pub mod segment;
     pub mod shadow;
+    pub mod sync;
     pub mod xcr0;
 }
 

@@ -190,9 +190,9 @@ impl Mmu {
         self.prefilled += self.shadow.revive(at, &tables, |gpa| ram.pinned_page(gpa));
     }
 
-    /// Forgets `root` wholly; if the vCPU at `at` is on it, only its lower half.
-    pub(crate) fn drop_root(&mut self, at: &Root, root: Gpa) {
-        let dropped = self.shadow.drop_root(at, root);
+    /// Forgets `root` wholly; if a vCPU is on it, only its lower half.
+    pub(crate) fn drop_root(&mut self, root: Gpa) {
+        let dropped = self.shadow.drop_root(root);
         self.forget(dropped);
     }
 
@@ -206,7 +206,10 @@ impl Mmu {
     ///
     /// [`Tables`]: crate::sys::table::Tables
     fn forget(&mut self, dropped: Dropped<Table>) {
-        self.shadow.bury(dropped);
+        self.shadow.retire(dropped);
+        if self.shadow.begin_grace() {
+            self.shadow.end_grace();
+        }
     }
 
     /// Does some of what was put off to here, where IRQs are on: frees what was dropped, and fills the stock;

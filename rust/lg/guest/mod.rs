@@ -105,7 +105,7 @@ impl Cpu {
 
     /// Forgets all of a root.
     pub(crate) fn drop_root(&mut self, root: Gpa, wait: Wait) -> Result<(), Stop> {
-        self.shared.shadow(wait)?.drop_root(&self.root, root);
+        self.shared.shadow(wait)?.drop_root(root);
         if root == self.root.gpa() {
             *self.switcher.note() = Note::default();
         }

@@ -157,7 +157,7 @@ impl<T: Table> Context<T> {
         if slept {
             if let Some(table) = self.level4(upper, gva, of).child(i) {
                 let base = Gva::new(gva.get() & !(SLOT - 1));
-                refresh.revive(table, 3, base, &mut stock.buried);
+                refresh.revive(table, 3, base, &mut stock.retired);
             }
         }
         Ok((result, refresh.kept))
@@ -190,10 +190,10 @@ impl<T: Table> Context<T> {
                 if level4.get(i) & (OWNED | P) != OWNED {
                     continue;
                 }
-                refresh.wake(level4, i, TABLE, &mut stock.buried);
+                refresh.wake(level4, i, TABLE, &mut stock.retired);
                 let base = Gva::new(i as u64 * SLOT).canonicalize();
                 if let Some(table) = level4.child(i) {
-                    refresh.revive(table, 3, base, &mut stock.buried);
+                    refresh.revive(table, 3, base, &mut stock.retired);
                 }
                 self.link(upper, i, of, slot);
             }

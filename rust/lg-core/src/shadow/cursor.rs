@@ -36,7 +36,7 @@ pub(super) fn make_child<'a, T: Table>(
         table.set(i, 0);
         table.attach(i, child, flags);
     } else if entry & P == 0 {
-        wake(table, i, flags, &mut stock.buried);
+        wake(table, i, flags, &mut stock.retired);
     } else if entry & flags != flags {
         set_flags(table, i, (entry & !(ADDR | OWNED)) | flags);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The tables that the shadow has forgotten, until the processors have forgotten them too.
+//! The tables that the shadow has forgotten.
 //!
 //! Taking a table out takes a moment whatever hangs below it, so it can be done with interrupts
 //! off. Freeing takes its time for each page, so it is put off to where interrupts are on.
@@ -9,7 +9,7 @@ use super::super::addr::{Gpa, Gva};
 use super::table::Table;
 
 /// Which translations of the shadow's are gone, and so have to leave the TLBs of the processors that
-/// run the Guest.
+/// the Guest flushes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scope {
     /// None.
@@ -26,9 +26,9 @@ pub enum Scope {
 /// Tables which nothing leads to any more, each with all that is below it, and whose translations
 /// they were.
 ///
-/// The processors that may be in the Guest have to forget that scope; then
-/// [`Shadow::bury`](super::Shadow::bury) takes the tables.
-#[must_use = "the processors have to forget it, and then it is for Shadow::bury"]
+/// [`Shadow::retire`](super::Shadow::retire) takes the tables. What the Guest was promised is another matter:
+/// a processor that is in the Guest goes on with that scope until it is made to forget it.
+#[must_use = "it is for Shadow::retire"]
 pub struct Dropped<T: Table> {
     pub(super) tables: T::List,
     pub(super) scope: Scope,

@@ -222,7 +222,7 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
         let context = context(&mut self.seats, index)?;
         if context.flushed != self.flushed {
             // No vCPU has been on it since, and at that time all processors forgot it.
-            context.forget(self.flushed, self.config.slot, &mut self.stock.buried);
+            context.forget(self.flushed, self.config.slot, &mut self.stock.retired);
             context.link_all_upper(&*self.upper, self.config.slot);
         }
         context.holders = context.holders.saturating_add(1);
@@ -323,7 +323,7 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
         self.tables >= self.config.max_tables || self.count >= self.seats.len()
     }
 
-    /// Makes room, when nothing is buried any more: drops the least recently loaded context that no
+    /// Makes room, when nothing that was dropped is left: drops the least recently loaded context that no
     /// vCPU is on, or else everything.
     pub fn evict(&mut self) -> Dropped<T> {
         let mut tables = T::List::new();
@@ -458,6 +458,11 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
 
     /// Forgets what the Guest flushes on the vCPU at `at`.
     pub fn flush(&mut self, at: &Root, what: Flush) -> Dropped<T> {
+        self.flush_at(at.gpa, Some(at.index), what)
+    }
+
+    /// The same for `root`, whose context is in that seat, if it has one.
+    fn flush_at(&mut self, root: Gpa, index: Option<usize>, what: Flush) -> Dropped<T> {
         self.flushes = self.flushes.wrapping_add(1);
         let mut tables = T::List::new();
         let scope = match what {
@@ -466,27 +471,28 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
                 Scope::All
             }
             Flush::Lower => {
-                let any = context(&mut self.seats, at.index)
+                let any = self
+                    .context(index)
                     .is_ok_and(|context| context.put_lower_to_sleep(&mut tables));
                 if any {
-                    Scope::Lower(at.gpa)
+                    Scope::Lower(root)
                 } else {
                     Scope::Nothing
                 }
             }
-            Flush::Page(gva) => match self.drop_page(at, gva, &mut tables) {
+            Flush::Page(gva) => match self.drop_page(index, gva, &mut tables) {
                 Gone::Nothing => Scope::Nothing,
-                Gone::Leaf => Scope::Page(at.gpa, gva.canonicalize()),
-                Gone::Tables => Self::scope_of_half(at, gva),
+                Gone::Leaf => Scope::Page(root, gva.canonicalize()),
+                Gone::Tables => Self::scope_of_half(root, gva),
             },
             Flush::Pages(first, count) => {
                 let mut any = false;
                 for n in 0..count as u64 {
                     let gva = Gva::new(first.get().wrapping_add(n * PAGE_SIZE));
-                    any |= self.drop_page(at, gva, &mut tables) != Gone::Nothing;
+                    any |= self.drop_page(index, gva, &mut tables) != Gone::Nothing;
                 }
                 if any {
-                    Self::scope_of_half(at, first)
+                    Self::scope_of_half(root, first)
                 } else {
                     Scope::Nothing
                 }
@@ -495,38 +501,49 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
         Dropped { tables, scope }
     }
 
+    /// The same for a vCPU that is on `root`, which need not be the caller's.
+    pub fn flush_root(&mut self, root: Gpa, what: Flush) -> Dropped<T> {
+        let index = self.known(root).map(|(_, index)| index);
+        self.flush_at(root, index, what)
+    }
+
     /// Drops the page that `gva` is in.
-    fn drop_page(&mut self, at: &Root, gva: Gva, to: &mut T::List) -> Gone {
+    fn drop_page(&mut self, index: Option<usize>, gva: Gva, to: &mut T::List) -> Gone {
         if half(gva) == Half::Kernel {
             return drop_page(&mut *self.upper, gva, to);
         }
-        context(&mut self.seats, at.index)
+        self.context(index)
             .map_or(Gone::Nothing, |context| context.drop_page(gva, to))
     }
 
+    /// The context in a seat, if there is one.
+    fn context(&mut self, index: Option<usize>) -> Result<&mut Context<T>, Refused> {
+        context(&mut self.seats, index.ok_or(Refused::Stale)?)
+    }
+
     /// All of the half that `gva` is in.
-    fn scope_of_half(at: &Root, gva: Gva) -> Scope {
+    fn scope_of_half(root: Gpa, gva: Gva) -> Scope {
         match half(gva) {
             Half::Kernel => Scope::All,
-            Half::User => Scope::Lower(at.gpa),
+            Half::User => Scope::Lower(root),
         }
     }
 
     /// Forgets `root` wholly, but for the top of its tables where a vCPU is on it.
-    pub fn drop_root(&mut self, at: &Root, root: Gpa) -> Dropped<T> {
-        if root == at.gpa {
-            let mut dropped = self.flush(at, Flush::Lower);
-            if let Ok(context) = context(&mut self.seats, at.index) {
-                // Nothing of it will be used again.
-                context.drop_lower(&mut dropped.tables);
-            }
-            return dropped;
-        }
-        let mut tables = T::List::new();
+    pub fn drop_root(&mut self, root: Gpa) -> Dropped<T> {
         let known = self.known(root);
-        let gone = known.and_then(|(place, _)| self.remove(place, &mut tables));
-        let scope = gone.map_or(Scope::Nothing, Scope::Lower);
-        Dropped { tables, scope }
+        let mut tables = T::List::new();
+        if known.is_some_and(|(place, _)| self.remove(place, &mut tables).is_some()) {
+            let scope = Scope::Lower(root);
+            return Dropped { tables, scope };
+        }
+        let index = known.map(|(_, index)| index);
+        let mut dropped = self.flush_at(root, index, Flush::Lower);
+        if let Ok(context) = self.context(index) {
+            // Nothing of it will be used again.
+            context.drop_lower(&mut dropped.tables);
+        }
+        dropped
     }
 
     /// Has everything sleep. A context that no vCPU is on will hear of it when one loads it.
@@ -572,18 +589,41 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
         }
     }
 
-    /// Takes what the processors have forgotten.
-    pub fn bury(&mut self, dropped: Dropped<T>) {
-        self.stock.buried.append(dropped.tables);
+    /// Takes what was dropped, of which processors may know still.
+    pub fn retire(&mut self, dropped: Dropped<T>) {
+        self.stock.retired.append(dropped.tables);
     }
 
-    /// Empties tables that are buried, `limit` of them at most, for the stock or else to be freed;
+    /// Begins the grace period of all that was dropped so far, unless there is one, or nothing to wait for; says
+    /// whether it begins. It ends ([`end_grace`](Self::end_grace)) when each processor that has been in the Guest
+    /// since this returned was out of it once: then none knows the way to these tables any more.
+    pub fn begin_grace(&mut self) -> bool {
+        if self.in_grace() || self.stock.retired.is_empty() {
+            return false;
+        }
+        core::mem::swap(&mut self.stock.waiting, &mut self.stock.retired);
+        true
+    }
+
+    /// Is there a grace period whose end nobody has told yet?
+    pub fn in_grace(&self) -> bool {
+        !self.stock.waiting.is_empty()
+    }
+
+    /// The grace period is over: [`sweep`](Self::sweep) may have the tables.
+    pub fn end_grace(&mut self) {
+        let waiting = core::mem::replace(&mut self.stock.waiting, T::List::new());
+        self.stock.buried.append(waiting);
+    }
+
+    /// Empties tables whose grace period is over, `limit` of them at most, for the stock or else to be freed;
     /// says whether there are more. Takes up to 512 steps for each.
     pub fn sweep(&mut self, limit: usize) -> bool {
         for _ in 0..limit {
             let Some(mut table) = self.stock.buried.pop() else {
                 break;
             };
+            // What was below it nobody knows either.
             clear(&mut *table, 0..512, &mut self.stock.buried);
             self.tables = self.tables.saturating_sub(1);
             if self.stock.count < STOCK {

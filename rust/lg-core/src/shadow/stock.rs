@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The stock of tables, which makes it possible to fill the shadow where nothing can be waited for; and those
-//! tables that will be in it once they are emptied.
+//! tables that will be in it once no processor knows them and they are emptied.
 
 use super::table::{List, Table};
 
@@ -20,7 +20,11 @@ pub enum Refused {
 pub(super) struct Stock<T: Table> {
     tables: T::List,
     pub(super) count: usize,
-    /// What was dropped, and no processor knows any more.
+    /// What was dropped, and a processor may know the way to.
+    pub(super) retired: T::List,
+    /// The part of it whose grace period has begun.
+    pub(super) waiting: T::List,
+    /// The part whose grace period is over: no processor knows it any more.
     pub(super) buried: T::List,
 }
 
@@ -29,6 +33,8 @@ impl<T: Table> Stock<T> {
         Self {
             tables: T::List::new(),
             count: 0,
+            retired: T::List::new(),
+            waiting: T::List::new(),
             buried: T::List::new(),
         }
     }

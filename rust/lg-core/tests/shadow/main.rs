@@ -168,7 +168,7 @@ impl Machine {
 
     fn provide_room(&mut self) {
         while self.shadow.needs_room() {
-            if !self.shadow.sweep(8) && self.shadow.needs_room() {
+            if !self.sweep() && self.shadow.needs_room() {
                 self.evict();
             }
         }
@@ -213,10 +213,19 @@ impl Machine {
                 self.structures.clear();
             }
         }
-        self.shadow.bury(dropped);
+        self.shadow.retire(dropped);
         if self.random.one_in(4) {
-            self.shadow.sweep(8);
+            self.sweep();
         }
+    }
+
+    /// Has some of what was dropped emptied; says whether there is more.
+    fn sweep(&mut self) -> bool {
+        if self.shadow.begin_grace() {
+            // The TLBs were told at once.
+            self.shadow.end_grace();
+        }
+        self.shadow.sweep(8)
     }
 
     /// Processors on the roots at hand might walk at any time.
@@ -329,7 +338,7 @@ impl Machine {
 
     /// No table is lost, and not too many are kept.
     fn check_tables(&mut self) {
-        while self.shadow.sweep(64) {}
+        while self.sweep() {}
         let (alive, put_aside) = self.host.alive();
         assert_eq!(alive - put_aside, self.shadow.tables());
         assert!(put_aside <= STOCK, "{put_aside} tables in stock");
@@ -501,13 +510,12 @@ impl Machine {
     }
 
     fn drop_root(&mut self) {
-        let vcpu = self.random.below(VCPUS);
         let root = Ram::table(0, self.random.below(TABLES[0]));
         self.trace.push(format!("drop {root}"));
-        if root == self.vcpus[vcpu].gpa() {
+        if self.is_held(root) {
             self.oracle.flush_lower(root);
         }
-        let dropped = self.shadow.drop_root(&self.vcpus[vcpu], root);
+        let dropped = self.shadow.drop_root(root);
         if !self.is_held(root) {
             self.order.retain(|&other| other != root);
         }
@@ -550,7 +558,7 @@ impl Machine {
     /// All is given back.
     fn end(mut self) -> Counts {
         let dropped = self.shadow.dismantle();
-        self.shadow.bury(dropped);
+        self.shadow.retire(dropped);
         self.check_tables();
         let (host, counts) = (self.host, self.counts);
         drop(self.shadow);
@@ -680,17 +688,20 @@ fn the_least_recent_goes_first() {
             );
             let dropped = shadow.evict();
             assert_eq!(dropped.scope(), Scope::Lower(root(order.remove(0))));
-            shadow.bury(dropped);
+            shadow.retire(dropped);
+        }
+        if shadow.begin_grace() {
+            shadow.end_grace();
         }
         while shadow.sweep(8) {}
         let dropped = shadow.load(&mut at, root(next), true).unwrap();
         assert_eq!(dropped.scope(), Scope::Nothing);
-        shadow.bury(dropped);
+        shadow.retire(dropped);
         order.retain(|&n| n != next);
         order.push(next);
         if random.one_in(8) {
             let other = random.below(2 * MANY);
-            let dropped = shadow.drop_root(&at, root(other));
+            let dropped = shadow.drop_root(root(other));
             let gone = order.contains(&other) && other != next;
             let scope = if gone {
                 Scope::Lower(root(other))
@@ -698,8 +709,47 @@ fn the_least_recent_goes_first() {
                 Scope::Nothing
             };
             assert_eq!(dropped.scope(), scope);
-            shadow.bury(dropped);
+            shadow.retire(dropped);
             order.retain(|&n| n != other || n == next);
         }
+    }
+}
+
+/// What was dropped is not used again before its grace period is over, and what is dropped meanwhile waits for the
+/// next one.
+#[test]
+fn a_dropped_table_waits_for_the_grace_period() {
+    let host = Host::default();
+    let config = Config {
+        slot: SLOT,
+        slot_entry: P,
+        five_levels: false,
+        max_tables: 1000,
+    };
+    let seats: Vec<Seat<Tree>> = (0..4).map(|_| Seat::new()).collect();
+    let mut shadow = Shadow::new(config, seats, host.table());
+    (0..shadow.wants()).for_each(|_| shadow.stock_up(host.table()));
+    let mut at = shadow.enter(Gpa::new(0)).unwrap();
+    assert!(!shadow.begin_grace(), "there is nothing to wait for");
+    // A context is two tables.
+    let all = shadow.tables();
+    for root in 1..3 {
+        let dropped = shadow.load(&mut at, Gpa::new(root * 4096), true).unwrap();
+        shadow.retire(dropped);
+        let dropped = shadow.drop_root(Gpa::new((root - 1) * 4096));
+        assert_eq!(dropped.scope(), Scope::Lower(Gpa::new((root - 1) * 4096)));
+        shadow.retire(dropped);
+        // The second one comes while the first one's period lasts.
+        assert_eq!(shadow.begin_grace(), root == 1);
+        assert!(shadow.in_grace());
+        assert!(!shadow.sweep(100));
+        assert_eq!(shadow.tables(), all + root as usize * 2);
+    }
+    for left in [1, 0] {
+        shadow.end_grace();
+        assert!(!shadow.in_grace());
+        assert!(!shadow.sweep(100));
+        assert_eq!(shadow.tables(), all + left * 2);
+        assert_eq!(shadow.begin_grace(), left == 1);
     }
 }
