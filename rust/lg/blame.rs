@@ -71,7 +71,7 @@ pub(crate) enum Errno {
     Invalid,
     /// There is no such hypercall.
     NoSuchCall,
-    /// It can be done once only.
+    /// It can be done once only, or not as long as others are at it.
     Busy,
 }
 

@@ -31,6 +31,23 @@ use kernel::{
     prelude::*, //
 };
 
+/// Adds what another vCPU has counted.
+pub(crate) fn add(to: &mut lguest_stats, from: &lguest_stats) {
+    macro_rules! add {
+        ($($field:ident)*) => {{
+            // All of them, or this does not compile.
+            let lguest_stats { hypercalls, $($field),* } = from;
+            $(to.$field += $field;)*
+            for (to, from) in to.hypercalls.iter_mut().zip(hypercalls) {
+                *to += from;
+            }
+        }};
+    }
+    add!(entries interrupts nmis page_faults pf_filled pf_injected pf_spurious pf_mmio prefilled
+         exceptions emulated irqs halts direct_syscalls direct_erets direct_faults sections msr_writes cr3_loads
+         shadow_pages shadow_recycled pinned_pages);
+}
+
 /// The counts of one vCPU, and its record.
 #[derive(Default)]
 pub(crate) struct Counts {

@@ -41,6 +41,7 @@ const GET_STATS: u32 = _IOR::<lguest_stats>(LGUEST_IOC, 6);
 const SET_DEBUG: u32 = _IOW::<lguest_debug>(LGUEST_IOC, 7);
 const SET_TRACE: u32 = _IOW::<lguest_trace>(LGUEST_IOC, 8);
 const GET_WALK: u32 = _IOWR::<lguest_walk>(LGUEST_IOC, 9);
+const GET_VCPU_STATS: u32 = _IOWR::<lguest_vcpu_stats>(LGUEST_IOC, 10);
 
 fn read<T: FromBytes>(arg: usize) -> Result<T> {
     UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>())
@@ -96,6 +97,11 @@ impl MiscDevice for Vm {
                 let mut walk = read(arg)?;
                 vm.walk(&mut walk)?;
                 write(arg, &walk)?;
+            }
+            GET_VCPU_STATS => {
+                let mut stats = read(arg)?;
+                vm.vcpu_stats(&mut stats)?;
+                write(arg, &stats)?;
             }
             SET_TRACE => vm.set_trace(&read(arg)?)?,
             _ => return Err(ENOTTY),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The inbox of one vCPU: virtual interrupts, from its timer and from anybody else.
+//! The inbox of one vCPU: what others tell it, and what they know of it.
 //!
 //! Whoever raises a vector marks it pending here and kicks the vCPU's thread. That finds it before it
 //! enters the Guest again, and delivers it (`guest::lguest::event`). There is no lock: all of it is atomic,
@@ -8,7 +8,17 @@
 
 use crate::{
     abi::LGUEST_VECTOR_TIMER,
-    lg_core::irq::Pending,
+    lg_core::{
+        irq::{
+            Call,
+            Pending, //
+        },
+        power::{
+            Life,
+            Power, //
+        },
+        presence::Presence,
+    },
     sys::{
         task::Runner,
         timer::{
@@ -18,6 +28,9 @@ use crate::{
     },
 };
 use kernel::prelude::*;
+
+/// Words that say where a vCPU begins: `guest::Start`.
+pub(crate) const START_WORDS: usize = 10;
 
 /// The object that the timer adds to when it fires.
 struct Arrivals {
@@ -44,6 +57,10 @@ impl Expired for Arrivals {
 pub(crate) struct Inbox {
     #[pin]
     timer: Timer<Arrivals>,
+    /// Whether it is in the Guest. Only the vCPU's thread changes that.
+    pub(crate) presence: Presence,
+    /// Whether it is on.
+    pub(crate) power: Power<START_WORDS>,
 }
 
 impl Inbox {
@@ -53,12 +70,30 @@ impl Inbox {
                 pending: Pending::new(),
                 runner: Runner::new(),
             }),
+            presence: Presence::new(),
+            power: Power::new(),
         })
+    }
+
+    fn pending(&self) -> &Pending {
+        &self.timer.owner().pending
     }
 
     /// Any context.
     pub(crate) fn raise(&self, vector: u8) {
         self.timer.owner().raise(vector);
+    }
+
+    /// Calls the vCPU. Any context.
+    pub(crate) fn call(&self, call: Call) {
+        if self.pending().call(call) {
+            self.kick();
+        }
+    }
+
+    /// Makes the vCPU look at its work, out of the Guest or out of its sleep. Any context.
+    pub(crate) fn kick(&self) {
+        self.timer.owner().runner.kick();
     }
 
     /// Raises [`LGUEST_VECTOR_TIMER`] in `ns` nanoseconds, and not when it was armed for before.
@@ -71,13 +106,33 @@ impl Inbox {
         self.timer.disarm();
     }
 
+    /// For a vCPU that begins: what was for the life before goes. IRQs on.
+    pub(crate) fn clear(&self) {
+        self.disarm();
+        self.pending().clear();
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.timer.owner().pending.is_empty()
+        self.pending().is_empty()
     }
 
     /// Takes the vector to deliver next. Only the vCPU's thread does.
     pub(crate) fn take(&self) -> Option<u8> {
-        self.timer.owner().pending.take_highest()
+        self.pending().take_highest()
+    }
+
+    pub(crate) fn is_called(&self, call: Call) -> bool {
+        self.pending().is_called(call)
+    }
+
+    /// The vCPU has heard that. Only its thread does.
+    pub(crate) fn answer(&self, call: Call) {
+        self.pending().answer(call);
+    }
+
+    /// Is there something for the Guest that ends a halt?
+    pub(crate) fn wakes(&self) -> bool {
+        !self.is_empty() || self.is_called(Call::Nmi)
     }
 
     /// Runs `f` with the calling thread as the one to kick.
@@ -85,8 +140,16 @@ impl Inbox {
         self.timer.owner().runner.while_running(f)
     }
 
-    /// Sleeps until something is in here, or until there is a signal. Only the vCPU's thread does.
-    pub(crate) fn sleep(&self) {
-        self.timer.owner().runner.sleep_until(|| !self.is_empty());
+    /// Sleeps until `ready` says so, until that life is over, or until there is a signal. Only the vCPU's thread
+    /// does.
+    pub(crate) fn sleep(&self, life: Life, ready: impl Fn(&Self) -> bool) {
+        let runner = &self.timer.owner().runner;
+        runner.sleep_until(|| ready(self) || !self.power.is(life));
+    }
+
+    /// Sleeps until the vCPU is on, or all is over, or until there is a signal. Only the vCPU's thread does.
+    pub(crate) fn sleep_while_off(&self) {
+        let runner = &self.timer.owner().runner;
+        runner.sleep_until(|| self.power.life().is_some() || self.power.is_over());
     }
 }

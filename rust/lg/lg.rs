@@ -10,7 +10,7 @@
 //!
 //! ```text
 //!   device              /dev/lguest, copies arguments in and out
-//!   vm                  an open file: memory regions, the vCPU, ioctls
+//!   vm                  an open file: memory regions, the vCPUs, ioctls
 //!   vcpu                the run loop: enter the guest, see why it came out, have that done
 //!   exits               what each exit leads to
 //!   debug               steps and breakpoints of a debugger behind the Launcher
@@ -20,8 +20,10 @@
 //!   counts              what a vCPU does: entries, exits, faults
 //!   record              the same one by one, for a Launcher that asks for it
 //!   shared              what vCPUs share: RAM, the shadow, kicks; the order of locks
-//!   inbox, notify       what one vCPU receives; which eventfd a virtqueue's kick goes to
+//!   notify              which eventfd a virtqueue's kick goes to
 //!   mmu                 the shadow
+//!   crew                what vCPUs do to each other: start, stop, call, wait until they are out
+//!   inbox               what one vCPU receives, and what others see of it
 //!   blame               who is to blame when something cannot be done; why a guest died, in words
 //!   sys                 all that is unsafe: switcher.S, run sections, page tables, guest RAM, the Host's C functions
 //!   lg_core             pure logic, which cargo tests: walking tables, decoding, descriptors, flags
@@ -87,6 +89,7 @@ pub mod lg_core {
 
 mod blame;
 mod counts;
+mod crew;
 mod debug;
 mod device;
 mod exits;

@@ -13,6 +13,10 @@
 use crate::{
     abi::*,
     blame::Death,
+    crew::{
+        Crew,
+        Visits, //
+    },
     lg_core::{
         addr::{
             Gpa,
@@ -33,6 +37,7 @@ use crate::{
             Dropped,
             Filled,
             Flush,
+            Half,
             Refused,
             Resolved,
             Root,
@@ -120,6 +125,8 @@ impl From<Need> for Unresolved {
 pub(crate) struct Mmu {
     shadow: Shadow<Table, KVec<Seat<Table>>>,
     slot: Arc<Lease>,
+    /// For whom the grace period of dropped tables waits, while there is one.
+    mourned: Visits,
     prefilled: u64,
     recycled: u64,
 }
@@ -145,6 +152,7 @@ impl Mmu {
         let mut mmu = Self {
             shadow: Shadow::new(config, seats, TableBox::new()?),
             slot,
+            mourned: Visits::NONE,
             prefilled: 0,
             recycled: 0,
         };
@@ -152,6 +160,15 @@ impl Mmu {
         // Nothing else is in there.
         let root = mmu.shadow.enter(root).map_err(|_| ENOMEM)?;
         Ok((mmu, root))
+    }
+
+    /// The root of another vCPU, which begins there.
+    pub(crate) fn enter(&mut self, root: Gpa) -> Result<Root, Need> {
+        self.shadow.enter(root).map_err(|refused| match refused {
+            Refused::Room => Need::Room,
+            // Stale is nothing here, since nothing was resolved.
+            Refused::Stock | Refused::Stale => Need::Stock,
+        })
     }
 
     /// Takes the vCPU at `at` to `root`. Without `keep` the lower half of that is forgotten first: that is CR3
@@ -184,6 +201,36 @@ impl Mmu {
         }
     }
 
+    /// Forgets what is flushed on those of the `set` of vCPUs; for the one at `at`, which does that, some of it is
+    /// got back.
+    pub(crate) fn flush_vcpus(
+        &mut self,
+        ram: &GuestRam,
+        at: &Root,
+        crew: &Crew,
+        set: u64,
+        what: Flush,
+    ) {
+        let of_all = match what {
+            Flush::All => true,
+            Flush::Page(gva) | Flush::Pages(gva, _) => shadow::half(gva) == Half::Kernel,
+            Flush::Lower => false,
+        };
+        for (n, root) in crew.roots(set).enumerate() {
+            // Once for each root, or for all of them.
+            if n > 0 && of_all {
+                break;
+            }
+            if !crew.roots(set).take(n).any(|other| other == root) {
+                let dropped = self.shadow.flush_root(Gpa::new(root), what);
+                self.forget(dropped);
+            }
+        }
+        if matches!(what, Flush::Lower | Flush::All) {
+            self.revive(ram, at);
+        }
+    }
+
     /// Gets back what is still true of what was in use before a flush: the Guest goes on with that.
     fn revive(&mut self, ram: &GuestRam, at: &Root) {
         let tables = ram.tables(Wait::Forbidden);
@@ -202,19 +249,28 @@ impl Mmu {
         self.forget(dropped);
     }
 
-    /// There is one vCPU, and it is out: no CPU knows anything of the scope (see [`Tables`]).
-    ///
-    /// [`Tables`]: crate::sys::table::Tables
+    /// Who is in the Guest goes on with it for a while. Who has flushed something waits for that by himself.
     fn forget(&mut self, dropped: Dropped<Table>) {
         self.shadow.retire(dropped);
-        if self.shadow.begin_grace() {
+    }
+
+    /// Ends the grace period of what was dropped if nobody is in the Guest any more who was, and begins the next one.
+    fn mourn(&mut self, crew: &Crew) {
+        if self.shadow.in_grace() && crew.are_over(&self.mourned) {
             self.shadow.end_grace();
+        }
+        if self.shadow.begin_grace() {
+            match crew.visits(!0) {
+                Some(visits) => self.mourned = visits,
+                None => self.shadow.end_grace(),
+            }
         }
     }
 
     /// Does some of what was put off to here, where IRQs are on: frees what was dropped, and fills the stock;
     /// says whether there is more. May sleep.
-    pub(crate) fn tidy(&mut self) -> bool {
+    pub(crate) fn tidy(&mut self, crew: &Crew) -> bool {
+        self.mourn(crew);
         if self.shadow.sweep(STEP) {
             return true;
         }
@@ -233,16 +289,23 @@ impl Mmu {
 
     /// Brings the tables below the budget: what was dropped goes first, then least recently used contexts, then
     /// everything. The roots that vCPUs are on lose what they map at most, so they never dangle. IRQs on.
-    pub(crate) fn make_room(&mut self) {
+    ///
+    /// Where that has to wait for others, it says for whom, and is to be called again then.
+    pub(crate) fn make_room(&mut self, crew: &Crew) -> Option<Visits> {
         while self.shadow.needs_room() {
             task::reschedule_if_asked();
+            self.mourn(crew);
             if self.shadow.sweep(STEP) || !self.shadow.needs_room() {
                 continue;
+            }
+            if self.shadow.in_grace() {
+                return Some(self.mourned.clone());
             }
             self.recycled += 1;
             let dropped = self.shadow.evict();
             self.forget(dropped);
         }
+        None
     }
 
     /// Deals with a page fault at `gva` on the vCPU at `at`, which keeps in `walked` what is worth to be kept
@@ -356,6 +419,10 @@ impl Drop for Mmu {
     fn drop(&mut self) {
         let dropped = self.shadow.dismantle();
         self.forget(dropped);
+        // No vCPU is left.
+        while self.shadow.in_grace() || self.shadow.begin_grace() {
+            self.shadow.end_grace();
+        }
         while self.shadow.sweep(STEP) {
             task::reschedule_if_asked();
         }

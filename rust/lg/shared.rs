@@ -9,17 +9,20 @@
 //!
 //! In this order:
 //!
-//! 1. a vCPU's (`Vm`), by the thread that runs it, as long as it runs: ioctls only try it.
-//! 2. the VM's memory (`Vm`), while regions are added and when the first vCPU is made.
+//! 1. a vCPU's (`Vm`), by the thread that runs it, as long as it runs: ioctls only try it, so it does not matter how
+//!    many of them somebody has.
+//! 2. the VM's memory (`Vm`), while regions are added and when a vCPU is made.
 //! 3. the shadow's, and that of [`Notify`]: nobody holds both.
 //!
 //! All of them sleep. In a run section, IRQs off, the last two are tried, and else it is
 //! [`Stop::Later`]. RAM has no lock: it does not change any more. Interrupts touch an `Inbox` only, which
-//! has none.
+//! has none. Nor has `Crew`, which waits for vCPUs to leave the Guest: never with 3, and never in a section.
 
 use crate::{
     abi::lguest_stats,
     blame::Stop,
+    crew::Crew,
+    inbox::Inbox,
     lg_core::{
         addr::{
             Gpa,
@@ -41,7 +44,8 @@ use crate::{
     notify::Notify,
     sys::{
         page::Wait,
-        ram::GuestRam, //
+        ram::GuestRam,
+        slots::Lease, //
     },
 };
 use core::convert::Infallible;
@@ -59,7 +63,9 @@ use kernel::{
 pub(crate) struct Shared {
     #[pin]
     shadow: Mutex<Mmu>,
+    pub(crate) crew: Arc<Crew>,
     pub(crate) notify: Arc<Notify>,
+    pub(crate) lease: Arc<Lease>,
     // Last: the shadow points into it.
     pub(crate) ram: GuestRam,
 }
@@ -67,12 +73,15 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         shadow: Mmu,
-        notify: Arc<Notify>,
+        (crew, notify): (Arc<Crew>, Arc<Notify>),
+        lease: Arc<Lease>,
         ram: GuestRam,
     ) -> impl PinInit<Self, Infallible> {
         pin_init!(Self {
             shadow <- new_mutex!(shadow, "lg::shadow"),
+            crew,
             notify,
+            lease,
             ram,
         })
     }
@@ -107,18 +116,41 @@ impl Shared {
         }
     }
 
-    /// Takes the vCPU at `at` to `root`, as CR3 bit 63 says: with what is cached of its lower half, or without.
+    /// The root of a vCPU that begins. May sleep.
+    ///
+    /// The Host's failure is `ENOMEM`.
+    pub(crate) fn enter(&self, inbox: &Inbox, root: Gpa) -> Result<Root, Stop> {
+        loop {
+            let mut shadow = self.shadow.lock();
+            let result = shadow.enter(root);
+            if result.is_ok() {
+                inbox.presence.set_root(root.get());
+            }
+            drop(shadow);
+            match result {
+                Ok(root) => return Ok(root),
+                Err(need) => self.provide(need, Wait::Allowed)?,
+            }
+        }
+    }
+
+    /// Takes the vCPU at `at`, whose inbox that is, to `root`, as CR3 bit 63 says: with what is cached of its lower
+    /// half, or without.
     ///
     /// The Host's failure is `ENOMEM`.
     pub(crate) fn load(
         &self,
         at: &mut Root,
+        inbox: &Inbox,
         root: Gpa,
         keep: bool,
         wait: Wait,
     ) -> Result<(), Stop> {
         loop {
-            let result = self.shadow(wait)?.load(&self.ram, at, root, keep);
+            let mut shadow = self.shadow(wait)?;
+            let result = shadow.load(&self.ram, at, root, keep);
+            inbox.presence.set_root(at.gpa().get());
+            drop(shadow);
             match result {
                 Ok(()) => return Ok(()),
                 Err(need) => self.provide(need, wait)?,
@@ -129,6 +161,29 @@ impl Shared {
     /// Forgets what the Guest flushes on the vCPU at `at`.
     pub(crate) fn flush(&self, at: &Root, what: Flush, wait: Wait) -> Result<(), Stop> {
         self.shadow(wait)?.flush(&self.ram, at, what);
+        Ok(())
+    }
+
+    /// Forgets what is flushed on those of the `set` of vCPUs, and waits until none of them uses it any more. It is
+    /// the vCPU at `at` that does that.
+    pub(crate) fn flush_vcpus(
+        &self,
+        at: &Root,
+        set: u64,
+        what: Flush,
+        wait: Wait,
+    ) -> Result<(), Stop> {
+        if wait == Wait::Forbidden && self.crew.visits(set).is_some() {
+            return Err(Stop::Later);
+        }
+        self.shadow(wait)?
+            .flush_vcpus(&self.ram, at, &self.crew, set, what);
+        match self.crew.visits(set) {
+            None => {}
+            // Somebody came in meanwhile. To do it again does no harm.
+            Some(_) if wait == Wait::Forbidden => return Err(Stop::Later),
+            Some(visits) => self.crew.wait(&visits),
+        }
         Ok(())
     }
 
@@ -143,7 +198,13 @@ impl Shared {
                 self.ram.page(gpa)?;
             }
             Need::Stock => self.shadow(wait)?.stock_up()?,
-            Need::Room => self.shadow(wait)?.make_room(),
+            Need::Room => loop {
+                let visits = self.shadow(wait)?.make_room(&self.crew);
+                match visits {
+                    Some(visits) => self.crew.wait(&visits),
+                    None => break,
+                }
+            },
         }
         Ok(())
     }
@@ -153,9 +214,11 @@ impl Shared {
         self.shadow.lock().way(at, user, gva)
     }
 
-    /// Does some of what the shadow has put off; says whether there is more. May sleep.
+    /// Does some of what the shadow has put off; says whether there is more. Whoever has the lock will do it as well.
+    /// May sleep.
     pub(crate) fn tidy(&self) -> bool {
-        self.shadow.lock().tidy()
+        let shadow = self.shadow.try_lock();
+        shadow.is_some_and(|mut shadow| shadow.tidy(&self.crew))
     }
 
     pub(crate) fn add_stats(&self, stats: &mut lguest_stats) {

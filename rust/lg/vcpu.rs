@@ -14,7 +14,8 @@ use crate::{
     guest::{
         lguest,
         Cpu,
-        Next, //
+        Next,
+        Start, //
     },
     inbox::Inbox,
     lg_core::{
@@ -24,6 +25,7 @@ use crate::{
         },
         exit::Exit,
         flags,
+        power::Life,
         shadow::Root, //
     },
     shared::Shared,
@@ -64,6 +66,7 @@ pub(crate) struct Parts {
 impl Parts {
     pub(crate) fn new(id: u32, slot: Arc<Lease>) -> Result<Self> {
         let (fpu, xcr0) = GuestFpu::new()?;
+        slot.make_region(id as usize)?;
         Ok(Self {
             switcher: Switcher::new(&slot, id as usize)?,
             fpu,
@@ -78,21 +81,23 @@ pub(crate) struct Vcpu {
     cpu: Cpu,
     fpu: GuestFpu,
     debug: Debug,
-    /// It died or shut down: nothing of it runs again.
-    over: bool,
     // Last: the switcher's pages.
     slot: Arc<Lease>,
 }
 
 impl Vcpu {
-    /// Can a vCPU start like that?
+    /// Can a vCPU be made like that?
     pub(crate) fn accepts(init: &lguest_vcpu, ram: &GuestRam) -> bool {
         let root = Gpa::new(init.cr3);
-        Gva::new(init.rip).is_canonical() && root.offset() == 0 && ram.contains(root)
+        let begins = match init.id {
+            0 => Gva::new(init.rip).is_canonical(),
+            _ => (init.rip, init.rsi) == (0, 0),
+        };
+        begins && init.pad == 0 && root.offset() == 0 && ram.contains(root)
     }
 
-    /// A vCPU at the entry point that the contract describes. [`Vcpu::accepts`] said yes, and `root` is
-    /// that of its CR3.
+    /// A vCPU as the contract describes it: number 0 at the entry point, and on; another one off. [`Vcpu::accepts`]
+    /// said yes, and `root` is that of its CR3.
     pub(crate) fn new(
         init: &lguest_vcpu,
         parts: Parts,
@@ -107,7 +112,10 @@ impl Vcpu {
             root,
             walked: None,
             entries: None,
+            nmi_entry: Gva::new(0),
+            in_nmi: false,
             monitor: None,
+            life: Life::NONE,
             shared,
             inbox,
             counts: Counts::default(),
@@ -116,22 +124,23 @@ impl Vcpu {
         *regs = Regs::default();
         (regs.rip, regs.rsi) = (init.rip, init.rsi);
         regs.rflags = flags::AT_EVENT_ENTRY;
+        if init.id == 0 {
+            // Nothing is to be read from there: it is here.
+            cpu.life = cpu.shared.crew.start_first();
+        }
         cpu.enter_root();
         lguest::begin(&mut cpu);
         Self {
             cpu,
             fpu: parts.fpu,
             debug: Debug::default(),
-            over: false,
             slot: parts.slot,
         }
     }
 
     /// LGUEST_RUN: runs the Guest until there is something for the Launcher.
     pub(crate) fn run(&mut self, run: &mut lguest_run) -> Result {
-        if self.over {
-            return Err(ENXIO);
-        }
+        self.check_not_over()?;
         if !task::is_current_mm(self.slot.mm()) {
             // The switcher is mapped in one address space only; a forked child has the file, but
             // not that.
@@ -149,10 +158,56 @@ impl Vcpu {
         result
     }
 
+    /// `ENXIO` when the Guest has died or shut down.
+    fn check_not_over(&self) -> Result {
+        match self.cpu.inbox.power.is_over() {
+            true => Err(ENXIO),
+            false => Ok(()),
+        }
+    }
+
+    /// Its life is over. Waits for the next one, and has it begin; `EINTR` when there is a signal, `ENXIO` when
+    /// there will be no other.
+    fn begin_next_life(&mut self) -> Result {
+        let cpu = &mut self.cpu;
+        loop {
+            if cpu.inbox.power.is_over() {
+                return Err(ENXIO);
+            }
+            let life = cpu.inbox.power.life();
+            let begin = life.and_then(|life| Some((life, cpu.inbox.power.frame(life)?)));
+            if let Some((life, words)) = begin {
+                let start = Start::from_words(words);
+                match cpu.write_cr3(start.root.get(), Wait::Allowed) {
+                    Err(Stop::Host(error)) => return Err(error),
+                    // The root is in RAM, as the one who started us has seen.
+                    Err(_) => return Err(EINVAL),
+                    Ok(()) => {}
+                }
+                lguest::begin_at(cpu, &start);
+                self.fpu.restart();
+                cpu.life = life;
+                return Ok(());
+            }
+            if task::must_return_to_user() {
+                return Err(EINTR);
+            }
+            cpu.inbox.sleep_while_off();
+        }
+    }
+
     fn run_loop(&mut self, run: &mut lguest_run) -> Result {
         let mut exit = Exit::Interrupted;
-        let mut next = self.debug.resume(&mut self.cpu, run);
+        let mut next = match self.cpu.is_alive() {
+            true => self.debug.resume(&mut self.cpu, run),
+            false => Ok(Next::Again),
+        };
         loop {
+            if !self.cpu.is_alive() {
+                // Whatever it was at, nobody hears of it.
+                self.begin_next_life()?;
+                next = Ok(Next::Again);
+            }
             next = match next {
                 Ok(Next::Resume | Next::Again) => {
                     if self.cpu.counts.trace_is_full() {
@@ -172,7 +227,9 @@ impl Vcpu {
                 }
                 Ok(Next::Launcher(number)) => {
                     run.exit = number;
-                    self.over = number == LGUEST_EXIT_SHUTDOWN;
+                    if number == LGUEST_EXIT_SHUTDOWN {
+                        self.cpu.shared.crew.end();
+                    }
                     return Ok(());
                 }
                 Err(Stop::Later) => {
@@ -183,7 +240,7 @@ impl Vcpu {
                     death.write_to(&mut reason);
                     run.death().reason = reason;
                     run.exit = LGUEST_EXIT_DEATH;
-                    self.over = true;
+                    self.cpu.shared.crew.end();
                     return Ok(());
                 }
                 Err(Stop::Host(error)) => {
@@ -206,6 +263,7 @@ impl Vcpu {
         let _time = GuestTime::begin();
         let (cpu, debug) = (&mut self.cpu, &mut self.debug);
         cpu.counts.section();
+        lguest::got_cpu(cpu);
         let (setup, xcr0) = (cpu.switcher.setup(&irqs), cpu.xcr0);
         let next = section::run(&irqs, &setup, &mut self.fpu, xcr0, |section| {
             cpu.counts.msr_writes(section.msr_writes());
@@ -215,10 +273,14 @@ impl Vcpu {
                     Next::Resume | Next::Again => {}
                     next => return Ok(next),
                 }
-                if !cpu.counts.entry(&mut cpu.switcher) {
+                // In, and only then a look whether it may be: `lg_core::presence`.
+                cpu.inbox.presence.enter();
+                if !cpu.is_alive() || !cpu.counts.entry(&mut cpu.switcher) {
+                    cpu.inbox.presence.leave();
                     return Ok(Next::Again);
                 }
                 *exit = cpu.switcher.enter(section);
+                cpu.inbox.presence.leave();
                 cpu.counts.exit(exit, &mut cpu.switcher, &cpu.root);
                 let next = exits::handle(cpu, debug, exit, run, Wait::Forbidden);
                 let go_on = matches!(next, Ok(Next::Resume | Next::Again));
@@ -227,6 +289,9 @@ impl Vcpu {
                 }
             }
         });
+        if exit.is_hosts() || task::has_work() {
+            lguest::may_lose_cpu(&mut self.cpu);
+        }
         let intact = self.cpu.switcher.replay_exceptions(&irqs);
         // The CPU has acknowledged this interrupt: the Host's handler has to run before anything
         // else may.
@@ -241,9 +306,7 @@ impl Vcpu {
 
     /// LGUEST_SET_DEBUG.
     pub(crate) fn set_debug(&mut self, flags: u32) -> Result {
-        if self.over {
-            return Err(ENXIO);
-        }
+        self.check_not_over()?;
         self.debug.set(&mut self.cpu, flags)
     }
 

@@ -4,7 +4,8 @@
 
 use crate::{
     abi::*,
-    inbox::Inbox,
+    counts,
+    crew::Crew,
     lg_core::addr::{
         Gpa,
         Gva, //
@@ -17,13 +18,23 @@ use crate::{
         compat,
         cpu,
         host,
+        nospec,
         ram::GuestRam,
+        ring::Ring,
         slots::Lease, //
     },
     vcpu::{
         Parts,
         Vcpu, //
     },
+};
+use core::{
+    cmp::Ordering::{
+        Equal,
+        Greater,
+        Less, //
+    },
+    mem::MaybeUninit, //
 };
 use kernel::{
     mm::virt::VmaNew,
@@ -32,6 +43,7 @@ use kernel::{
     sync::{
         Arc,
         Mutex,
+        SetOnce,
         UniqueArc, //
     },
 };
@@ -51,24 +63,23 @@ const MIN_SHADOW_PAGES: u32 = 256;
 
 #[pin_data]
 pub(crate) struct Vm {
-    /// Held while it runs.
-    #[pin]
-    vcpu: Mutex<Option<Vcpu>>,
+    /// Each is locked while it runs.
+    vcpus: [SetOnce<Arc<Mutex<Vcpu>>>; LGUEST_MAX_VCPUS as usize],
     #[pin]
     memory: Mutex<Memory>,
     notify: Arc<Notify>,
-    inbox: Arc<Inbox>,
+    crew: Arc<Crew>,
 }
 
 impl Vm {
     pub(crate) fn new() -> Result<impl PinInit<Self>> {
         let notify = Arc::pin_init(Notify::new(), GFP_KERNEL_ACCOUNT)?;
-        let inbox = Arc::pin_init(Inbox::new(), GFP_KERNEL_ACCOUNT)?;
+        let crew = Arc::new(Crew::new()?, GFP_KERNEL_ACCOUNT)?;
         Ok(pin_init!(Self {
-            vcpu <- new_mutex!(None, "lg::vcpu"),
+            vcpus: [const { SetOnce::new() }; LGUEST_MAX_VCPUS as usize],
             memory <- new_mutex!(Memory::Setup(GuestRam::new()), "lg::memory"),
             notify,
-            inbox,
+            crew,
         }))
     }
 
@@ -90,79 +101,99 @@ impl Vm {
     }
 
     /// `EEXIST` if it exists, `EINVAL` for one that can't, `EBUSY` if the caller's address space
-    /// runs another VM.
+    /// runs another VM, or while another thread makes one.
     pub(crate) fn create_vcpu(&self, init: &lguest_vcpu) -> Result {
-        if init.id >= LGUEST_MAX_VCPUS || init.pad != 0 {
-            return Err(EINVAL);
+        let id = init.id as usize;
+        let place = nospec::get(&self.vcpus, id).ok_or(EINVAL)?;
+        let mut memory = self.memory.try_lock().ok_or(EBUSY)?;
+        match id.cmp(&self.crew.count()) {
+            Less => return Err(EEXIST),
+            Equal => {}
+            Greater => return Err(EINVAL),
         }
-        let mut vcpu = self.vcpu.try_lock().ok_or(EBUSY)?;
-        if vcpu.is_some() {
-            return Err(EEXIST);
-        }
-        let mut memory = self.memory.lock();
-        let ram = match &mut *memory {
-            Memory::Setup(ram) if Vcpu::accepts(init, ram) => ram,
-            _ => return Err(EINVAL),
+        let inbox = self.crew.inbox_of_next(id)?;
+        let new = match &mut *memory {
+            Memory::Setup(ram) => {
+                if !Vcpu::accepts(init, ram) {
+                    return Err(EINVAL);
+                }
+                let slot = Arc::new(Lease::new()?, GFP_KERNEL_ACCOUNT)?;
+                let parts = Parts::new(init.id, slot.clone())?;
+                let max_pages = compat::parameter(module_parameters::max_shadow_pages.value());
+                let max_pages = max_pages.max(MIN_SHADOW_PAGES) as usize;
+                let five_levels = cpu::paging_levels() == 5;
+                let root = Gpa::new(init.cr3);
+                let (mmu, root) = Mmu::new(root, slot.clone(), five_levels, max_pages)?;
+                inbox.presence.set_root(root.gpa().get());
+                let (room, seat) = (room()?, room()?);
+                // Nothing can fail any more, so the RAM may go.
+                let ram = core::mem::replace(ram, GuestRam::new());
+                let others = (self.crew.clone(), self.notify.clone());
+                let Ok(shared) = room.pin_init_with(Shared::new(mmu, others, slot, ram));
+                let shared: Arc<Shared> = shared.into();
+                *memory = Memory::Shared(shared.clone());
+                (seat, Vcpu::new(init, parts, root, shared, inbox))
+            }
+            Memory::Shared(shared) => {
+                if !Vcpu::accepts(init, &shared.ram) {
+                    return Err(EINVAL);
+                }
+                let parts = Parts::new(init.id, shared.lease.clone())?;
+                let seat = room()?;
+                let root = shared.enter(&inbox, Gpa::new(init.cr3));
+                let root = root.map_err(|_| ENOMEM)?;
+                (seat, Vcpu::new(init, parts, root, shared.clone(), inbox))
+            }
         };
-        let slot = Arc::new(Lease::new(LGUEST_MAX_VCPUS)?, GFP_KERNEL_ACCOUNT)?;
-        let parts = Parts::new(init.id, slot.clone())?;
-        let max_pages = compat::parameter(module_parameters::max_shadow_pages.value());
-        let max_pages = max_pages.max(MIN_SHADOW_PAGES) as usize;
-        let five_levels = cpu::paging_levels() == 5;
-        let (mmu, root) = Mmu::new(Gpa::new(init.cr3), slot, five_levels, max_pages)?;
-        let room = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
-        // Nothing can fail any more, so the RAM may go.
-        let ram = core::mem::replace(ram, GuestRam::new());
-        let Ok(shared) = room.pin_init_with(Shared::new(mmu, self.notify.clone(), ram));
-        let shared: Arc<Shared> = shared.into();
-        let new = Vcpu::new(init, parts, root, shared.clone(), self.inbox.clone());
-        *memory = Memory::Shared(shared);
-        *vcpu = Some(new);
+        let (seat, vcpu): (UniqueArc<MaybeUninit<Mutex<Vcpu>>>, _) = new;
+        let Ok(seat) = seat.pin_init_with(new_mutex!(vcpu, "lg::vcpu"));
+        place.populate(seat.into());
+        self.crew.enlist();
         Ok(())
+    }
+
+    /// A vCPU, to be locked. `EINVAL` for one that can't be, `ENXIO` if there is none.
+    fn vcpu(&self, id: u32) -> Result<&Mutex<Vcpu>> {
+        let place = nospec::get(&self.vcpus, id as usize).ok_or(EINVAL)?;
+        Ok(place.as_ref().ok_or(ENXIO)?)
     }
 
     /// `EBUSY` if another thread runs it, `ENXIO` if there is none or it is over.
     pub(crate) fn run(&self, run: &mut lguest_run) -> Result {
-        if run.vcpu >= LGUEST_MAX_VCPUS {
-            return Err(EINVAL);
-        }
-        let mut vcpu = self.vcpu.try_lock().ok_or(EBUSY)?;
-        (*vcpu).as_mut().ok_or(ENXIO)?.run(run)
+        let mut vcpu = self.vcpu(run.vcpu)?.try_lock().ok_or(EBUSY)?;
+        vcpu.run(run)
     }
 
     /// `EBUSY` while the vCPU runs, `ENXIO` if there is none or it is over.
     pub(crate) fn set_debug(&self, debug: &lguest_debug) -> Result {
-        if debug.vcpu >= LGUEST_MAX_VCPUS || debug.reserved != [0; 2] {
+        if debug.reserved != [0; 2] {
             return Err(EINVAL);
         }
-        let mut vcpu = self.vcpu.try_lock().ok_or(EBUSY)?;
-        (*vcpu).as_mut().ok_or(ENXIO)?.set_debug(debug.flags)
+        let mut vcpu = self.vcpu(debug.vcpu)?.try_lock().ok_or(EBUSY)?;
+        vcpu.set_debug(debug.flags)
     }
 
     /// `EBUSY` while the vCPU runs, `ENXIO` if there is none.
     pub(crate) fn set_trace(&self, trace: &lguest_trace) -> Result {
-        if trace.vcpu >= LGUEST_MAX_VCPUS {
-            return Err(EINVAL);
-        }
-        let mut vcpu = self.vcpu.try_lock().ok_or(EBUSY)?;
-        (*vcpu).as_mut().ok_or(ENXIO)?.set_trace(trace)
+        let mut vcpu = self.vcpu(trace.vcpu)?.try_lock().ok_or(EBUSY)?;
+        vcpu.set_trace(trace)
     }
 
     /// `EBUSY` while the vCPU runs, whose lock comes before that of an address space. `ENXIO` if there is nothing
     /// to map.
     pub(crate) fn map(&self, vma: &VmaNew) -> Result {
-        let vcpu = self.vcpu.try_lock().ok_or(EBUSY)?;
-        (*vcpu).as_ref().ok_or(ENXIO)?.map_trace(vma)
+        let id = u32::try_from(Ring::vcpu(vma)).map_err(|_| EINVAL)?;
+        let vcpu = self.vcpu(id)?.try_lock().ok_or(EBUSY)?;
+        vcpu.map_trace(vma)
     }
 
     /// `EBUSY` while the vCPU runs, `ENXIO` if there is none.
     pub(crate) fn walk(&self, walk: &mut lguest_walk) -> Result {
-        if walk.vcpu >= LGUEST_MAX_VCPUS || walk.user_mode > 1 {
+        if walk.user_mode > 1 {
             return Err(EINVAL);
         }
-        let vcpu = self.vcpu.try_lock().ok_or(EBUSY)?;
-        let user = walk.user_mode != 0;
-        walk.entries = (*vcpu).as_ref().ok_or(ENXIO)?.way(user, Gva::new(walk.gva));
+        let vcpu = self.vcpu(walk.vcpu)?.try_lock().ok_or(EBUSY)?;
+        walk.entries = vcpu.way(walk.user_mode != 0, Gva::new(walk.gva));
         Ok(())
     }
 
@@ -170,8 +201,8 @@ impl Vm {
         if line >= LGUEST_LINES as usize {
             return Err(EINVAL);
         }
-        self.inbox
-            .raise((LGUEST_VECTOR_LINE0 as usize + line) as u8);
+        let vector = LGUEST_VECTOR_LINE0 as usize + line;
+        self.crew.first().ok_or(EINVAL)?.raise(vector as u8);
         Ok(())
     }
 
@@ -180,14 +211,30 @@ impl Vm {
         self.notify.set(new)
     }
 
-    /// `EBUSY` while the vCPU runs.
+    /// Of all vCPUs; `EBUSY` while one of them runs.
     pub(crate) fn stats(&self) -> Result<lguest_stats> {
-        let mut vcpu = self.vcpu.try_lock().ok_or(EBUSY)?;
-        let mut stats = (*vcpu).as_mut().ok_or(ENXIO)?.stats();
+        let mut stats = lguest_stats::default();
+        for vcpu in self.vcpus.iter().filter_map(SetOnce::as_ref) {
+            counts::add(&mut stats, &vcpu.try_lock().ok_or(EBUSY)?.stats());
+        }
         match &*self.memory.lock() {
             Memory::Setup(_) => return Err(ENXIO),
             Memory::Shared(shared) => shared.add_stats(&mut stats),
         }
         Ok(stats)
     }
+
+    /// Of one vCPU. `EBUSY` while it runs.
+    pub(crate) fn vcpu_stats(&self, stats: &mut lguest_vcpu_stats) -> Result {
+        if stats.pad != 0 {
+            return Err(EINVAL);
+        }
+        stats.stats = self.vcpu(stats.vcpu)?.try_lock().ok_or(EBUSY)?.stats();
+        Ok(())
+    }
+}
+
+/// Memory for an object that is made when nothing can fail any more.
+fn room<T>() -> Result<UniqueArc<MaybeUninit<T>>> {
+    Ok(UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?)
 }

@@ -123,13 +123,13 @@ struct lguest_note {
 #define LHCALL_DROP_ROOT	12
 /*
  * Put a monitor below the Guest's kernel: code in Guest kernel mode that takes the SYSCALLs of a
- * kernel which speaks another ABI than this one.  RDI is the GVA of its entry point, RSI the GPA of
- * its root.  From then on, and for good:
+ * kernel which speaks another ABI than this one.  RDI is the GVA of its entry point, RSI the GPA
+ * of its root.  From then on, and for good:
  *
  * Guest kernel mode finds the monitor's memory in the top-level slots LGUEST_MONITOR_FIRST to
- * LGUEST_MONITOR_CODE of every root.  Their addresses are translated by the tables of RSI, whatever
- * CR3 is, and what other roots have there is not looked at.  The shared pages stay where they are.
- * For Guest user mode nothing changes: it has no upper half.
+ * LGUEST_MONITOR_CODE of every root.  Their addresses are translated by the tables of RSI,
+ * whatever CR3 is, and what other roots have there is not looked at.  The shared pages stay where
+ * they are.  For Guest user mode nothing changes: it has no upper half.
  *
  * A SYSCALL in Guest kernel mode is a hypercall only if the instruction behind it is in slot
  * LGUEST_MONITOR_CODE.  Any other arrives at the monitor's entry point, as one from user mode does
@@ -137,13 +137,71 @@ struct lguest_note {
  * else as they are, virtual interrupts off.
  *
  * Whatever was cached is dropped.  -EINVAL: the entry point is not in these slots, or the root not
- * a page of RAM.  -EBUSY: there is a monitor already.
+ * a page of RAM.  -EBUSY: there is a monitor already, or another vCPU that is not off.
  */
 #define LHCALL_SET_MONITOR	13
 #define LGUEST_MONITOR_FIRST	256	/* from 0xffff800000000000 */
 #define LGUEST_MONITOR_CODE	270	/* the last: from LGUEST_SHARED_VA, 512 GiB */
 
-#define LHCALL_COUNT		14
+/*
+ * Several vCPUs.  vCPU 0 begins at the entry point, every other one is off until one that runs
+ * starts it.  A set of vCPUs is a word with bit N for vCPU N.  A number or a set with a vCPU that
+ * the Guest does not have is -EINVAL, and nothing is done.
+ *
+ * START_VCPU: turn vCPU RDI on.  It begins at GVA RSI in Guest kernel mode, virtual interrupts off
+ * and none pending, with RSP from RDX, RDI from R10, CR3 from R8, the other registers 0, FS and GS
+ * bases 0, RFLAGS 2 | IF, FPU and XCR0 as vCPU 0 finds them, no TLS entries, and its number as the
+ * limit of SET_CPUNODE.  Its entry points, that for NMIs among them, and its monitor are those of
+ * the caller.  -EBUSY: it is not off.  -EINVAL: RSI is not canonical, or R8 not a page of RAM.
+ */
+#define LHCALL_START_VCPU	14
+/*
+ * Turn this vCPU off, until it is started again.  Does not return; but -EBUSY if all others are
+ * off.
+ */
+#define LHCALL_STOP_VCPU	15
+/* Is vCPU RDI on (1) or off (0)?  Of one that is off nothing runs any more. */
+#define LHCALL_VCPU_STATE	16
+/*
+ * Make the virtual interrupt RSI, 0x20 to 0xff, pending on each vCPU of the set RDI, this one
+ * perhaps among them; or with RSI LGUEST_VECTOR_NMI an NMI.  One that is off does not get it.
+ */
+#define LHCALL_SEND_IPI		17
+/*
+ * FLUSH_TLB with RDI, RSI and RDX, on each vCPU of the set R10: for LGUEST_FLUSH_USER, and in the
+ * user half, that is of the root which the vCPU is on.  When it returns no vCPU uses an old
+ * translation any more.  One that is not running costs nothing.  (FLUSH_TLB promises that for the
+ * caller alone.)
+ */
+#define LHCALL_FLUSH_VCPUS	18
+/*
+ * Wait, for a lock, until this vCPU is kicked or a virtual interrupt is pending, be they on or
+ * off; perhaps for nothing.  A kick that comes before WAIT ends that at once.
+ */
+#define LHCALL_WAIT		19
+/* Kick each vCPU of the set RDI. */
+#define LHCALL_KICK		20
+/*
+ * Turn all vCPUs but this one off, whatever they are at.  When it returns, nothing of them runs
+ * any more.  For a panic.
+ */
+#define LHCALL_STOP_OTHERS	21
+/*
+ * Register the entry point for NMIs, GVA RDI; 0: they are lost.  One arrives whether virtual
+ * interrupts are on or off, but not before RETURN_NMI has ended the one before: in Guest kernel
+ * mode, virtual interrupts off.  All registers are as they were, but: RAX holds the GVA of the
+ * shared page, RSP is .nmi_rsp, GS base is the kernel's, RFLAGS is 2 | IF.  What was interrupted
+ * is in .nmi.  The fields from .irq_enabled to .kernel_rsp are as they were: whoever risks an
+ * exception there saves them.  -EINVAL: it is not in the upper half, nor 0.
+ */
+#define LHCALL_SET_NMI		22
+/*
+ * Go on with what .nmi says, as ERET does with its own frame.  Does not return; a bad frame, or no
+ * NMI that it would be the end of, raises #GP at the SYSCALL.
+ */
+#define LHCALL_RETURN_NMI	23
+
+#define LHCALL_COUNT		24
 
 /*
  * Virtual interrupt vectors.  Edge-like: a vector is pending once until it is delivered.  Delivery
@@ -153,6 +211,7 @@ struct lguest_note {
 #define LGUEST_VECTOR_LINE0	0x30	/* the Launcher's line N is vector LINE0 + N */
 #define LGUEST_LINES		64
 #define LGUEST_VECTOR_TIMER	0xec
+#define LGUEST_VECTOR_NMI	2	/* for SEND_IPI: no virtual interrupt, see SET_NMI */
 
 /*
  * Registers of lg's own in the page of a virtio-mmio device, 32 bits each, where the specification
@@ -200,6 +259,17 @@ struct lguest_note {
 #define LGUEST_HOST_CLEARS_BUFFERS 1	/* empties the CPU's buffers before Guest user mode runs */
 #define LGUEST_HOST_TSC_STABLE	2	/* its TSC is the same on all CPUs, and never stops */
 
+/* What an NMI has interrupted. */
+struct lguest_nmi {
+	__u64 rip;
+	__u64 cs;		/* LGUEST_CS_* */
+	__u64 rflags;		/* IF is the virtual one */
+	__u64 rsp;
+	__u64 rax;
+	__u64 rcx;
+	__u64 r11;
+};
+
 struct lguest_shared {
 	__u64 irq_enabled;	/* Guest, switcher: virtual RFLAGS.IF; only bit 9 counts */
 	__u64 irq_pending;	/* Host: an interrupt waits for irq_enabled; then call IRQ_WINDOW */
@@ -237,6 +307,12 @@ struct lguest_shared {
 	 * Host reads it when it gives the Guest a page fault of user mode.
 	 */
 	__u64 takes_spurious;
+
+	/* Of several vCPUs: */
+	__u64 preempted;	/* Host: not 0 while the Host has taken its CPU from this vCPU */
+	__u64 steal_ns;		/* Host: for how long it has been ready to run and had no CPU */
+	__u64 nmi_rsp;		/* Guest: RSP for NMIs */
+	struct lguest_nmi nmi;	/* Host, and for RETURN_NMI Guest */
 };
 
 /* --------------------------------------------------------------------------------
@@ -244,7 +320,7 @@ struct lguest_shared {
  */
 
 #define LGUEST_IOC		0xba
-#define LGUEST_MAX_VCPUS	1
+#define LGUEST_MAX_VCPUS	32
 
 struct lguest_info {
 	__u32 abi_version;
@@ -265,13 +341,16 @@ struct lguest_memory {
 #define LGUEST_MAX_MEMORY	8	/* regions */
 #define LGUEST_MAX_GPA		(1ULL << 38)
 
-/* A vCPU in the state of the entry point above. */
+/*
+ * A vCPU, one after the other from 0 on: that in the state of the entry point above, the others
+ * off.
+ */
 struct lguest_vcpu {
-	__u32 id;		/* 0 */
-	__u32 pad;
+	__u32 id;		/* the number of those that there are */
+	__u32 pad;		/* 0 */
 	__u64 cr3;		/* GPA of the Launcher's tables */
-	__u64 rip;		/* GVA of the entry point */
-	__u64 rsi;		/* GPA of the boot_params */
+	__u64 rip;		/* vCPU 0: GVA of the entry point; else 0 */
+	__u64 rsi;		/* vCPU 0: GPA of the boot_params; else 0 */
 };
 
 /*
@@ -387,11 +466,17 @@ struct lguest_stats {
 	__u64 hypercalls[32];	/* by number */
 };
 
+struct lguest_vcpu_stats {
+	__u32 vcpu;		/* in */
+	__u32 pad;		/* 0 */
+	struct lguest_stats stats; /* out */
+};
+
 /*
- * The record: what a vCPU does, in a ring that the Launcher maps.  mmap(2) of the file at offset 0,
- * without PROT_WRITE, of one page more than the slots have, shows it: a struct lguest_trace_head,
- * and from byte 4096 on the slots.  It holds the file, and so the VM.  A new ring, or none
- * (.pages 0), leaves mappings of the old one as they are.
+ * The record: what a vCPU does, in a ring that the Launcher maps.  mmap(2) of the file at offset N
+ * * LGUEST_TRACE_OFFSET for vCPU N, without PROT_WRITE, of one page more than the slots have,
+ * shows it: a struct lguest_trace_head, and from byte 4096 on the slots.  It holds the file, and
+ * so the VM.  A new ring, or none (.pages 0), leaves mappings of the old one as they are.
  *
  * Record N is in slot N % slots.  Without LGUEST_TRACE_OVERWRITE, LGUEST_RUN comes back with
  * LGUEST_EXIT_TRACE while there still is room, and the next one takes all that was written by then
@@ -406,6 +491,7 @@ struct lguest_trace {
 };
 #define LGUEST_TRACE_OVERWRITE	1
 #define LGUEST_TRACE_MAX_PAGES	16384
+#define LGUEST_TRACE_OFFSET	(1ULL << 32)
 
 struct lguest_trace_head {
 	__u64 written;		/* records so far */
@@ -486,13 +572,15 @@ struct lguest_walk {
 #define LGUEST_ADD_MEMORY	_IOW(LGUEST_IOC, 1, struct lguest_memory)
 #define LGUEST_CREATE_VCPU	_IOW(LGUEST_IOC, 2, struct lguest_vcpu)
 /*
- * Run until there is something for the Launcher.  -EINTR: a signal is pending; call again.  -EBUSY:
- * the vCPU is running in another thread.  Halting blocks here.
+ * Run until there is something for the Launcher.  -EINTR: a signal is pending; call again.
+ * -EBUSY: the vCPU is running in another thread.  Halting blocks here, and so does being off.
+ * -ENXIO: there is no such vCPU, or the Guest has died or shut down, on whichever vCPU.
  */
 #define LGUEST_RUN		_IOWR(LGUEST_IOC, 3, struct lguest_run)
 /* Raise line (argument by value, 0 to LGUEST_LINES - 1) of vCPU 0, from any thread. */
 #define LGUEST_IRQ_LINE		_IO(LGUEST_IOC, 4)
 #define LGUEST_SET_NOTIFYFD	_IOW(LGUEST_IOC, 5, struct lguest_notifyfd)
+/* Of all vCPUs together.  -EBUSY: one is running. */
 #define LGUEST_GET_STATS	_IOR(LGUEST_IOC, 6, struct lguest_stats)
 /*
  * From the next LGUEST_RUN on.  -EBUSY: the vCPU is running in another thread.
@@ -505,5 +593,7 @@ struct lguest_walk {
 #define LGUEST_SET_TRACE	_IOW(LGUEST_IOC, 8, struct lguest_trace)
 /* -EBUSY: the vCPU is running in another thread. */
 #define LGUEST_GET_WALK		_IOWR(LGUEST_IOC, 9, struct lguest_walk)
+/* Of one vCPU; what is all vCPUs' is 0.  -EBUSY: it is running in another thread. */
+#define LGUEST_GET_VCPU_STATS	_IOWR(LGUEST_IOC, 10, struct lguest_vcpu_stats)
 
 #endif /* _UAPI_LINUX_LGUEST_H */

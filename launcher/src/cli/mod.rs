@@ -180,6 +180,12 @@ pub struct Run {
     #[arg(help_heading = GUEST)]
     pub memory: u64,
 
+    /// Number of CPUs
+    ///
+    /// Each is a thread of lg's. A bare guest starts all but the first by itself; a kernel has one.
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = GUEST)]
+    pub smp: u32,
+
     /// The guest's root directory [default: /]
     ///
     /// The command runs there as you, in your current directory. What it writes stays in the guest's

@@ -213,9 +213,9 @@ fn to_the_end(
     // The record of what the vCPU does ends with it.
     if options.stats || options.trace.is_some() {
         let stats = machine.stop()?;
-        if let (Some(stats), true) = (stats, options.stats) {
-            record.counters(&stats);
-            messages::print(&stats::table(&stats).to_string());
+        if let (Some((stats, each)), true) = (stats, options.stats) {
+            record.counters(&stats, &each);
+            messages::print(&stats::table(&stats, &each));
         }
     }
     Ok(how)

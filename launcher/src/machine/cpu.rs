@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The run loop of a vCPU: runs the Guest, and does what it stops for, until it ends.
+//! The run loop of a vCPU: runs the Guest, and does what it stops for, until it ends. There is a thread for each.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,52 +35,49 @@ const MESSAGE_MAX: usize = 1024;
 /// alone; the flag says that nobody wants it any more.
 pub type Driver = Box<dyn FnOnce(&mut Executor, &AtomicBool) -> Result<Option<End>, Error> + Send>;
 
-/// A vCPU in a thread of its own.
-pub struct RunningVcpu {
-    thread: JoinHandle<()>,
+/// All vCPUs, each in a thread of its own.
+pub struct RunningVcpus {
+    threads: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
 }
 
-impl RunningVcpu {
-    /// Runs the vCPU until the Guest ends, first as `driver` wants it, and reports the end to `ends`.
+impl RunningVcpus {
+    /// Runs the vCPUs until the Guest ends, the first one at first as `driver` wants it, and reports the end to
+    /// `ends`.
     pub fn start(
-        mut executor: Executor,
-        driver: Option<Driver>,
-        ends: Sender<End>,
+        executors: Vec<Executor>,
+        mut driver: Option<Driver>,
+        ends: &Sender<End>,
     ) -> io::Result<Self> {
         signal::only_interrupt(STOP_SIGNAL)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let thread = thread::Builder::new()
-            .name("vcpu 0".into())
-            .spawn(move || {
-                let driven = match driver {
-                    Some(drive) => drive(&mut executor, &stopped),
-                    None => Ok(None),
-                };
-                let end = match driven {
-                    Ok(None) => executor.run(&stopped),
-                    driven => driven,
-                };
-                let recorded = executor.recorder.as_mut().map_or(Ok(()), Recorder::end);
-                let end = recorded.and(end);
-                if let Some(end) = end.unwrap_or_else(|error| Some(End::Failed(error))) {
-                    // When nobody listens any more, another end was first.
-                    let _ = ends.send(end);
-                }
-            })?;
-        Ok(Self { thread, stop })
+        let threads = executors.into_iter().enumerate().map(|(id, executor)| {
+            let (driver, stop, ends) = (driver.take(), stop.clone(), ends.clone());
+            let thread = thread::Builder::new().name(format!("vcpu {id}"));
+            thread.spawn(move || executor.run_to_the_end(driver, &stop, &ends))
+        });
+        let threads = threads.collect::<io::Result<_>>()?;
+        Ok(Self { threads, stop })
     }
 
-    /// Stops the vCPU, wherever it is. It may take long when it waits for the user's terminal: then
+    /// The number of vCPUs.
+    pub fn count(&self) -> u32 {
+        self.threads.len() as u32
+    }
+
+    /// Stops the vCPUs, wherever they are. It may take long when one waits for the user's terminal: then
     /// `false`.
-    pub fn stop(self) -> bool {
+    pub fn stop(&self) -> bool {
         const TRIES: u32 = 100;
         self.stop.store(true, Ordering::SeqCst);
         for _ in 0..TRIES {
             // A signal that comes right before the thread goes into the Guest is lost, so more than
             // one is sent.
-            if self.thread.is_finished() || self.thread.kill(STOP_SIGNAL as i32).is_err() {
+            let ended = |thread: &JoinHandle<()>| {
+                thread.is_finished() || thread.kill(STOP_SIGNAL as i32).is_err()
+            };
+            // Each gets one.
+            if self.threads.iter().filter(|thread| !ended(thread)).count() == 0 {
                 return true;
             }
             thread::sleep(Duration::from_millis(10));
@@ -118,14 +115,36 @@ pub enum Step {
     },
     /// It is over.
     End(End),
+    /// It is over, as another vCPU has reported.
+    Over,
 }
 
 impl Executor {
+    /// Runs the vCPU, at first as `driver` wants it, and reports the end to `ends`.
+    fn run_to_the_end(mut self, driver: Option<Driver>, stopped: &AtomicBool, ends: &Sender<End>) {
+        let driven = match driver {
+            Some(drive) => drive(&mut self, stopped),
+            None => Ok(None),
+        };
+        let end = match driven {
+            Ok(None) => self.run(stopped),
+            driven => driven,
+        };
+        let recorded = self.recorder.as_mut().map_or(Ok(()), Recorder::end);
+        let end = recorded.and(end);
+        if let Some(end) = end.unwrap_or_else(|error| Some(End::Failed(error))) {
+            // When nobody listens any more, another end was first.
+            let _ = ends.send(end);
+        }
+    }
+
     /// Runs the Guest to its end, or until `stopped` says that nobody wants it any more.
     fn run(&mut self, stopped: &AtomicBool) -> Result<Option<End>, Error> {
         while !stopped.load(Ordering::SeqCst) {
-            if let Step::End(end) = self.step()? {
-                return Ok(Some(end));
+            match self.step()? {
+                Step::End(end) => return Ok(Some(end)),
+                Step::Over => break,
+                Step::Done | Step::Debug { .. } => {}
             }
         }
         Ok(None)
@@ -168,6 +187,7 @@ impl Executor {
             }
             Exit::Shutdown { kind, arg } => return Ok(Step::End(shutdown(kind, arg, memory))),
             Exit::Interrupted => {}
+            Exit::Over => return Ok(Step::Over),
             Exit::Trace => {
                 if let Some(recorder) = recorder {
                     recorder.take()?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A machine: built from a plan, run, and told of its end.
 //!
-//! One thread runs the vCPU, one serves each device's queues. Each can report an [`End`]. They end with
+//! One thread runs each vCPU, one serves each device's queues. Each can report an [`End`]. They end with
 //! the process, wherever they are: a Guest that does not stop by itself is never waited for.
 //!
 //! Of the user's side it knows a [`Front`]: the two devices that it does not make itself, and where goes
@@ -41,12 +41,12 @@ use crate::devices::vsock::hub::{Hub, VsockError};
 use crate::devices::vsock::Vsock;
 use crate::devices::Device;
 use crate::machine::bus::Devices;
-use crate::machine::cpu::{Driver, Executor, RunningVcpu};
+use crate::machine::cpu::{Driver, Executor, RunningVcpus};
 use crate::machine::gdb::Gdb;
 use crate::machine::module::{Vcpu, Vm};
 use crate::machine::recorder::Recorder;
 use crate::machine::view::{Kernel, View};
-use crate::memory;
+use crate::memory::{self, Memory};
 use crate::plan::{self, told, Make, Plan};
 use crate::report::end::End;
 use crate::report::messages::say;
@@ -73,7 +73,9 @@ pub struct Front {
 /// A machine that is ready to go.
 pub struct Machine {
     vm: Arc<Vm>,
-    executor: Executor,
+    memory: Memory,
+    /// For each vCPU.
+    executors: Vec<Executor>,
     kernel: Kernel,
     gdb: Option<Gdb>,
     xen: Option<Arc<Xen>>,
@@ -125,11 +127,11 @@ impl Machine {
         }
         let kernel = Kernel::of(&load.image);
         let entry = (load.layout).load(&memory, &load.image, &load.initrd, &load.command_line);
-        let vcpu = Vcpu::new(vm.clone(), &entry)?;
-        let (printed, printed_too) = both(front.printed);
+        let vcpus = Vcpu::make(&vm, &entry, plan.vcpus)?;
+        let printed = ways(front.printed);
         let xen = places.zip(events).map(|(places, events)| {
             // Nobody types there: the user's terminal is another console.
-            let console = (Arc::default(), printed_too);
+            let console = (Arc::default(), printed());
             Arc::new(Xen::new(
                 &memory,
                 &places,
@@ -139,19 +141,23 @@ impl Machine {
             ))
         });
         let record = |writer| Recorder::begin(&vm, writer, load.image.build_id());
-        let recorder = front.trace.map(record).transpose()?;
+        let mut recorder = front.trace.map(record).transpose()?;
+        let executors = vcpus.into_iter().map(|vcpu| Executor {
+            vcpu,
+            devices: devices.clone(),
+            xen: xen.clone(),
+            memory: memory.clone(),
+            printed: printed(),
+            // Where there is one, there is one vCPU.
+            recorder: recorder.take(),
+            pause: Arc::default(),
+        });
+        let executors: Vec<_> = executors.collect();
         let gdb = plan.gdb.as_deref().map(Gdb::wait).transpose()?;
         Ok(Self {
             vm,
-            executor: Executor {
-                vcpu,
-                devices: devices.clone(),
-                xen: xen.clone(),
-                memory,
-                printed,
-                recorder,
-                pause: Arc::default(),
-            },
+            memory,
+            executors,
             kernel,
             gdb,
             xen,
@@ -217,15 +223,15 @@ impl Machine {
             .map(|gdb| -> Driver { Box::new(move |guest, stopped| gdb.serve(guest, stopped)) });
         let view = View {
             vm: self.vm.clone(),
-            pause: self.executor.pause.clone(),
-            memory: self.executor.memory.clone(),
+            pauses: self.executors.iter().map(|one| one.pause.clone()).collect(),
+            memory: self.memory,
             kernel: self.kernel,
-            tail: self.executor.recorder.as_ref().map(Recorder::tail),
+            tail: self.executors[0].recorder.as_ref().map(Recorder::tail),
         };
-        let vcpu = RunningVcpu::start(self.executor, driver, ends).map_err(setup("a thread"))?;
+        let vcpus = RunningVcpus::start(self.executors, driver, &ends);
         Ok(Running {
             vm: self.vm,
-            vcpu,
+            vcpus: vcpus.map_err(setup("a thread"))?,
             view,
             xen: self.xen,
             devices: self.devices,
@@ -237,7 +243,7 @@ impl Machine {
 /// A machine that runs, or has ended.
 pub struct Running {
     vm: Arc<Vm>,
-    vcpu: RunningVcpu,
+    vcpus: RunningVcpus,
     view: View,
     xen: Option<Arc<Xen>>,
     devices: Devices,
@@ -259,27 +265,32 @@ impl Running {
         }
     }
 
-    /// Stops the vCPU, and returns the counters, which are its own as long as it runs. `None` if it
-    /// takes too long.
+    /// Stops the vCPUs, and returns the counters, which are theirs as long as they run: of all together, and where
+    /// there are several of each. `None` if it takes too long.
     ///
     /// # Errors
     ///
     /// The module refuses.
-    pub fn stop(self) -> Result<Option<lguest_stats>, Error> {
-        match self.vcpu.stop() {
-            true => Ok(Some(self.vm.stats()?)),
-            false => Ok(None),
+    pub fn stop(self) -> Result<Option<(lguest_stats, Vec<lguest_stats>)>, Error> {
+        if !self.vcpus.stop() {
+            return Ok(None);
         }
+        let each = match self.vcpus.count() {
+            1 => 0..0,
+            count => 0..count,
+        };
+        let each = each.map(|vcpu| self.vm.vcpu_stats(vcpu));
+        Ok(Some((self.vm.stats()?, each.collect::<Result<_, _>>()?)))
     }
 }
 
-/// Two ways to `output`.
-fn both(output: Output) -> (Output, Output) {
+/// Ways to `output`, any number of them.
+fn ways(output: Output) -> impl Fn() -> Output {
     let output = Arc::new(Mutex::new(output));
-    let way = |output: Arc<Mutex<Output>>| -> Output {
-        Box::new(move |text| output.lock().unwrap_or_else(PoisonError::into_inner)(text))
-    };
-    (way(output.clone()), way(output))
+    move || {
+        let output = output.clone();
+        Box::new(move |text: &[u8]| output.lock().unwrap_or_else(PoisonError::into_inner)(text))
+    }
 }
 
 /// Raises the lines of `vm`'s Guest.

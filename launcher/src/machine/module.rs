@@ -156,10 +156,11 @@ impl Vm {
 
     /// The shadow's way to `gva`, for kernel mode and user mode, while the vCPU does not run; and how many levels
     /// the Host's tables have.
-    pub fn ways(&self, gva: u64) -> Result<([Way; 2], u32), ModuleError> {
+    pub fn ways(&self, vcpu: u32, gva: u64) -> Result<([Way; 2], u32), ModuleError> {
         let mut ways = [Way::default(); 2];
         for (user_mode, way) in (0..).zip(&mut ways) {
             let mut walk = lguest_walk {
+                vcpu,
                 user_mode,
                 gva,
                 ..Default::default()
@@ -226,7 +227,20 @@ impl Vm {
         Ok(ring)
     }
 
-    /// The event counters.
+    /// The event counters of one vCPU, while it does not run.
+    pub fn vcpu_stats(&self, vcpu: u32) -> Result<lguest_stats, ModuleError> {
+        let mut stats = lguest_vcpu_stats {
+            vcpu,
+            ..Default::default()
+        };
+        // SAFETY: GET_VCPU_STATS reads and writes a struct lguest_vcpu_stats.
+        let result =
+            unsafe { ioctl_with_mut_ref(&self.device, LGUEST_IOCTL_GET_VCPU_STATS, &mut stats) };
+        check(result, "LGUEST_GET_VCPU_STATS")?;
+        Ok(stats.stats)
+    }
+
+    /// The event counters of all vCPUs, while none of them runs.
     pub fn stats(&self) -> Result<lguest_stats, ModuleError> {
         let mut stats = lguest_stats::default();
         // SAFETY: GET_STATS writes a struct lguest_stats.
@@ -369,6 +383,8 @@ pub enum Exit {
     Trace,
     /// A signal came.
     Interrupted,
+    /// The Guest has died or shut down, on another vCPU.
+    Over,
 }
 
 /// A vCPU, run by the thread that owns it.
@@ -378,19 +394,26 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// Makes the first vCPU of `vm`, to start at `entry`.
-    pub fn new(vm: Arc<Vm>, entry: &Entry) -> Result<Self, ModuleError> {
+    /// Makes all vCPUs of `vm`: the first one starts at `entry`, and starts the others.
+    pub fn make(vm: &Arc<Vm>, entry: &Entry, count: u32) -> Result<Vec<Self>, ModuleError> {
+        (0..count)
+            .map(|id| Self::new(vm.clone(), id, entry))
+            .collect()
+    }
+
+    fn new(vm: Arc<Vm>, id: u32, entry: &Entry) -> Result<Self, ModuleError> {
         let vcpu = lguest_vcpu {
-            id: 0,
+            id,
             pad: 0,
             cr3: entry.cr3,
-            rip: entry.rip,
-            rsi: entry.rsi,
+            rip: if id == 0 { entry.rip } else { 0 },
+            rsi: if id == 0 { entry.rsi } else { 0 },
         };
         // SAFETY: CREATE_VCPU reads a struct lguest_vcpu.
         let result = unsafe { ioctl_with_ref(&vm.device, LGUEST_IOCTL_CREATE_VCPU, &vcpu) };
         check(result, "LGUEST_CREATE_VCPU")?;
         let mut run = Box::<lguest_run>::default();
+        run.vcpu = id;
         // For a debugger, which looks before the first RUN.
         run.regs = lguest_regs {
             rip: entry.rip,
@@ -416,6 +439,11 @@ impl Vcpu {
         match result {
             Err(ModuleError::Refused { source, .. }) if source.kind() == ErrorKind::Interrupted => {
                 Ok(Exit::Interrupted)
+            }
+            Err(ModuleError::Refused { source, .. })
+                if source.raw_os_error() == Some(libc::ENXIO) =>
+            {
+                Ok(Exit::Over)
             }
             Err(error) => Err(error),
             Ok(()) => {
@@ -488,6 +516,7 @@ impl Vcpu {
     /// The events for which LGUEST_EXIT_DEBUG is wanted: `LGUEST_DEBUG_*`.
     pub fn set_debug(&mut self, flags: u32) -> Result<(), ModuleError> {
         let debug = lguest_debug {
+            vcpu: self.run.vcpu,
             flags,
             ..Default::default()
         };

@@ -25,11 +25,15 @@ use crate::queries::Query;
 use crate::report::stats;
 use crate::trace::file::Trace;
 
+/// Why there is no answer.
+const CANNOT_STOP: &str = "the guest's vCPU cannot be stopped";
+
 /// What can be seen of a machine while it runs, and afterwards.
 #[derive(Clone)]
 pub struct View {
     pub(super) vm: Arc<Vm>,
-    pub(super) pause: Arc<Pause>,
+    /// Of each vCPU, in the order of their numbers.
+    pub(super) pauses: Vec<Arc<Pause>>,
     pub(super) memory: Memory,
     pub(super) kernel: Kernel,
     pub(super) tail: Option<Tail>,
@@ -68,34 +72,41 @@ impl View {
     pub fn answer(&self, query: &Query) -> Result<Value, String> {
         match *query {
             Query::Stats => {
-                let stats = self.stopped(|_| self.vm.stats())?;
+                let mut stats = None;
+                if !all(&self.pauses, &mut || stats = Some(self.vm.stats())) {
+                    return Err(CANNOT_STOP.into());
+                }
+                let stats = stats.ok_or(CANNOT_STOP)?;
                 let stats = stats.map_err(|error| error.to_string())?;
                 let counters = stats::counters(&stats).into_iter();
                 let counters = counters.map(|(name, value)| (name, json!(value)));
                 Ok(counters.collect::<Map<_, _>>().into())
             }
             Query::Kernel => Ok(json!(self.kernel)),
-            Query::Walk { gva, vcpu: 0 } => {
-                let table =
-                    self.stopped(|regs| page_table(&self.vm, &self.memory, regs.cr3, gva))?;
-                Ok(json!(table))
-            }
-            Query::Walk { vcpu, .. } => Err(format!("the guest has no vCPU {vcpu}")),
+            Query::Walk { gva, vcpu } => self.walk(vcpu, gva).map(|table| json!(table)),
         }
     }
 
-    /// An address in the tables that the vCPU is on.
+    /// An address in the tables that the first vCPU is on.
     ///
     /// # Errors
     ///
     /// In words: the vCPU cannot be stopped.
     pub fn page_table(&self, gva: u64) -> Result<PageTable, String> {
-        self.stopped(|regs| page_table(&self.vm, &self.memory, regs.cr3, gva))
+        self.walk(0, gva)
     }
 
-    /// The registers at the last exit.
+    fn walk(&self, vcpu: u32, gva: u64) -> Result<PageTable, String> {
+        let Some(pause) = self.pauses.get(vcpu as usize) else {
+            return Err(format!("the guest has no vCPU {vcpu}"));
+        };
+        let table = pause.look(|regs| page_table(&self.vm, vcpu, &self.memory, regs.cr3, gva));
+        table.ok_or_else(|| CANNOT_STOP.into())
+    }
+
+    /// The registers at the last exit of the first vCPU.
     pub fn regs(&self) -> Option<lguest_regs> {
-        self.pause.look(|regs| *regs)
+        self.pauses.first()?.look(|regs| *regs)
     }
 
     /// The eight bytes at `gva` in the tables at `cr3`, whoever may use them there.
@@ -124,17 +135,23 @@ impl View {
     pub fn record(&self) -> Option<&Trace> {
         self.tail.as_ref()?.get()
     }
+}
 
-    fn stopped<T>(&self, look: impl FnOnce(&lguest_regs) -> T) -> Result<T, String> {
-        let seen = self.pause.look(look);
-        seen.ok_or_else(|| "the guest's vCPU cannot be stopped".into())
+/// Calls `look` while all of these stand still, one inside of the other; `false` if one does not.
+fn all(pauses: &[Arc<Pause>], look: &mut dyn FnMut()) -> bool {
+    match pauses.split_first() {
+        None => {
+            look();
+            true
+        }
+        Some((first, rest)) => first.look(|_| all(rest, look)).unwrap_or(false),
     }
 }
 
-/// What `gva` is in the tables at `cr3` and in the shadow of `vm`, whose vCPU does not run.
-pub fn page_table(vm: &Vm, memory: &Memory, cr3: u64, gva: u64) -> PageTable {
+/// What `gva` is in the tables at `cr3` and in the shadow of `vm` on `vcpu`, which does not run.
+pub fn page_table(vm: &Vm, vcpu: u32, memory: &Memory, cr3: u64, gva: u64) -> PageTable {
     let table = PageTable::look(&Tables(memory), cr3, gva);
-    match vm.ways(gva) {
+    match vm.ways(vcpu, gva) {
         Ok((ways, levels)) => table.beside(ways, levels),
         // Without a vCPU there is none.
         Err(_) => table,

@@ -12,6 +12,7 @@
 pub mod guest;
 pub mod modules;
 pub mod root;
+pub mod smp;
 pub mod told;
 
 use std::env;
@@ -54,6 +55,8 @@ pub struct Plan {
     entry: String,
     /// RAM, in bytes.
     pub memory: u64,
+    /// The number of vCPUs.
+    pub vcpus: u32,
     /// Its file.
     initrd: Option<PathBuf>,
     /// The size of what the kernel gets, in bytes: the file, and behind it what its init is told.
@@ -162,6 +165,7 @@ impl Plan {
         if let Some(vsock) = &options.vsock {
             vsock.check().map_err(VsockError)?;
         }
+        smp::check(options, guest.image.linux)?;
         if let Some(path) = &options.gdb {
             socket_file::check(path).map_err(GdbError::Socket)?;
         }
@@ -180,6 +184,7 @@ impl Plan {
             linux: guest.image.linux,
             entry: format!("{:#x}", guest.image.entry),
             memory: options.memory,
+            vcpus: options.smp,
             initrd: guest.initrd_path,
             initrd_size: guest.initrd.len(),
             command_line: command_line.to_string_lossy().into(),
@@ -325,6 +330,9 @@ impl Display for Plan {
             )?;
         }
         row("memory", &format!("{} MiB", self.memory >> 20))?;
+        if self.vcpus > 1 {
+            row("vCPUs", &self.vcpus.to_string())?;
+        }
         for (number, device) in self.devices.iter().enumerate() {
             let Device {
                 kind,
@@ -471,6 +479,8 @@ mod tests {
         assert_eq!(code(&["--gdb", "/dev/null"]), "LG0034");
         assert_eq!(code(&["--root", "/no/such"]), "LG0044");
         assert_eq!(code(&["-m", "4M"]), "LG0015");
+        assert_eq!(code(&["--smp", "0"]), "LG0061");
+        assert_eq!(code(&["--smp", "33"]), "LG0061");
         assert_eq!(code(&["--append", &"x".repeat(2048)]), "LG0014");
         let shares: Vec<_> = (0..64).map(|tag| format!("--share=/usr:{tag}")).collect();
         let shares: Vec<_> = shares.iter().map(String::as_str).collect();

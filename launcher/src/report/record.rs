@@ -58,6 +58,8 @@ struct Content {
     seconds: Seconds,
     /// Of `--stats`, by their names.
     counters: Option<Map<String, Value>>,
+    /// The same of each vCPU, where there are several.
+    vcpus: Vec<Map<String, Value>>,
     /// Of `--dry-run`.
     plan: Option<Value>,
 }
@@ -130,11 +132,15 @@ impl Record {
         self.inner().content.seconds.command = Some(self.seconds_to(when));
     }
 
-    /// These are the counters at the end.
-    pub fn counters(&self, stats: &lguest_stats) {
-        let counters = stats::counters(stats).into_iter();
-        let counters = counters.map(|(name, value)| (name, json!(value)));
-        self.inner().content.counters = Some(counters.collect());
+    /// These are the counters at the end: of all vCPUs, and of each where there are several.
+    pub fn counters(&self, stats: &lguest_stats, each: &[lguest_stats]) {
+        let counters = |stats| -> Map<String, Value> {
+            let counters = stats::counters(stats).into_iter();
+            counters.map(|(name, value)| (name, json!(value))).collect()
+        };
+        let content = &mut self.inner().content;
+        content.counters = Some(counters(stats));
+        content.vcpus = each.iter().map(counters).collect();
     }
 
     /// As exact as it is of use.
@@ -211,7 +217,7 @@ mod tests {
             record.memory(512 << 20);
             record.starts();
             record.command_started(Instant::now() + Duration::from_millis(1));
-            record.counters(&stats);
+            record.counters(&stats, &[lguest_stats::default(), stats]);
             std::thread::sleep(Duration::from_millis(2));
         });
         assert_eq!(record["status"], 7);
@@ -220,6 +226,7 @@ mod tests {
         assert_eq!(record["kernel"], "/boot/vmlinux");
         assert_eq!(record["memory"], 512 << 20);
         assert_eq!(record["counters"]["entries"], 11);
+        assert_eq!(record["vcpus"][1]["entries"], 11);
         let seconds = |key: &str| record["seconds"][key].as_f64().unwrap();
         assert!(seconds("setup") <= seconds("command"), "{record}");
         assert!(seconds("command") < seconds("total"), "{record}");

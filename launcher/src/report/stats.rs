@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The counters of `--stats`.
 
+use std::fmt::Write;
+
 use lguest_abi::*;
 
 /// Names of the hypercalls, at their numbers.
@@ -19,6 +21,16 @@ const HYPERCALLS: [(u32, &str); LHCALL_COUNT as usize] = [
     (LHCALL_SET_CPUNODE, "set_cpunode"),
     (LHCALL_DROP_ROOT, "drop_root"),
     (LHCALL_SET_MONITOR, "set_monitor"),
+    (LHCALL_START_VCPU, "start_vcpu"),
+    (LHCALL_STOP_VCPU, "stop_vcpu"),
+    (LHCALL_VCPU_STATE, "vcpu_state"),
+    (LHCALL_SEND_IPI, "send_ipi"),
+    (LHCALL_FLUSH_VCPUS, "flush_vcpus"),
+    (LHCALL_WAIT, "wait"),
+    (LHCALL_KICK, "kick"),
+    (LHCALL_STOP_OTHERS, "stop_others"),
+    (LHCALL_SET_NMI, "set_nmi"),
+    (LHCALL_RETURN_NMI, "return_nmi"),
 ];
 
 /// The counters, with the header's names.
@@ -46,10 +58,18 @@ pub fn hypercall(number: u32) -> Option<&'static str> {
     found.map(|(_, name)| *name)
 }
 
-/// One line per counter.
-pub fn table(stats: &lguest_stats) -> String {
-    let line = |(name, value)| format!("{name:<24} {value:>12}\n");
-    counters(stats).into_iter().map(line).collect()
+/// One line per counter, with that of each vCPU behind it where there are several.
+pub fn table(stats: &lguest_stats, each: &[lguest_stats]) -> String {
+    let each: Vec<_> = each.iter().map(counters).collect();
+    let mut table = String::new();
+    for (n, (name, value)) in counters(stats).into_iter().enumerate() {
+        let _ = write!(table, "{name:<24} {value:>12}");
+        for vcpu in &each {
+            let _ = write!(table, " {:>10}", vcpu[n].1);
+        }
+        table.push('\n');
+    }
+    table
 }
 
 #[cfg(test)]
@@ -65,7 +85,7 @@ mod tests {
             ..Default::default()
         };
         stats.hypercalls[LHCALL_NOTIFY as usize] = 33;
-        let table = table(&stats);
+        let table = table(&stats, &[]);
         let fields = size_of::<lguest_stats>() / 8 - stats.hypercalls.len();
         assert_eq!(table.lines().count(), fields + LHCALL_COUNT as usize);
         for (name, value) in [

@@ -53,14 +53,19 @@ impl<const WORDS: usize> Power<WORDS> {
     }
 
     /// Turns the vCPU on, to begin as `frame` says; unless it is not off. `before` is done when nobody else can turn
-    /// it on any more, and it is not on yet.
-    pub fn start(&self, frame: &[u64; WORDS], before: impl FnOnce()) -> bool {
+    /// it on any more, and it is not on yet; if that says no, it stays off. Whoever stops the one who starts, and then
+    /// does not see this vCPU, can rely on `before` to see that.
+    pub fn start(&self, frame: &[u64; WORDS], before: impl FnOnce() -> bool) -> bool {
         let word = self.word.load(Ordering::Relaxed);
         let starting = word.wrapping_add(NEXT) | STARTING;
         if word & STATE != OFF || !self.change(word, starting) {
             return false;
         }
-        before();
+        fence(Ordering::SeqCst);
+        if !before() {
+            self.change(starting, starting & !STATE | OFF);
+            return false;
+        }
         // Who reads one of these words and then the state sees at least that it is starting.
         fence(Ordering::Release);
         for (to, from) in self.frame.iter().zip(frame) {
@@ -72,13 +77,20 @@ impl<const WORDS: usize> Power<WORDS> {
 
     /// Turns the vCPU off; unless it is not on. It may be in the Guest still.
     pub fn stop(&self) -> bool {
-        self.life()
-            .is_some_and(|Life(word)| self.change(word, word & !STATE | OFF))
+        let life = self.life();
+        let stopped = life.is_some_and(|Life(word)| self.change(word, word & !STATE | OFF));
+        fence(Ordering::SeqCst);
+        stopped
     }
 
     /// It will never be on again.
     pub fn end(&self) {
         self.word.fetch_or(OVER, Ordering::AcqRel);
+    }
+
+    /// Is it off, and nobody about to turn it on?
+    pub fn is_off(&self) -> bool {
+        self.word.load(Ordering::Acquire) & STATE == OFF
     }
 
     /// Is it over?

@@ -40,7 +40,7 @@ impl Vcpu {
 fn what_was_stopped_does_not_run() {
     loom::model(|| {
         let vcpu = Arc::new(Vcpu::default());
-        assert!(vcpu.power.start(&[0; FRAME], || {}));
+        assert!(vcpu.power.start(&[0; FRAME], || true));
         let thread = thread::spawn({
             let vcpu = vcpu.clone();
             move || {
@@ -67,7 +67,7 @@ fn one_of_two_starts_it() {
     model.check(|| {
         let vcpu = Arc::new(Vcpu::default());
         let starter =
-            |vcpu: Arc<Vcpu>, value: u64| move || vcpu.power.start(&[value; FRAME], || {});
+            |vcpu: Arc<Vcpu>, value: u64| move || vcpu.power.start(&[value; FRAME], || true);
         let other = thread::spawn(starter(vcpu.clone(), 1));
         let thread = thread::spawn({
             let vcpu = vcpu.clone();
@@ -101,7 +101,7 @@ fn a_start_shows_what_was_before() {
         });
         // SAFETY: as above.
         vcpu.memory.with_mut(|memory| unsafe { *memory = 1 });
-        assert!(vcpu.power.start(&[0; FRAME], || {}));
+        assert!(vcpu.power.start(&[0; FRAME], || true));
         thread.join().unwrap();
     });
 }
@@ -113,7 +113,7 @@ fn a_frame_is_of_one_start() {
     model.preemption_bound = Some(3);
     model.check(|| {
         let power = Arc::new(Power::<FRAME>::new());
-        assert!(power.start(&[1; FRAME], || {}));
+        assert!(power.start(&[1; FRAME], || true));
         let thread = thread::spawn({
             let power = power.clone();
             move || {
@@ -123,7 +123,7 @@ fn a_frame_is_of_one_start() {
             }
         });
         assert!(power.stop());
-        assert!(power.start(&[2; FRAME], || {}));
+        assert!(power.start(&[2; FRAME], || true));
         thread.join().unwrap();
     });
 }
@@ -135,12 +135,31 @@ fn over_is_over() {
         let power = Arc::new(Power::<FRAME>::new());
         let thread = thread::spawn({
             let power = power.clone();
-            move || power.start(&[0; FRAME], || {})
+            move || power.start(&[0; FRAME], || true)
         });
         power.end();
         thread.join().unwrap();
         assert!(power.is_over());
         assert!(power.life().is_none());
-        assert!(!power.start(&[0; FRAME], || {}) && !power.stop());
+        assert!(!power.start(&[0; FRAME], || true) && !power.stop());
+    });
+}
+
+/// Who was stopped starts nobody afterwards: whoever stops all others has found them all, or they find it out. (Taking
+/// away the fence of `start` or of `stop`, or the look at its own life, makes this fail.)
+#[test]
+fn who_was_stopped_starts_nobody() {
+    loom::model(|| {
+        let vcpus: Arc<[Power<FRAME>; 2]> = Arc::new([Power::new(), Power::new()]);
+        assert!(vcpus[0].start(&[0; FRAME], || true));
+        let life = vcpus[0].life().unwrap();
+        let starter = thread::spawn({
+            let vcpus = vcpus.clone();
+            move || vcpus[1].start(&[0; FRAME], || vcpus[0].is(life))
+        });
+        assert!(vcpus[0].stop());
+        let looked_off = vcpus[1].is_off();
+        let started = starter.join().unwrap();
+        assert!(!(looked_off && started));
     });
 }

@@ -14,15 +14,20 @@ use crate::{
         Stop, //
     },
     counts::Counts,
-    inbox::Inbox,
+    inbox::{
+        Inbox,
+        START_WORDS, //
+    },
     lg_core::{
         addr::{
             Gpa,
             Gva, //
         },
         foresight::Note,
+        irq::Call,
         monitor::Monitor,
         paging,
+        power::Life,
         shadow::{
             Flush,
             Resolved,
@@ -59,6 +64,61 @@ pub(crate) struct Entries {
     pub(crate) kernel: Gva,
 }
 
+/// Where a vCPU begins that another one has started.
+pub(crate) struct Start {
+    pub(crate) rip: u64,
+    pub(crate) rsp: u64,
+    pub(crate) argument: u64,
+    pub(crate) root: Gpa,
+    /// As the other one has them.
+    pub(crate) syscall_entry: u64,
+    pub(crate) entries: Option<Entries>,
+    pub(crate) nmi_entry: Gva,
+    pub(crate) monitor: Option<Monitor>,
+}
+
+impl Start {
+    /// As an inbox has it. Of entry points and a monitor that there are not, the words are 0.
+    pub(crate) fn words(&self) -> [u64; START_WORDS] {
+        let entries = self.entries.map(|to| [to.user.get(), to.kernel.get()]);
+        let monitor = self.monitor.map(|of| [of.entry().get(), of.root().get()]);
+        let [user, kernel] = entries.unwrap_or_default();
+        let [monitor_entry, monitor_root] = monitor.unwrap_or_default();
+        [
+            self.rip,
+            self.rsp,
+            self.argument,
+            self.root.get(),
+            self.syscall_entry,
+            user,
+            kernel,
+            self.nmi_entry.get(),
+            monitor_entry,
+            monitor_root,
+        ]
+    }
+
+    pub(crate) fn from_words(words: [u64; START_WORDS]) -> Self {
+        let [rip, rsp, argument, root, syscall_entry, user, kernel, nmi, monitor_entry, monitor_root] =
+            words;
+        let entries = Entries {
+            user: Gva::new(user),
+            kernel: Gva::new(kernel),
+        };
+        Self {
+            rip,
+            rsp,
+            argument,
+            root: Gpa::new(root),
+            syscall_entry,
+            // No entry point is in the lower half.
+            entries: (user != 0).then_some(entries),
+            nmi_entry: Gva::new(nmi),
+            monitor: Monitor::new(Gva::new(monitor_entry), Gpa::new(monitor_root)),
+        }
+    }
+}
+
 /// The state of one virtual CPU.
 pub(crate) struct Cpu {
     pub(crate) id: u32,
@@ -69,7 +129,13 @@ pub(crate) struct Cpu {
     /// The walk of a fault that is still to be dealt with.
     pub(crate) walked: Option<Resolved>,
     pub(crate) entries: Option<Entries>,
+    /// Where it wants its NMIs; 0: they are lost.
+    pub(crate) nmi_entry: Gva,
+    /// It is at an NMI, so another one has to wait.
+    pub(crate) in_nmi: bool,
     pub(crate) monitor: Option<Monitor>,
+    /// The life that it goes on with: if that is over, nothing of it runs.
+    pub(crate) life: Life,
     pub(crate) shared: Arc<Shared>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) counts: Counts,
@@ -91,7 +157,7 @@ impl Cpu {
             return Err(Death::BadRoot(root).into());
         }
         self.shared
-            .load(&mut self.root, root, cr3 >> 63 != 0, wait)?;
+            .load(&mut self.root, &self.inbox, root, cr3 >> 63 != 0, wait)?;
         self.enter_root();
         Ok(())
     }
@@ -122,13 +188,29 @@ impl Cpu {
         Ok(())
     }
 
+    /// Is it on, in the life that it goes on with?
+    pub(crate) fn is_alive(&self) -> bool {
+        self.inbox.power.is(self.life)
+    }
+
     /// Waits for an interrupt. `EINTR` when a signal came first: the Guest halts again afterwards. May sleep.
     pub(crate) fn halt(&mut self) -> Result<(), Stop> {
         self.counts.halt();
-        self.inbox.sleep();
-        if self.inbox.is_empty() {
+        self.inbox.sleep(self.life, Inbox::wakes);
+        if !self.inbox.wakes() && self.is_alive() {
             return Err(EINTR.into());
         }
+        Ok(())
+    }
+
+    /// Waits for a kick, or an interrupt. `EINTR` as above. May sleep.
+    pub(crate) fn wait(&mut self) -> Result<(), Stop> {
+        let ready = |inbox: &Inbox| inbox.wakes() || inbox.is_called(Call::Kick);
+        self.inbox.sleep(self.life, ready);
+        if !ready(&self.inbox) && self.is_alive() {
+            return Err(EINTR.into());
+        }
+        self.inbox.answer(Call::Kick);
         Ok(())
     }
 

@@ -12,7 +12,8 @@ use super::page::{
 use crate::abi::{
     lguest_trace_head,
     lguest_trace_record,
-    LGUEST_TRACE_MAX_PAGES, //
+    LGUEST_TRACE_MAX_PAGES,
+    LGUEST_TRACE_OFFSET, //
 };
 use core::{
     mem::{
@@ -34,6 +35,8 @@ use kernel::{
     prelude::*, //
 };
 
+/// Pages from one vCPU's offset to the next one's.
+const OFFSET_PAGES: usize = (LGUEST_TRACE_OFFSET / PAGE_SIZE as u64) as usize;
 const SLOTS_PER_PAGE: usize = PAGE_SIZE / size_of::<lguest_trace_record>();
 const _: () = assert!(PAGE_SIZE % size_of::<lguest_trace_record>() == 0);
 
@@ -98,11 +101,18 @@ impl Ring {
         unsafe { byte::<u64>(head, offset).write_volatile(value) };
     }
 
+    /// The vCPU whose ring a mapping is to show, if it is that of one.
+    pub(crate) fn vcpu(vma: &VmaNew) -> u64 {
+        // SAFETY: It is being set up, so nobody else changes it.
+        let offset = unsafe { (*vma.as_ptr()).vm_pgoff };
+        offset as u64 / OFFSET_PAGES as u64
+    }
+
     /// Maps all of it into an address space. `EINVAL` for a part, or to write it.
     pub(crate) fn map(&self, vma: &VmaNew) -> Result {
         let size = self.0.len() * PAGE_SIZE;
         // SAFETY: It is being set up, so nobody else changes it.
-        let offset = unsafe { (*vma.as_ptr()).vm_pgoff };
+        let offset = unsafe { (*vma.as_ptr()).vm_pgoff } % OFFSET_PAGES;
         if vma.end() - vma.start() != size || offset != 0 {
             return Err(EINVAL);
         }

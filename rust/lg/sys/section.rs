@@ -50,6 +50,12 @@ pub(crate) struct Xcr0 {
 }
 
 impl Xcr0 {
+    /// As a vCPU begins: all that there is.
+    pub(crate) fn restart(&mut self) {
+        // INVARIANT: What is left of the Host's XCR0 is a valid one, as in `GuestFpu::new`.
+        self.value = self.offered;
+    }
+
     /// XSETBV of the Guest's, from the next section on. `false` where the CPU would fault.
     pub(crate) fn set(&mut self, value: u64) -> bool {
         let accepted = xcr0::accepts(value, self.offered);
@@ -88,15 +94,9 @@ impl GuestFpu {
             }
         }
         let area = HostPage::new()?;
-        // SAFETY: The area is a page of ours, and the offset inside it is aligned.
-        unsafe {
-            area.as_ptr::<u8>()
-                .add(MXCSR)
-                .cast::<u32>()
-                .write(MXCSR_DEFAULT)
-        };
-        // INVARIANT: An image of zeroes with a valid MXCSR is the initial state of every component.
-        let this = Self { area, offered };
+        // INVARIANT: Below.
+        let mut this = Self { area, offered };
+        this.restart();
         // INVARIANT: What is left of the Host's XCR0 is a valid one: no component needs one that was
         // taken away.
         let xcr0 = Xcr0 {
@@ -104,6 +104,17 @@ impl GuestFpu {
             value: offered,
         };
         Ok((this, xcr0))
+    }
+
+    /// The state after reset.
+    pub(crate) fn restart(&mut self) {
+        let area = self.area.as_ptr::<u8>();
+        // INVARIANT: An image of zeroes with a valid MXCSR is the initial state of every component.
+        // SAFETY: The area is a page of ours, and the offset inside it is aligned.
+        unsafe {
+            area.write_bytes(0, 4096);
+            area.add(MXCSR).cast::<u32>().write(MXCSR_DEFAULT)
+        };
     }
 
     /// # Safety

@@ -2,8 +2,8 @@
 
 //! The slots of all address spaces that have had a VM.
 //!
-//! A slot lives as long as its address space, and the VMs of that have it one after the other. So what
-//! it maps never changes while a CPU may use it: translations that a CPU has cached stay true, with
+//! A slot lives as long as its address space, and the VMs of that have it one after the other. What
+//! it maps never changes while a CPU may use it, though a VM of more vCPUs may add to it: translations that a CPU has cached stay true, with
 //! whichever VM it comes back. Nothing has to be flushed when a VM ends, on no CPU; and there is no
 //! moment at which a page has been given back and some CPU still knows the way to it.
 //!
@@ -84,13 +84,13 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// Of the caller's address space. `EBUSY` while another VM has it. May sleep.
-    pub(crate) fn new(vcpus: u32) -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let mm = task::current_mm().ok_or(EINVAL)?;
         if let Some(lease) = Self::of_known(&mut SLOTS.lock(), &mm)? {
             return Ok(lease);
         }
         // Not under the lock, which all processes share: this may wait for memory of the caller's cgroup.
-        let slot = Arc::new(Slot::new(vcpus)?, GFP_KERNEL_ACCOUNT)?;
+        let slot = Arc::pin_init(Slot::new()?, GFP_KERNEL_ACCOUNT)?;
         let mut entries = SLOTS.lock();
         // Another thread may have been faster.
         if let Some(lease) = Self::of_known(&mut entries, &mm)? {

@@ -69,6 +69,9 @@ fn owned(entry: u64) -> Hpa {
 
 /// One page-table page.
 ///
+/// A CPU may walk it at any time, without a lock. So what an entry leads to is written before the entry, hence
+/// `Release`; and an entry that a CPU sets A in meanwhile is one that it may have seen a moment before.
+///
 /// # Invariants
 ///
 /// * It is the whole of a page that a [`TableBox`] owns, or owned until it was leaked.
@@ -144,7 +147,7 @@ impl shadow::Table for Table {
 
     /// A table that the entry owned is leaked.
     fn set(&mut self, i: usize, entry: u64) {
-        self.0[i % 512].store(entry & !OWNED, Ordering::Relaxed);
+        self.0[i % 512].store(entry & !OWNED, Ordering::Release);
     }
 
     /// A table that the entry owned is leaked.
@@ -153,7 +156,7 @@ impl shadow::Table for Table {
         // The page lives on through the entry.
         core::mem::forget(child);
         // INVARIANT: Just leaked, and nobody else has its address.
-        self.0[i % 512].store(entry, Ordering::Relaxed);
+        self.0[i % 512].store(entry, Ordering::Release);
     }
 
     fn detach(&mut self, i: usize) -> Option<TableBox> {
@@ -191,13 +194,14 @@ impl shadow::Table for Table {
 ///
 /// # When a page may be used again
 ///
-/// When no CPU can know the way to it. Tables are taken out in the Host's world, and while no CPU is on a root
-/// of their VM: its one vCPU is out, or in the hands of who does this. What a CPU remembers of those roots has
-/// either been dropped when it loaded the Host's CR3 (without PCIDs), or is tagged with PCID 0. Nobody but a
-/// Guest loads that, and never with bit 63, so it is dropped before it is used again; and nothing in a shadow is
-/// global. So what is in here no CPU can reach, however soon it is freed.
+/// When no CPU can know the way to it. What a CPU remembers of the roots of a VM is gone when it is back in the
+/// Host's world: it has either been dropped when it loaded the Host's CR3 (without PCIDs), or is tagged with PCID 0.
+/// Nobody but a Guest loads that, and never with bit 63, so it is dropped before it is used again; and nothing in a
+/// shadow is global. So the CPUs that may know the way are those that are in the Guest, and have been since the
+/// tables were taken out.
 ///
-/// With several vCPUs, each has to forget the `Scope` of a `Dropped` before the shadow buries the tables.
+/// Tables that were dropped wait for those: it is a grace period (`Shadow::begin_grace`), for which
+/// `Crew::visits` says who is in.
 ///
 /// # Invariants
 ///

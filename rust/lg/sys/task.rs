@@ -94,6 +94,15 @@ impl Drop for GuestTime {
     }
 }
 
+/// For how many nanoseconds this thread has been ready to run and had no CPU, so far; 0 where the Host does not count.
+pub(crate) fn run_delay() -> u64 {
+    #[cfg(CONFIG_SCHED_INFO)]
+    // SAFETY: Reads a field of the current task; the scheduler writes it when the task is not running.
+    return unsafe { (&raw const (*current()).sched_info.run_delay).read_volatile() };
+    #[cfg(not(CONFIG_SCHED_INFO))]
+    0
+}
+
 /// The thread that runs the vCPU right now, so that others can wake it or make it leave the Guest.
 ///
 /// # Invariants

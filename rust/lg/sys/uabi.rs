@@ -27,7 +27,8 @@ plain!(
     lguest_trace,
     lguest_walk,
     lguest_run,
-    lguest_stats
+    lguest_stats,
+    lguest_vcpu_stats
 );
 
 /// The part of an exit besides its number.

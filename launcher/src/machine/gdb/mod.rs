@@ -214,7 +214,8 @@ impl Session<'_> {
     /// One more RUN. `None` if there is nothing to tell gdb.
     fn run(&mut self) -> Result<Option<StopReason>, Error> {
         match self.guest.step()? {
-            Step::Done => Ok(None),
+            // With gdb there is one vCPU, which has reported its end itself.
+            Step::Done | Step::Over => Ok(None),
             Step::Debug { vector: BP } => {
                 let mut regs = self.guest.vcpu.regs();
                 let at = regs.rip.wrapping_sub(INT3);
@@ -331,7 +332,7 @@ impl MonitorCmd for Session<'_> {
         let text = match pagetable_of(command) {
             Some(gva) => {
                 let vm = self.guest.vcpu.vm();
-                page_table(vm, &self.guest.memory, self.cr3(), gva).to_string()
+                page_table(vm, 0, &self.guest.memory, self.cr3(), gva).to_string()
             }
             None => "pagetable ADDRESS: what it is in the guest's page tables, and in the shadow\n"
                 .into(),

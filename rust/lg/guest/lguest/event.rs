@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     abi::{
+        lguest_nmi,
         LGUEST_ERROR_SYSCALL32,
         LGUEST_ERROR_SYSENTER,
         LGUEST_EVENT_VALID, //
@@ -29,7 +30,8 @@ use crate::{
             Event, //
         },
         flags,
-        foresight::Note, //
+        foresight::Note,
+        irq::Call, //
     },
     sys::page::Wait,
 };
@@ -51,7 +53,58 @@ pub(crate) fn deliver(cpu: &mut Cpu) -> Result<Next, Stop> {
             return Ok(next);
         }
     }
+    if cpu.inbox.is_called(Call::Nmi) {
+        deliver_nmi(cpu);
+    }
     deliver_interrupts(cpu)
+}
+
+/// Gives the Guest its NMI, if it is not at one: the interrupted state goes to a part of the shared page that
+/// nothing else uses.
+fn deliver_nmi(cpu: &mut Cpu) {
+    if cpu.in_nmi || cpu.switcher.stepping() {
+        return;
+    }
+    cpu.inbox.answer(Call::Nmi);
+    if cpu.nmi_entry.get() == 0 {
+        return;
+    }
+    let regs = *cpu.switcher.regs();
+    let user = cpu.switcher.user_mode();
+    let nmi = lguest_nmi {
+        rip: regs.rip,
+        cs: selector(user, regs.cs),
+        rflags: flags::guest_view(regs.rflags, virtual_if(cpu)),
+        rsp: regs.rsp,
+        rax: regs.rax,
+        rcx: regs.rcx,
+        r11: regs.r11,
+    };
+    cpu.switcher.page.set_nmi(nmi);
+    cpu.in_nmi = true;
+    let rsp = cpu.switcher.page.nmi_rsp();
+    arrive_with_page(cpu, cpu.nmi_entry.get(), rsp);
+}
+
+/// The selector by which the Guest knows its mode.
+fn selector(user: bool, cs: u64) -> u64 {
+    match (user, cs) {
+        (false, _) => eret::CS_KERNEL,
+        (true, eret::CS_USER32) => eret::CS_USER32,
+        (true, _) => eret::CS_USER64,
+    }
+}
+
+/// Takes the Guest to an entry point for events: kernel mode, virtual interrupts off, RAX at the shared page.
+fn arrive_with_page(cpu: &mut Cpu, rip: u64, rsp: u64) {
+    cpu.switcher.page.set_irq_enabled(0);
+    cpu.switcher.set_user_mode(false);
+    let shared = cpu.switcher.shared_gva();
+    let regs = cpu.switcher.regs();
+    regs.rax = shared;
+    (regs.rip, regs.rsp) = (rip, rsp);
+    regs.rflags = flags::AT_EVENT_ENTRY;
+    regs.cs = eret::CS_USER64;
 }
 
 /// Delivers the next pending interrupt if the Guest takes one now; else sees to it that the
@@ -115,27 +168,17 @@ pub(crate) fn inject(cpu: &mut Cpu, event: Event) -> Result<Next, Stop> {
     page.set_event(u64::from(event.vector) | u64::from(LGUEST_EVENT_VALID));
     page.set_error_code(event.error_code.unwrap_or(0).into());
     page.set_rip(regs.rip);
-    page.set_cs(match (user, regs.cs) {
-        (false, _) => eret::CS_KERNEL,
-        (true, eret::CS_USER32) => eret::CS_USER32,
-        (true, _) => eret::CS_USER64,
-    });
+    page.set_cs(selector(user, regs.cs));
     page.set_rflags(rflags);
     page.set_rsp(regs.rsp);
     page.set_ss(if user { eret::SS_USER } else { eret::SS_KERNEL });
     page.set_rax(regs.rax);
-    page.set_irq_enabled(0);
-    cpu.switcher.set_user_mode(false);
-    let shared = cpu.switcher.shared_gva();
-    let regs = cpu.switcher.regs();
-    regs.rax = shared;
-    (regs.rip, regs.rsp) = if user {
+    let (rip, rsp) = if user {
         (entries.user.get(), kernel_rsp)
     } else {
         (entries.kernel.get(), regs.rsp & !0xf)
     };
-    regs.rflags = flags::AT_EVENT_ENTRY;
-    regs.cs = eret::CS_USER64;
+    arrive_with_page(cpu, rip, rsp);
     Ok(Next::Resume)
 }
 

@@ -17,7 +17,8 @@ use crate::{
     guest::{
         Cpu,
         Entries,
-        Next, //
+        Next,
+        Start, //
     },
     lg_core::{
         addr::{
@@ -26,6 +27,7 @@ use crate::{
         },
         eret,
         event::Event,
+        irq::Call,
         monitor::Monitor,
         paging,
         segment,
@@ -45,12 +47,14 @@ pub(crate) fn handle(cpu: &mut Cpu, run: &mut lguest_run, wait: Wait) -> Result<
     let regs = *cpu.switcher.regs();
     let (rax, next) = match u32::try_from(regs.rax).unwrap_or(LHCALL_COUNT) {
         LHCALL_ERET => return eret(cpu),
+        LHCALL_RETURN_NMI => return return_nmi(cpu),
         LHCALL_SHUTDOWN => {
             let shutdown = run.shutdown();
             shutdown.kind = regs.rdi;
             shutdown.arg = regs.rsi;
             return Ok(Next::Launcher(LGUEST_EXIT_SHUTDOWN));
         }
+        LHCALL_VCPU_STATE => (vcpu_state(cpu, regs.rdi), Next::Resume),
         number => match call(cpu, run, number, &regs, wait) {
             Ok(next) => (0, next),
             Err(Refused::Guest(errno)) => (errno.rax(), Next::Resume),
@@ -59,6 +63,14 @@ pub(crate) fn handle(cpu: &mut Cpu, run: &mut lguest_run, wait: Wait) -> Result<
     };
     cpu.switcher.regs().rax = rax;
     Ok(next)
+}
+
+/// 1 for a vCPU that is on, 0 for one that is off.
+fn vcpu_state(cpu: &Cpu, id: u64) -> u64 {
+    match cpu.shared.crew.is_off(id) {
+        Some(off) => (!off).into(),
+        None => Errno::Invalid.rax(),
+    }
 }
 
 /// The hypercalls that return to the Guest with 0 or an errno.
@@ -108,6 +120,23 @@ fn call(
             let root = Gpa::new(regs.rdi & paging::ADDR);
             cpu.drop_root(root, wait)?;
         }
+        // All of these wait, or may have to.
+        LHCALL_START_VCPU | LHCALL_STOP_VCPU | LHCALL_WAIT | LHCALL_STOP_OTHERS
+            if wait == Wait::Forbidden =>
+        {
+            return Err(Stop::Later.into())
+        }
+        LHCALL_START_VCPU => start_vcpu(cpu, regs)?,
+        LHCALL_STOP_VCPU => {
+            cpu.shared.crew.stop(&cpu.inbox)?;
+            return Ok(Next::Again);
+        }
+        LHCALL_WAIT => cpu.wait()?,
+        LHCALL_STOP_OTHERS => cpu.shared.crew.stop_others((&cpu.inbox, cpu.life)),
+        LHCALL_SEND_IPI => send_ipi(cpu, regs.rdi, regs.rsi)?,
+        LHCALL_KICK => cpu.shared.crew.call(existing(cpu, regs.rdi)?, Call::Kick),
+        LHCALL_FLUSH_VCPUS => flush_vcpus(cpu, regs, wait)?,
+        LHCALL_SET_NMI => set_nmi(cpu, Gva::new(regs.rdi))?,
         LHCALL_SET_MONITOR => set_monitor(cpu, Gva::new(regs.rdi), Gpa::new(regs.rsi), wait)?,
         _ => return Err(Errno::NoSuchCall.into()),
     }
@@ -117,13 +146,44 @@ fn call(
 /// The returns that the switcher left to us.
 fn eret(cpu: &mut Cpu) -> Result<Next, Stop> {
     let page = &cpu.switcher.page;
-    let (cs, rip) = (page.cs(), page.rip());
-    let Ok(frame) = eret::check(cs, rip, page.rflags()) else {
+    let state = lguest_nmi {
+        rip: page.rip(),
+        cs: page.cs(),
+        rflags: page.rflags(),
+        rsp: page.rsp(),
+        rax: page.rax(),
+        rcx: page.rcx(),
+        r11: page.r11(),
+    };
+    resume(cpu, state)
+}
+
+/// The end of an NMI.
+fn return_nmi(cpu: &mut Cpu) -> Result<Next, Stop> {
+    if !cpu.in_nmi {
+        back_to_syscall(cpu);
+        return event::inject_exception(cpu, Event::GENERAL_PROTECTION);
+    }
+    cpu.in_nmi = false;
+    let state = cpu.switcher.page.nmi();
+    resume(cpu, state)
+}
+
+/// Takes the Guest to where `state` says, which is a copy of what it wrote.
+fn resume(cpu: &mut Cpu, state: lguest_nmi) -> Result<Next, Stop> {
+    let lguest_nmi {
+        rip,
+        cs,
+        rflags,
+        rsp,
+        rax,
+        rcx,
+        r11,
+    } = state;
+    let Ok(frame) = eret::check(cs, rip, rflags) else {
         back_to_syscall(cpu);
         return event::inject_exception(cpu, Event::GENERAL_PROTECTION);
     };
-    let (rsp, rax) = (page.rsp(), page.rax());
-    let (rcx, r11) = (page.rcx(), page.r11());
     cpu.switcher.set_user_mode(frame.mode != eret::Mode::Kernel);
     let regs = cpu.switcher.regs();
     (regs.rip, regs.rsp, regs.rflags) = (rip, rsp, frame.rflags);
@@ -148,20 +208,76 @@ fn set_entries(cpu: &mut Cpu, entries: [u64; 3]) -> Result<(), Errno> {
     Ok(())
 }
 
-fn flush_tlb(
-    cpu: &mut Cpu,
-    what: u64,
-    [gva, end]: [u64; 2],
-    wait: Wait,
-) -> Result<(), Refused<Errno>> {
-    let what = match u32::try_from(what) {
+fn flush_tlb(cpu: &mut Cpu, what: u64, range: [u64; 2], wait: Wait) -> Result<(), Refused<Errno>> {
+    let what = flush(what, range)?;
+    cpu.flush(what, wait)?;
+    Ok(())
+}
+
+fn flush_vcpus(cpu: &mut Cpu, regs: &Regs, wait: Wait) -> Result<(), Refused<Errno>> {
+    let what = flush(regs.rdi, [regs.rsi, regs.rdx])?;
+    let set = existing(cpu, regs.r10)?;
+    cpu.shared.flush_vcpus(&cpu.root, set, what, wait)?;
+    cpu.switcher.note().flush(what);
+    Ok(())
+}
+
+/// What a flush is to be of.
+fn flush(what: u64, [gva, end]: [u64; 2]) -> Result<Flush, Errno> {
+    Ok(match u32::try_from(what) {
         Ok(LGUEST_FLUSH_USER) => Flush::Lower,
         Ok(LGUEST_FLUSH_ALL) => Flush::All,
         Ok(LGUEST_FLUSH_ONE) => Flush::Page(Gva::new(gva)),
         Ok(LGUEST_FLUSH_RANGE) => range(Gva::new(gva), Gva::new(end)).ok_or(Errno::Invalid)?,
-        _ => return Err(Errno::Invalid.into()),
+        _ => return Err(Errno::Invalid),
+    })
+}
+
+/// The set, if the Guest has all vCPUs in it.
+fn existing(cpu: &Cpu, set: u64) -> Result<u64, Errno> {
+    match cpu.shared.crew.has(set) {
+        true => Ok(set),
+        false => Err(Errno::Invalid),
+    }
+}
+
+fn start_vcpu(cpu: &mut Cpu, regs: &Regs) -> Result<(), Refused<Errno>> {
+    let (rip, root) = (Gva::new(regs.rsi), Gpa::new(regs.r8));
+    if !rip.is_canonical() || root.offset() != 0 || !cpu.shared.ram.contains(root) {
+        return Err(Errno::Invalid.into());
+    }
+    let start = Start {
+        rip: rip.get(),
+        rsp: regs.rdx,
+        argument: regs.r10,
+        root,
+        syscall_entry: cpu.switcher.syscall_entry(),
+        entries: cpu.entries,
+        nmi_entry: cpu.nmi_entry,
+        monitor: cpu.monitor,
     };
-    cpu.flush(what, wait)?;
+    let me = (&*cpu.inbox, cpu.life);
+    Ok(cpu.shared.crew.start(me, regs.rdi, &start.words())?)
+}
+
+fn send_ipi(cpu: &Cpu, set: u64, vector: u64) -> Result<(), Errno> {
+    let set = existing(cpu, set)?;
+    match u8::try_from(vector) {
+        Ok(vector) if u32::from(vector) == LGUEST_VECTOR_NMI => {
+            cpu.shared.crew.call(set, Call::Nmi);
+        }
+        // What is below are exceptions.
+        Ok(vector @ 0x20..) => cpu.shared.crew.raise(set, vector),
+        _ => return Err(Errno::Invalid),
+    }
+    Ok(())
+}
+
+fn set_nmi(cpu: &mut Cpu, entry: Gva) -> Result<(), Errno> {
+    if entry.get() != 0 && !entry.is_upper() {
+        return Err(Errno::Invalid);
+    }
+    cpu.nmi_entry = entry;
     Ok(())
 }
 
@@ -221,7 +337,7 @@ fn set_cpunode(cpu: &mut Cpu, limit: u64) -> Result<(), Errno> {
 
 /// A section has the entry point of SYSCALL that it began with, so this is done outside of one.
 fn set_monitor(cpu: &mut Cpu, entry: Gva, root: Gpa, wait: Wait) -> Result<(), Refused<Errno>> {
-    if cpu.monitor.is_some() {
+    if cpu.monitor.is_some() || !cpu.shared.crew.is_alone(&cpu.inbox) {
         return Err(Errno::Busy.into());
     }
     match Monitor::new(entry, root) {

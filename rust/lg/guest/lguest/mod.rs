@@ -9,15 +9,20 @@ pub(crate) mod hypercall;
 
 use crate::{
     abi::*,
-    guest::Cpu,
+    guest::{
+        Cpu,
+        Start, //
+    },
     lg_core::{
+        addr::Gva,
         eret,
         flags,
         monitor, //
     },
     sys::{
         cpu,
-        host, //
+        host,
+        task, //
     },
 };
 
@@ -49,6 +54,35 @@ pub(crate) fn begin(cpu: &mut Cpu) {
     page.set_wall_ns(now);
     page.set_wall_tsc(tsc);
     page.set_host_features(features);
+}
+
+/// Takes a vCPU that is on the root of `start` to where that says.
+pub(crate) fn begin_at(cpu: &mut Cpu, start: &Start) {
+    cpu.switcher.restart();
+    cpu.xcr0.restart();
+    cpu.walked = None;
+    cpu.in_nmi = false;
+    (cpu.entries, cpu.nmi_entry) = (start.entries, start.nmi_entry);
+    cpu.switcher
+        .set_syscall_entry(Gva::new(start.syscall_entry));
+    let events = start.entries.map_or(Gva::new(0), |entries| entries.user);
+    cpu.switcher.set_event_entry(events);
+    cpu.monitor = start.monitor;
+    cpu.switcher
+        .set_monitor_entry(start.monitor.map_or(Gva::new(0), |monitor| monitor.entry()));
+    let regs = cpu.switcher.regs();
+    (regs.rip, regs.rsp, regs.rdi) = (start.rip, start.rsp, start.argument);
+}
+
+/// The vCPU has a CPU of the Host's.
+pub(crate) fn got_cpu(cpu: &mut Cpu) {
+    cpu.switcher.page.set_preempted(0);
+    cpu.switcher.page.set_steal_ns(task::run_delay());
+}
+
+/// The Host may take it away.
+pub(crate) fn may_lose_cpu(cpu: &mut Cpu) {
+    cpu.switcher.page.set_preempted(1);
 }
 
 /// The wall clock, and the TSC at that time. This may be interrupted, for long; of some tries, the one that took

@@ -150,6 +150,25 @@ impl Switcher {
         Ok(this)
     }
 
+    /// Takes the Guest to the state in which a vCPU begins: Guest kernel mode, all registers 0, no descriptors of its
+    /// own. Entry points and roots stay.
+    pub(crate) fn restart(&mut self) {
+        let id = self.tsc_aux as u32;
+        for index in 12..15 {
+            self.set_descriptor(index, 0);
+        }
+        self.set_descriptor(15, segment::cpunode_descriptor(id));
+        self.page.set_irq_enabled(0);
+        self.page.set_event(0);
+        let state = self.state();
+        state.regs = Regs::default();
+        state.regs.rflags = flags::AT_EVENT_ENTRY;
+        state.mode = 0;
+        (state.fs_base, state.gs_base, state.kernel_gs_base) = (0, 0, 0);
+        (state.ds, state.es, state.fs, state.gs) = (0, 0, 0, 0);
+        state.invlpg = 0;
+    }
+
     fn state(&mut self) -> &mut State {
         // SAFETY: By the type invariant the page is there and, since the switcher only runs inside
         // `enter`, which takes `&mut self`, nobody else uses it. All its fields are integers.

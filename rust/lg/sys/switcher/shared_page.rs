@@ -4,7 +4,10 @@
 //! call reads or writes one field, once.
 
 use super::super::page::HostPage;
-use crate::abi::lguest_shared;
+use crate::abi::{
+    lguest_nmi,
+    lguest_shared, //
+};
 
 /// The shared page of one vCPU.
 ///
@@ -36,6 +39,14 @@ macro_rules! read {
     };
 }
 
+impl SharedPage {
+    /// What an NMI has interrupted. All of it is read once.
+    pub(crate) fn nmi(&self) -> lguest_nmi {
+        // SAFETY: By the type invariant the field is there; it is integers.
+        unsafe { (&raw const (*self.0).nmi).read_volatile() }
+    }
+}
+
 macro_rules! write {
     ($($set:ident: $field:ident $type:ty),*) => {
         impl SharedPage {
@@ -60,7 +71,8 @@ read!(
     r11,
     user_gs_base,
     kernel_rsp,
-    takes_spurious
+    takes_spurious,
+    nmi_rsp
 );
 write!(
     set_irq_enabled: irq_enabled u64,
@@ -80,5 +92,8 @@ write!(
     set_tsc_khz: tsc_khz u64,
     set_wall_ns: wall_ns u64,
     set_wall_tsc: wall_tsc u64,
-    set_host_features: host_features u64
+    set_host_features: host_features u64,
+    set_preempted: preempted u64,
+    set_steal_ns: steal_ns u64,
+    set_nmi: nmi lguest_nmi
 );
