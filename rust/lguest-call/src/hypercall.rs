@@ -2,9 +2,11 @@
 //! Hypercalls: SYSCALL in Guest kernel mode. `LHCALL_*` in the header says what each does.
 
 use crate::abi::{
-    LHCALL_CONSOLE, LHCALL_DROP_ROOT, LHCALL_FLUSH_TLB, LHCALL_HALT, LHCALL_IRQ_WINDOW,
-    LHCALL_NOTIFY, LHCALL_SET_CPUNODE, LHCALL_SET_ENTRIES, LHCALL_SET_MONITOR, LHCALL_SET_TIMER,
-    LHCALL_SET_TLS, LHCALL_SHUTDOWN, LHCALL_WRITE_CR3,
+    LHCALL_CONSOLE, LHCALL_DROP_ROOT, LHCALL_FLUSH_TLB, LHCALL_FLUSH_VCPUS, LHCALL_HALT,
+    LHCALL_IRQ_WINDOW, LHCALL_KICK, LHCALL_NOTIFY, LHCALL_SEND_IPI, LHCALL_SET_CPUNODE,
+    LHCALL_SET_ENTRIES, LHCALL_SET_MONITOR, LHCALL_SET_NMI, LHCALL_SET_TIMER, LHCALL_SET_TLS,
+    LHCALL_SHUTDOWN, LHCALL_START_VCPU, LHCALL_STOP_OTHERS, LHCALL_STOP_VCPU, LHCALL_VCPU_STATE,
+    LHCALL_WAIT, LHCALL_WRITE_CR3,
 };
 use core::arch::asm;
 
@@ -91,4 +93,56 @@ pub fn set_monitor(entry: u64, root: u64) -> i64 {
 /// Kicks a queue: `gpa` is its QueueNotify register.
 pub fn notify(gpa: u64, queue: u64) -> i64 {
     call2(LHCALL_NOTIFY, gpa, queue)
+}
+
+/// Turns vCPU `id` on, at `rip`, with this stack pointer, `argument` in RDI, and the root at GPA `root`.
+pub fn start_vcpu(id: u32, rip: u64, rsp: u64, argument: u64, root: u64) -> i64 {
+    hypercall(
+        u64::from(LHCALL_START_VCPU),
+        [u64::from(id), rip, rsp, argument, root],
+    )
+}
+
+/// Turns this vCPU off. Comes back only if it is the last one that is on.
+pub fn stop_vcpu() -> i64 {
+    call2(LHCALL_STOP_VCPU, 0, 0)
+}
+
+/// 1 if vCPU `id` is on, 0 if it is off.
+pub fn vcpu_state(id: u32) -> i64 {
+    call2(LHCALL_VCPU_STATE, u64::from(id), 0)
+}
+
+/// Raises `vector` on each vCPU of `set`.
+pub fn send_ipi(set: u64, vector: u32) -> i64 {
+    call2(LHCALL_SEND_IPI, set, u64::from(vector))
+}
+
+/// [`flush_tlb`] on each vCPU of `set`; for `LGUEST_FLUSH_RANGE` up to `end`. None of them uses an old translation
+/// afterwards.
+pub fn flush_vcpus(set: u64, kind: u32, gva: u64, end: u64) -> i64 {
+    hypercall(
+        u64::from(LHCALL_FLUSH_VCPUS),
+        [u64::from(kind), gva, end, set, 0],
+    )
+}
+
+/// Waits for [`kick`], or an interrupt; or for nothing.
+pub fn wait() -> i64 {
+    call2(LHCALL_WAIT, 0, 0)
+}
+
+/// Ends the [`wait`] of each vCPU of `set`, or its next one.
+pub fn kick(set: u64) -> i64 {
+    call2(LHCALL_KICK, set, 0)
+}
+
+/// Turns all other vCPUs off, whatever they are at.
+pub fn stop_others() -> i64 {
+    call2(LHCALL_STOP_OTHERS, 0, 0)
+}
+
+/// Registers the entry point for NMIs, a GVA; 0: they are lost.
+pub fn set_nmi(entry: u64) -> i64 {
+    call2(LHCALL_SET_NMI, entry, 0)
 }

@@ -61,6 +61,13 @@ lguest_user_event:
 
 lguest_syscall:
     movabs ${shared}, %r11
+    cmpl $0, LGUEST_SEVERAL(%rip)
+    je 1f
+    mov ${cpunode}, %ecx
+    lsl %ecx, %ecx
+    shl $12, %rcx
+    add %rcx, %r11
+1:
     mov %rsp, %rcx
     mov {KERNEL_RSP}(%r11), %rsp
     push ${user_ss}
@@ -97,6 +104,13 @@ lguest_syscall:
 lguest_resume:                      /* RBX: the Frame to resume */
     mov %rbx, %rsp
     movabs ${shared}, %rdi
+    cmpl $0, LGUEST_SEVERAL(%rip)
+    je 1f
+    mov ${cpunode}, %ecx
+    lsl %ecx, %ecx
+    shl $12, %rcx
+    add %rcx, %rdi
+1:
     movq $0, {IRQ_ENABLED}(%rdi)    /* an interrupt from here on would overwrite what is written below */
     mov 8*17(%rsp), %rax
     mov %rax, {RIP}(%rdi)
@@ -144,6 +158,7 @@ lguest_resume:                      /* RBX: the Frame to resume */
     KERNEL_RSP = const offset_of!(lguest_shared, kernel_rsp),
     IRQ_ENABLED = const offset_of!(lguest_shared, irq_enabled),
     shared = const LGUEST_SHARED_VA,
+    cpunode = const 0x7b,
     eret = const LHCALL_ERET,
     user_cs = const USER_CS,
     user_ss = const USER_SS,

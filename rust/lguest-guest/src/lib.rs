@@ -15,12 +15,13 @@
 //! ```
 //!
 //! The contract behind it is `include/uapi/linux/lguest.h` (in Rust: [`abi`]); the modules here are its parts in the order
-//! in which a Guest meets them. A Guest has one vCPU, so plain statics and [`shared`] are enough.
+//! in which a Guest meets them. With one vCPU plain statics are enough; [`smp`] starts more.
 //!
 //! Each line knows what is on lines below it, and nothing above; a test holds that (`rust/layers`):
 //!
 //! ```text
 //!   boot            from the entry point to `main`, and the end
+//!   smp             other vCPUs: start, stop, call, flush
 //!   event           exceptions, interrupts, system calls: the stubs and the handlers
 //!   user            guest user mode
 //!   paging          frames and page tables
@@ -42,6 +43,7 @@ pub mod event;
 mod frame;
 pub mod paging;
 mod params;
+pub mod smp;
 pub mod user;
 
 pub use boot::exit;

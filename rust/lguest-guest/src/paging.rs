@@ -37,16 +37,20 @@ pub fn alloc_frames(size: u64) -> u64 {
     }
     static NEXT: AtomicU64 = AtomicU64::new(0);
 
-    let next = match NEXT.load(Relaxed) {
-        0 => gpa_of(&raw const image_end),
-        next => next,
+    let place = |next| {
+        let next = match next {
+            0 => gpa_of(&raw const image_end),
+            next => next,
+        };
+        next.next_multiple_of(size)
     };
-    let frame = next.next_multiple_of(size);
+    // Several vCPUs may ask at once.
+    let taken = NEXT.fetch_update(Relaxed, Relaxed, |next| Some(place(next) + size));
+    let frame = taken.map_or(0, place);
     assert!(
         frame + size <= ram_end(),
         "out of memory: the guest needs more RAM (lg run -m)"
     );
-    NEXT.store(frame + size, Relaxed);
     // SAFETY: RAM past the image that nobody has been given yet.
     unsafe { gpa_to_ptr::<u8>(frame).write_bytes(0, size as usize) };
     frame

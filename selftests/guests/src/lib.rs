@@ -5,6 +5,7 @@
 #![no_std]
 
 pub mod monitor;
+pub mod several;
 
 use core::arch::{asm, global_asm};
 use core::ops::Range;

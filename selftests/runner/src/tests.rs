@@ -36,6 +36,9 @@ const BARE: [&str; 23] = [
     "exit_cost",
 ];
 
+/// Bare Guests of several vCPUs, and how many those are.
+const SEVERAL: [(&str, &[u32]); 2] = [("vcpus", &[2, 4, 8, 32]), ("shootdown", &[2, 4, 8])];
+
 /// The end that a crime must have.
 enum Fate {
     /// The Guest goes on, and exits with 0 after it has seen the exception or the error it deserves.
@@ -48,8 +51,10 @@ enum Fate {
     Exits(i32),
     /// It never ends, and is none the worse for the Host.
     Spins,
+    /// It goes on, or dies, as its vCPUs meet.
+    Either,
 }
-use Fate::{Dies, Exits, Panics, Spins, Survives};
+use Fate::{Dies, Either, Exits, Panics, Spins, Survives};
 
 const DOUBLE_FAULT: Fate = Dies("double fault");
 const BAD_ROOT: Fate = Dies("bad root");
@@ -59,6 +64,16 @@ const NO_STACK: Fate = Panics("the shim of Xen's ABI: an event finds no stack of
 
 /// Hostile Guests: program, crime, fate.
 const HOSTILE: &[(&str, &str, Fate)] = &[
+    ("other_vcpus", "bad-starts", Survives),
+    ("other_vcpus", "bad-sets", Survives),
+    ("other_vcpus", "start-at-garbage", DOUBLE_FAULT),
+    ("other_vcpus", "die-on-another", DOUBLE_FAULT),
+    ("other_vcpus", "shut-down-while-all-run", Survives),
+    ("other_vcpus", "spin-on-all", Spins),
+    ("other_vcpus", "flush-storm", Survives),
+    ("other_vcpus", "two-stop-all-others", Survives),
+    ("other_vcpus", "nmi-storm", Survives),
+    ("other_vcpus", "write-to-others-pages", Either),
     ("roots", "root-outside", BAD_ROOT),
     ("roots", "root-past-the-end", BAD_ROOT),
     ("roots", "root-at-a-device", BAD_ROOT),
@@ -307,6 +322,14 @@ pub(crate) fn all() -> Result<Vec<Test>, String> {
             )
         }));
     }
+    for (name, counts) in SEVERAL {
+        tests.extend(counts.iter().map(|count| {
+            Test::new(format!("bare/{name}:{count}"), GUEST, move |timeout| {
+                let path = format!("{HERE}/selftests/guests/{name}");
+                guest_of(*count, &path, "", timeout, &Survives, "")
+            })
+        }));
+    }
     for (program, crime, fate) in HOSTILE.iter().chain(HOSTILE_XEN) {
         tests.push(Test::new(
             format!("hostile/{program}:{crime}"),
@@ -318,7 +341,9 @@ pub(crate) fn all() -> Result<Vec<Test>, String> {
                     timeout
                 };
                 let path = format!("{HERE}/selftests/hostile/{program}");
-                guest(&path, &format!("crime={crime}"), timeout, fate, "")?;
+                // The crimes of several vCPUs are those of four.
+                let vcpus = if *program == "other_vcpus" { 4 } else { 1 };
+                guest_of(vcpus, &path, &format!("crime={crime}"), timeout, fate, "")?;
                 // The Host's next Guest runs.
                 guest(
                     &format!("{HERE}/guests/hello"),
@@ -347,7 +372,29 @@ pub(crate) fn all() -> Result<Vec<Test>, String> {
 
 /// Runs a bare Guest; `output` must be in what it prints.
 fn guest(path: &str, command_line: &str, timeout: Duration, fate: &Fate, output: &str) -> Outcome {
-    let argv = ["lg", "run", path, "-m", "128M", "--append", command_line];
+    guest_of(1, path, command_line, timeout, fate, output)
+}
+
+/// The same of so many vCPUs.
+fn guest_of(
+    vcpus: u32,
+    path: &str,
+    command_line: &str,
+    timeout: Duration,
+    fate: &Fate,
+    output: &str,
+) -> Outcome {
+    let smp = format!("--smp={vcpus}");
+    let argv = [
+        "lg",
+        "run",
+        path,
+        "-m",
+        "128M",
+        &smp,
+        "--append",
+        command_line,
+    ];
     let finished = command::run(&argv, timeout).map_err(text)?;
     let (end, text) = match fate {
         Survives => (End::Exit(0), output.to_owned()),
@@ -358,6 +405,8 @@ fn guest(path: &str, command_line: &str, timeout: Duration, fate: &Fate, output:
         ),
         Exits(status) => (End::Exit(*status), String::new()),
         Spins => (End::TimeOut, String::new()),
+        Either if finished.expect(End::Exit(0)).is_ok() => return Ok(()),
+        Either => (End::Exit(255), "the guest".into()),
     };
     finished.expect(end)?;
     if finished.output.contains(&text) {

@@ -376,7 +376,7 @@ fn refusals() -> Result<()> {
     device.add_memory(0, ram.size(), ram.hva())?;
     device.create_vcpu(0x1000, 0x1000, 0)?;
     for (vcpu, flags, reserved) in [
-        (1, 0, [0; 2]),
+        (abi::LGUEST_MAX_VCPUS, 0, [0; 2]),
         (u32::MAX, 0, [0; 2]),
         (0, 8, [0; 2]),
         (0, 1 << 31, [0; 2]),

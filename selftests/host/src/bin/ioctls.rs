@@ -163,6 +163,52 @@ fn vcpus() -> Result<()> {
         let result = with_ram()?.ioctl_on(abi::LGUEST_IOCTL_CREATE_VCPU, &mut vcpu);
         expect("a bad id", result, libc::EINVAL);
     }
+    several_vcpus(&with_ram()?)
+}
+
+/// One after the other, and those behind the first without an entry point.
+fn several_vcpus(device: &Device) -> Result<()> {
+    let create = |id, rip, rsi| {
+        let mut vcpu = abi::lguest_vcpu {
+            id,
+            pad: 0,
+            cr3: 0x1000,
+            rip,
+            rsi,
+        };
+        device.ioctl_on(abi::LGUEST_IOCTL_CREATE_VCPU, &mut vcpu)
+    };
+    create(0, 0x1000, 0)?;
+    for id in 1..abi::LGUEST_MAX_VCPUS {
+        expect("one that is there", create(id - 1, 0, 0), libc::EEXIST);
+        expect("one too far", create(id + 1, 0, 0), libc::EINVAL);
+        expect("an entry point", create(id, 0x1000, 0), libc::EINVAL);
+        expect("boot_params", create(id, 0, 0x1000), libc::EINVAL);
+        create(id, 0, 0)?;
+    }
+    let none = create(abi::LGUEST_MAX_VCPUS, 0, 0);
+    expect("more than there can be", none, libc::EINVAL);
+    for (vcpu, pad, errno) in [
+        (abi::LGUEST_MAX_VCPUS, 0, libc::EINVAL),
+        (u32::MAX, 0, libc::EINVAL),
+        (0, 1, libc::EINVAL),
+    ] {
+        let mut stats = abi::lguest_vcpu_stats {
+            vcpu,
+            pad,
+            ..Default::default()
+        };
+        let result = device.ioctl_on(abi::LGUEST_IOCTL_GET_VCPU_STATS, &mut stats);
+        expect("GET_VCPU_STATS", result, errno);
+    }
+    // The Guest dies on its first vCPU, and that ends the others, which were never on.
+    assert_eq!(device.run()?.exit, abi::LGUEST_EXIT_DEATH);
+    let mut run = abi::lguest_run {
+        vcpu: 1,
+        ..Default::default()
+    };
+    let result = device.ioctl_on(abi::LGUEST_IOCTL_RUN, &mut run);
+    expect("RUN of another, when all is over", result, libc::ENXIO);
     Ok(())
 }
 
@@ -172,7 +218,12 @@ fn runs() -> Result<()> {
     device.add_memory(0, ram.size(), ram.hva())?;
     // Tables full of zeros: the first instruction faults, and there is no entry point for the event.
     device.create_vcpu(0x1000, 0x1000, 0)?;
-    for vcpu in [1, 2, u32::MAX] {
+    for (vcpu, errno) in [
+        (1, libc::ENXIO),
+        (abi::LGUEST_MAX_VCPUS - 1, libc::ENXIO),
+        (abi::LGUEST_MAX_VCPUS, libc::EINVAL),
+        (u32::MAX, libc::EINVAL),
+    ] {
         let mut run = abi::lguest_run {
             vcpu,
             ..Default::default()
@@ -180,7 +231,7 @@ fn runs() -> Result<()> {
         expect(
             "RUN of an unknown vCPU",
             device.ioctl_on(abi::LGUEST_IOCTL_RUN, &mut run),
-            libc::EINVAL,
+            errno,
         );
     }
     for rip in [1 << 47, 1 << 63, 0xffff_7fff_ffff_ffff] {
@@ -283,7 +334,12 @@ fn walks() -> Result<()> {
         libc::ENXIO,
     );
     let vm = Vm::load(Path::new(GUEST), 64 << 20, "")?;
-    for (vcpu, user_mode) in [(1, 0), (u32::MAX, 1), (0, 2), (0, u32::MAX)] {
+    for (vcpu, user_mode) in [
+        (abi::LGUEST_MAX_VCPUS, 0),
+        (u32::MAX, 1),
+        (0, 2),
+        (0, u32::MAX),
+    ] {
         let result = walk(&vm.device, vcpu, user_mode, 0).map(|_| 0);
         expect("GET_WALK of nothing", result, libc::EINVAL);
     }

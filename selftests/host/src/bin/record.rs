@@ -99,7 +99,7 @@ fn refusals() -> Result<()> {
     assert_eq!(errno(Ring::map(device, 1)), Some(libc::ENXIO), "no ring");
     let too_many = abi::LGUEST_TRACE_MAX_PAGES + 1;
     for (vcpu, flags, pages, pad) in [
-        (1, 0, 1, 0),
+        (abi::LGUEST_MAX_VCPUS, 0, 1, 0),
         (u32::MAX, 0, 1, 0),
         (0, 2, 1, 0),
         (0, u32::MAX, 1, 0),
