@@ -12,6 +12,7 @@
 //! cli          what the user asks for
 //! session      the user's side of a run: terminal, streams, keys, time
 //! xen          what serves a kernel of Xen's ABI: events, grants, console, xenstore, PCI bus
+//! boot_report  a run as a page for a browser
 //! trace        what a vCPU did: its file, and how people read it
 //! boot         how a Guest gets into RAM
 //! image        what is loaded: a kernel's file
@@ -27,6 +28,7 @@
 #![deny(unsafe_code)]
 
 pub mod boot;
+pub mod boot_report;
 pub mod cli;
 pub mod commands;
 pub mod death;

@@ -137,8 +137,7 @@ pub struct PageTable {
 }
 
 const AFTER_HELP: &str = "\
-Exit status:
-  that of COMMAND, or of the guest's power-off; and
+Exit status: that of COMMAND, or of the guest's power-off; and
   124  time-out
   125  lg failed, before or while the guest ran
   255  the guest's kernel panicked, or the guest did what it may not
@@ -294,6 +293,20 @@ pub struct Run {
     /// some ten thousand for a boot. The guest waits while they are written.
     #[arg(long, value_name = "FILE", help_heading = DIAGNOSIS)]
     pub trace: Option<PathBuf>,
+
+    /// Write a page about the run to a file, for a browser
+    ///
+    /// What lg and the guest's kernel did when, exits over time, where the time went, the slowest
+    /// initcalls, the pages touched. It adds initcall_debug and loglevel=8 to the kernel's command line,
+    /// and records the vCPU as --trace does.
+    #[arg(long, value_name = "FILE", help_heading = DIAGNOSIS)]
+    pub report: Option<PathBuf>,
+
+    /// Have the page tell what changed since this one
+    ///
+    /// A page that an earlier --report has written; it may be the same file.
+    #[arg(long, value_name = "FILE", help_heading = DIAGNOSIS, hide_short_help = true)]
+    pub report_since: Option<PathBuf>,
 
     /// Show the kernel's whole log, and what lg does
     #[arg(short, long, help_heading = DIAGNOSIS)]

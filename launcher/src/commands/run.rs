@@ -13,9 +13,12 @@ use std::thread;
 use nix::sys::signal::Signal;
 use nix::unistd::dup2_stdin;
 
+use crate::boot_report::earlier::NoReport;
+use crate::boot_report::writer::BootReport;
 use crate::cli::file;
 use crate::cli::Run;
 use crate::death::Inquest;
+use crate::machine::recorder::Takers;
 use crate::machine::{bad_memory, Front, Machine};
 use crate::plan::Plan;
 use crate::queries::server::Listener;
@@ -70,7 +73,10 @@ pub fn run(options: Box<Run>, arguments: &[OsString]) -> u8 {
     let inquest = OnceCell::new();
     let end = match completed {
         Ok(options) if options.dry_run => show_plan(&options, &record),
-        Ok(options) => run_guest(&options, &record, deadline, watch, &inquest),
+        Ok(options) => match report(&options, &record) {
+            Ok(report) => run_guest(&options, &record, report.as_ref(), deadline, watch, &inquest),
+            Err(error) => End::Failed(error),
+        },
         Err(error) => End::Failed(error),
     };
     end.tell();
@@ -100,7 +106,7 @@ fn failed(error: &Error) -> u8 {
 
 /// Prints what would run.
 fn show_plan(options: &Run, record: &Record) -> End {
-    let plan = match Plan::make(options) {
+    let plan = match Plan::make(options, record.steps()) {
         Ok(plan) => plan,
         Err(error) => return End::Failed(error),
     };
@@ -115,16 +121,29 @@ fn show_plan(options: &Run, record: &Record) -> End {
     }
 }
 
+/// The report that is asked for.
+fn report(options: &Run, record: &Record) -> Result<Option<BootReport>, Error> {
+    let since = options.report_since.as_deref();
+    match &options.report {
+        Some(path) => BootReport::open(path, since, &options.command, record).map(Some),
+        None if since.is_some() => {
+            Err(NoReport::new("there is no new one: --report is missing").into())
+        }
+        None => Ok(None),
+    }
+}
+
 /// Runs a Guest, and shows what its kernel has said if that may tell why it failed.
 fn run_guest(
     options: &Run,
     record: &Record,
+    report: Option<&BootReport>,
     deadline: Deadline,
     watch: Watch,
     inquest: &OnceCell<Inquest>,
 ) -> End {
     let log = KernelLog::default();
-    let end = to_the_end(options, &log, record, deadline, watch, inquest);
+    let end = to_the_end(options, &log, record, report, deadline, watch, inquest);
     let end = end.unwrap_or_else(End::Failed);
     let end = match log.command_started() {
         Some(when) => {
@@ -134,6 +153,9 @@ fn run_guest(
         None => without_command(options, end),
     };
     let tail = log.tail();
+    if let Some(report) = report {
+        report.log_ends(&tail);
+    }
     if end.is_failure() && !options.verbose && !tail.is_empty() {
         say(&format!(
             "the guest's kernel said last (-v shows all, at once):\n{}",
@@ -150,6 +172,7 @@ fn to_the_end(
     options: &Run,
     log: &KernelLog,
     record: &Record,
+    report: Option<&BootReport>,
     deadline: Deadline,
     watch: Watch,
     inquest: &OnceCell<Inquest>,
@@ -158,7 +181,7 @@ fn to_the_end(
     // A write beyond `ulimit -f` is an error, of the Guest's or of ours, and not the end of lg.
     signal::only_interrupt(Signal::SIGXFSZ).map_err(setup("signals"))?;
     bad_memory::watch().map_err(setup("signals"))?;
-    let plan = Plan::make(options)?;
+    let plan = Plan::make(options, record.steps())?;
     let trace = options.trace.as_deref().map(Writer::create).transpose()?;
     record.kernel(plan.kernel());
     if options.verbose {
@@ -169,13 +192,21 @@ fn to_the_end(
     let (ends, end) = mpsc::channel();
     let session = Session::open(&plan.streams)?;
     let status = session.status();
+    let printed = session.printed(plan.linux, log, options.verbose);
     let front = Front {
         console: Box::new(session.console()),
         ports: session.ports().map(|ports| Box::new(ports) as _),
-        printed: session.printed(plan.linux, log, options.verbose),
-        trace,
+        printed: match report {
+            Some(report) if plan.linux => report.listen(printed),
+            _ => printed,
+        },
+        record: Takers {
+            trace,
+            report: report.map(|report| report.exits().clone()),
+        },
     };
-    let machine = Machine::build(plan, front)?;
+    record.steps().done("terminal and streams");
+    let machine = Machine::build(plan, front, record.steps())?;
     let asked = listen(options.verbose);
     // Before there are threads, which inherit what is done to this one.
     let signals = session.take_signals()?;
@@ -187,6 +218,7 @@ fn to_the_end(
     deadline
         .report(ends.clone(), record)
         .map_err(setup("a thread"))?;
+    record.steps().done("sandbox and threads");
     record.starts();
     let machine = machine.start(ends)?;
     if let Some(asked) = asked {
@@ -211,11 +243,13 @@ fn to_the_end(
     let how = session.finish(how);
     inquest.hold(&how, &machine.view());
     // The record of what the vCPU does ends with it.
-    if options.stats || options.trace.is_some() {
+    if options.stats || options.trace.is_some() || report.is_some() {
         let stats = machine.stop()?;
-        if let (Some((stats, each)), true) = (stats, options.stats) {
-            record.counters(&stats, &each);
-            messages::print(&stats::table(&stats, &each));
+        if let (Some((stats, each)), true) = (&stats, options.stats || report.is_some()) {
+            record.counters(stats, each);
+        }
+        if let (Some((stats, each)), true) = (&stats, options.stats) {
+            messages::print(&stats::table(stats, each));
         }
     }
     Ok(how)

@@ -44,17 +44,17 @@ use crate::machine::bus::Devices;
 use crate::machine::cpu::{Driver, Executor, RunningVcpus};
 use crate::machine::gdb::Gdb;
 use crate::machine::module::{Vcpu, Vm};
-use crate::machine::recorder::Recorder;
+use crate::machine::recorder::{Recorder, Takers};
 use crate::machine::view::{Kernel, View};
 use crate::memory::{self, Memory};
 use crate::plan::{self, told, Make, Plan};
 use crate::report::end::End;
 use crate::report::messages::say;
+use crate::report::steps::Steps;
 use crate::report::system::setup;
 use crate::report::Error;
 use crate::sandbox::{self, Grant, Needs};
 use crate::socket_file::SocketFile;
-use crate::trace::file::Writer;
 use crate::xen::events::Events;
 use crate::xen::Xen;
 
@@ -66,8 +66,8 @@ pub struct Front {
     pub ports: Option<Box<dyn Device>>,
     /// Takes what the Guest prints by hypercall.
     pub printed: Output,
-    /// Takes the record of the vCPU, if there is to be one.
-    pub trace: Option<Writer>,
+    /// Take the record of the vCPU, if there is to be one.
+    pub record: Takers,
 }
 
 /// A machine that is ready to go.
@@ -89,20 +89,24 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Builds what `plan` says, with `front` in its place, and waits for gdb where that is to come.
+    /// Builds what `plan` says, with `front` in its place, and waits for gdb where that is to come. What is done goes to
+    /// `steps`.
     ///
     /// # Errors
     ///
     /// The errors that only show now: there is no module, a program does not start, memory is
     /// refused.
-    pub fn build(plan: Plan, front: Front) -> Result<Self, Error> {
+    pub fn build(plan: Plan, front: Front, steps: &Steps) -> Result<Self, Error> {
         let mut file = None;
         let make = |device: plan::Device| make(device.make, plan.verbose, &mut file);
         let others = plan.devices.into_iter().map(make);
         let others: Vec<_> = others.collect::<Result<_, Error>>()?;
         serve_files(&plan.grants)?;
+        steps.done("devices made");
         let memory = memory::make(&plan.load.layout.memory())?;
+        steps.done("memory mapped");
         let vm = Arc::new(Vm::new(memory.clone())?);
+        steps.done("VM made");
         let places = plan.load.layout.places();
         let events = places.map(|places| {
             let raise = raise(&vm);
@@ -121,13 +125,16 @@ impl Machine {
             add(device)?;
         }
         devices.connect(&vm)?;
+        steps.done("devices connected");
         let mut load = plan.load;
         if places.is_some() {
             told::set_clock(&mut load.initrd, &vm.clock());
         }
         let kernel = Kernel::of(&load.image);
         let entry = (load.layout).load(&memory, &load.image, &load.initrd, &load.command_line);
+        steps.done("guest loaded into memory");
         let vcpus = Vcpu::make(&vm, &entry, plan.vcpus)?;
+        steps.done("vCPUs made");
         let printed = ways(front.printed);
         let xen = places.zip(events).map(|(places, events)| {
             // Nobody types there: the user's terminal is another console.
@@ -140,8 +147,9 @@ impl Machine {
                 events,
             ))
         });
-        let record = |writer| Recorder::begin(&vm, writer, load.image.build_id());
-        let mut recorder = front.trace.map(record).transpose()?;
+        let record = |takers| Recorder::begin(&vm, takers, load.image.build_id());
+        let takers = Some(front.record).filter(Takers::any);
+        let mut recorder = takers.map(record).transpose()?;
         let executors = vcpus.into_iter().map(|vcpu| Executor {
             vcpu,
             devices: devices.clone(),

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `lg run --trace`: takes lg.ko's record out of its ring, into a file.
+//! Takes lg.ko's record out of its ring: into a file for `lg run --trace`, to a report for `lg run --report`.
 
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, OnceLock};
 
+use crate::boot_report::exits::Exits;
 use crate::machine::module::{Ring, Vm};
 use crate::report::messages::say;
 use crate::report::Error;
@@ -20,11 +21,27 @@ const LAST: u64 = 20;
 /// The last records of a vCPU, once it is over.
 pub type Tail = Arc<OnceLock<Trace>>;
 
-/// The record of a vCPU on its way to a file.
+/// Those who want the record.
+#[derive(Default)]
+pub struct Takers {
+    /// A file.
+    pub trace: Option<Writer>,
+    /// A report.
+    pub report: Option<Exits>,
+}
+
+impl Takers {
+    /// Is there anybody?
+    pub fn any(&self) -> bool {
+        self.trace.is_some() || self.report.is_some()
+    }
+}
+
+/// The record of a vCPU on its way to them.
 pub struct Recorder {
     ring: Ring,
-    writer: Writer,
-    /// Up to here it is in the file.
+    takers: Takers,
+    /// Up to here they have it.
     taken: u64,
     header: Header,
     tail: Tail,
@@ -38,18 +55,23 @@ impl Recorder {
     /// The module refuses, or the file takes no more.
     pub fn begin(
         vm: &Arc<Vm>,
-        mut writer: Writer,
+        mut takers: Takers,
         build_id: Option<Vec<u8>>,
     ) -> Result<Self, Error> {
         let header = Header {
             tsc_khz: vm.tsc_khz(),
             build_id: build_id.unwrap_or_default(),
         };
-        writer.begin(&header)?;
+        if let Some(writer) = &mut takers.trace {
+            writer.begin(&header)?;
+        }
         let ring = vm.record(PAGES)?;
+        if let Some(exits) = &takers.report {
+            exits.begin(header.tsc_khz);
+        }
         Ok(Self {
             ring,
-            writer,
+            takers,
             taken: 0,
             header,
             tail: Tail::default(),
@@ -68,7 +90,13 @@ impl Recorder {
             bytes.extend(self.ring.record(number));
         }
         self.taken = written;
-        self.writer.write(&bytes)
+        if let Some(exits) = &self.takers.report {
+            exits.take(&bytes);
+        }
+        match &mut self.takers.trace {
+            Some(writer) => writer.write(&bytes),
+            None => Ok(()),
+        }
     }
 
     /// Where the last records will be.
@@ -93,7 +121,11 @@ impl Recorder {
         });
         match self.ring.lost() {
             0 => {}
-            lost => say(&format!("{lost} records of the trace are lost")),
+            lost => {
+                say(&format!("{lost} records of the trace are lost"));
+                let report = self.takers.report.iter();
+                report.for_each(|exits| exits.lost(lost));
+            }
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ use crate::plan::root::Root;
 use crate::plan::told;
 use crate::report::codes::Code;
 use crate::report::messages::say;
+use crate::report::steps::Steps;
 use crate::report::system::cannot_read;
 use crate::report::{Error, Explain};
 use crate::session::streams::Streams;
@@ -110,10 +111,11 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Finds what `options` ask for.
-    pub fn find(options: &Run) -> Result<Self, Error> {
+    /// Finds what `options` ask for. What is done goes to `steps`.
+    pub fn find(options: &Run, steps: &Steps) -> Result<Self, Error> {
         let path = find_kernel(options.kernel.as_deref())?;
         let image = Image::open(&path)?;
+        steps.done("kernel read");
         if !options.command.is_empty() && !image.linux {
             return Err(GuestError::CommandForBareGuest(path).into());
         }
@@ -138,6 +140,7 @@ impl Guest {
         };
         let limit = boot::initrd_limit(&image);
         let initrd = initrd(initrd_path.as_deref(), &told, limit)?;
+        steps.done("initrd read");
         let command_line = arguments(options, &image);
         let shares = root.iter().map(Root::share);
         Ok(Self {
@@ -280,6 +283,9 @@ fn arguments(options: &Run, image: &Image) -> Vec<String> {
                 words.push("quiet".into());
             }
         }
+        if options.report.is_some() {
+            words.extend(for_report(&words));
+        }
     }
     if let Some(net) = options.net.as_ref().filter(|_| image.linux) {
         words.extend(net.argument());
@@ -287,6 +293,15 @@ fn arguments(options: &Run, image: &Image) -> Vec<String> {
     let asked = options.append.iter().filter(|words| !words.is_empty());
     words.extend(asked.cloned());
     words
+}
+
+/// The words by which a kernel tells of its boot: all of it, by hypercall.
+fn for_report(before: &[String]) -> Vec<String> {
+    // The last console is the one that is the init's.
+    let shared = before.iter().any(|word| word == "console=hvc0");
+    let log = shared.then_some("console=lguest0 console=hvc0");
+    let words = log.into_iter().chain(["initcall_debug", "loglevel=8"]);
+    words.map(Into::into).collect()
 }
 
 #[cfg(test)]
@@ -317,6 +332,14 @@ mod tests {
         let ours = line(&["--initrd", "mine", "--", "true"]);
         assert_eq!(ours, "console=lguest0");
         assert_eq!(line(&["--net", "tap=tap0"]), "console=lguest0");
+        assert_eq!(
+            line(&["--report", "x", "--append", "quiet"]),
+            "console=lguest0 initcall_debug loglevel=8 quiet"
+        );
+        assert_eq!(
+            line(&["--report", "x", "--initrd", "mine", "-v"]),
+            "console=hvc0 console=lguest0 console=hvc0 initcall_debug loglevel=8"
+        );
         assert_eq!(
             line(&["--net", "user", "--append", "quiet"]),
             "console=lguest0 ip=10.0.2.15::10.0.2.2:255.255.255.0:lguest:eth0:off:10.0.2.3 quiet"

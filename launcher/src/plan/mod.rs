@@ -38,6 +38,7 @@ use crate::image::{Abi, Image};
 use crate::memory;
 use crate::plan::guest::Guest;
 use crate::report::messages::say;
+use crate::report::steps::Steps;
 use crate::report::Error;
 use crate::sandbox::Grant;
 use crate::session::streams::Streams;
@@ -150,14 +151,15 @@ struct Command {
 }
 
 impl Plan {
-    /// Finds and checks what `options` ask for.
+    /// Finds and checks what `options` ask for. What is done goes to `steps`.
     ///
     /// # Errors
     ///
     /// Whatever would be refused when it is made, but for what only shows then.
-    pub fn make(options: &Run) -> Result<Self, Error> {
+    pub fn make(options: &Run, steps: &Steps) -> Result<Self, Error> {
         let disks = Disk::open_all(&options.disk)?;
-        let guest = Guest::find(options)?;
+        steps.done("options and disks");
+        let guest = Guest::find(options, steps)?;
         if let Some(net) = &options.net {
             net.check()?;
         }
@@ -175,6 +177,7 @@ impl Plan {
         let slots: Vec<_> = slots.collect::<Result<_, _>>()?;
         let command_line = guest.command_line(&slots)?;
         memory::check(options.memory)?;
+        steps.done("shares opened, memory checked");
         let layout = Layout::of(&guest.image, guest.initrd.len(), options.memory)?;
         let windows = windows(&layout, &slots)?;
         let command = guest.image.linux.then(|| command(options, &guest));
@@ -399,7 +402,7 @@ mod tests {
         let mut options = run(arguments).unwrap();
         options.kernel = Some(kernel);
         options.initrd = Some("/dev/null".into());
-        let plan = Plan::make(&options);
+        let plan = Plan::make(&options, &Steps::default());
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
         plan
     }
@@ -479,8 +482,8 @@ mod tests {
         assert_eq!(code(&["--gdb", "/dev/null"]), "LG0034");
         assert_eq!(code(&["--root", "/no/such"]), "LG0044");
         assert_eq!(code(&["-m", "4M"]), "LG0015");
-        assert_eq!(code(&["--smp", "0"]), "LG0061");
-        assert_eq!(code(&["--smp", "33"]), "LG0061");
+        assert_eq!(code(&["--smp", "0"]), "LG0063");
+        assert_eq!(code(&["--smp", "33"]), "LG0063");
         assert_eq!(code(&["--append", &"x".repeat(2048)]), "LG0014");
         let shares: Vec<_> = (0..64).map(|tag| format!("--share=/usr:{tag}")).collect();
         let shares: Vec<_> = shares.iter().map(String::as_str).collect();

@@ -338,6 +338,11 @@ codes! {
          are for one.",
         "The error says which of them it is.",
         "Give --smp another number, or leave it out.";
+    64 Report: "there is no earlier report to compare with",
+        "lg run --report-since names the page that an earlier lg run --report has written, and whose data it holds; \
+         --report names the new one. The file is another, or of another version of lg, or there is no new one.",
+        "grep -c 'id=\"lg-report\"' FILE prints 1, if it is one.",
+        "Name a page that this lg has written, and a new one; or leave out --report-since.";
 }
 
 impl Code {

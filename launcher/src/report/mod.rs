@@ -10,6 +10,7 @@ pub mod end;
 pub mod messages;
 pub mod record;
 pub mod stats;
+pub mod steps;
 pub mod system;
 
 use std::fmt;

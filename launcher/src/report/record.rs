@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::path::{self, Path, PathBuf};
@@ -21,6 +22,7 @@ use serde_json::{json, Map, Value};
 
 use crate::report::end::End;
 use crate::report::stats;
+use crate::report::steps::Steps;
 use crate::report::system::cannot_write;
 use crate::report::Error;
 
@@ -28,6 +30,7 @@ use crate::report::Error;
 #[derive(Clone, Debug)]
 pub struct Record {
     began: Instant,
+    steps: Steps,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -35,7 +38,19 @@ pub struct Record {
 struct Inner {
     /// Until it is written.
     file: Option<(PathBuf, File)>,
+    /// The same.
+    other: Option<Other>,
     content: Content,
+}
+
+/// Somebody else who writes something of the record's content.
+struct Other(Box<Writer>);
+type Writer = dyn FnOnce(&Value) -> Result<(), Error> + Send;
+
+impl fmt::Debug for Other {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Other")
+    }
 }
 
 /// Its content. All keys are there always; what is not known is null.
@@ -56,7 +71,7 @@ struct Content {
     /// Bytes.
     memory: Option<u64>,
     seconds: Seconds,
-    /// Of `--stats`, by their names.
+    /// Of `--stats` and `--report`, by their names.
     counters: Option<Map<String, Value>>,
     /// The same of each vCPU, where there are several.
     vcpus: Vec<Map<String, Value>>,
@@ -80,6 +95,7 @@ impl Default for Record {
     fn default() -> Self {
         Self {
             began: Instant::now(),
+            steps: Steps::default(),
             inner: Arc::default(),
         }
     }
@@ -95,6 +111,16 @@ impl Record {
         let file = File::create(path).map_err(cannot_write(path))?;
         self.inner().file = Some((path.to_owned(), file));
         Ok(())
+    }
+
+    /// When it is written, the same content goes to `other` as well, whether there is a file or not.
+    pub fn at_the_end(&self, other: impl FnOnce(&Value) -> Result<(), Error> + Send + 'static) {
+        self.inner().other = Some(Other(Box::new(other)));
+    }
+
+    /// The steps of lg's own so far.
+    pub fn steps(&self) -> &Steps {
+        &self.steps
     }
 
     /// The time when lg began.
@@ -155,7 +181,7 @@ impl Record {
     /// The file takes no more.
     pub fn write(&self, end: &End) -> Result<(), Error> {
         let mut inner = self.inner();
-        let file = inner.file.take();
+        let (file, other) = (inner.file.take(), inner.other.take());
         let content = &mut inner.content;
         content.seconds.total = self.seconds_to(Instant::now());
         content.status = end.status();
@@ -166,13 +192,17 @@ impl Record {
             content.why = Some(error.why());
             content.fix = Some(error.fix());
         }
-        let Some((path, mut file)) = file else {
-            return Ok(());
-        };
+        let content = &inner.content;
         let text = serde_json::to_string_pretty(content).expect("plain data") + "\n";
-        // It may have no reader.
+        let content = json!(content);
+        // They may have no reader.
         drop(inner);
-        file.write_all(text.as_bytes()).map_err(cannot_write(path))
+        let others = other.map_or(Ok(()), |Other(write)| write(&content));
+        if let Some((path, mut file)) = file {
+            file.write_all(text.as_bytes())
+                .map_err(cannot_write(path))?;
+        }
+        others
     }
 }
 

@@ -95,35 +95,43 @@ fn row(trace: &Trace, kind: String, mut ticks: Vec<u64>, whole: f64) -> Row {
 /// The counters of `--stats` that are of exits, and of what came of them.
 fn counters(events: &[Event]) -> BTreeMap<String, u64> {
     let mut stats = lguest_stats::default();
-    for event in events {
-        stats.entries += u64::from(event.is_entry());
-        match event.reason {
-            Reason::Interrupt => stats.interrupts += 1,
-            Reason::Interrupted | Reason::Nmi | Reason::MachineCheck => stats.nmis += 1,
-            Reason::PageFault => stats.page_faults += 1,
-            _ => {}
-        }
-        let count = |what, counter: &mut u64| *counter += u64::from(event.did(what));
-        count(LGUEST_TRACE_FILLED, &mut stats.pf_filled);
-        count(LGUEST_TRACE_SPURIOUS, &mut stats.pf_spurious);
-        count(LGUEST_TRACE_INJECTED, &mut stats.pf_injected);
-        count(LGUEST_TRACE_MMIO, &mut stats.pf_mmio);
-        count(LGUEST_TRACE_GAVE_EXCEPTION, &mut stats.exceptions);
-        count(LGUEST_TRACE_GAVE_INTERRUPT, &mut stats.irqs);
-        count(LGUEST_TRACE_EMULATED, &mut stats.emulated);
-        count(LGUEST_TRACE_HALTED, &mut stats.halts);
-        stats.pf_spurious += u64::from(event.spurious);
-        // There are no direct_faults where there is a record.
-        stats.direct_syscalls += u64::from(event.direct_syscalls);
-        stats.direct_erets += u64::from(event.direct_erets);
-        stats.hypercalls[LHCALL_ERET as usize] += u64::from(event.direct_erets);
-        let number = event.hypercall().map(usize::try_from);
-        if let Some(counter) = number.and_then(|n| stats.hypercalls.get_mut(n.ok()?)) {
-            *counter += 1;
-        }
+    events.iter().for_each(|event| count(&mut stats, event));
+    of_exits(&stats)
+}
+
+/// Adds what `event` is and what came of it to the counters.
+pub fn count(stats: &mut lguest_stats, event: &Event) {
+    stats.entries += u64::from(event.is_entry());
+    match event.reason {
+        Reason::Interrupt => stats.interrupts += 1,
+        Reason::Interrupted | Reason::Nmi | Reason::MachineCheck => stats.nmis += 1,
+        Reason::PageFault => stats.page_faults += 1,
+        _ => {}
     }
+    let count = |what, counter: &mut u64| *counter += u64::from(event.did(what));
+    count(LGUEST_TRACE_FILLED, &mut stats.pf_filled);
+    count(LGUEST_TRACE_SPURIOUS, &mut stats.pf_spurious);
+    count(LGUEST_TRACE_INJECTED, &mut stats.pf_injected);
+    count(LGUEST_TRACE_MMIO, &mut stats.pf_mmio);
+    count(LGUEST_TRACE_GAVE_EXCEPTION, &mut stats.exceptions);
+    count(LGUEST_TRACE_GAVE_INTERRUPT, &mut stats.irqs);
+    count(LGUEST_TRACE_EMULATED, &mut stats.emulated);
+    count(LGUEST_TRACE_HALTED, &mut stats.halts);
+    stats.pf_spurious += u64::from(event.spurious);
+    // There are no direct_faults where there is a record.
+    stats.direct_syscalls += u64::from(event.direct_syscalls);
+    stats.direct_erets += u64::from(event.direct_erets);
+    stats.hypercalls[LHCALL_ERET as usize] += u64::from(event.direct_erets);
+    let number = event.hypercall().map(usize::try_from);
+    if let Some(counter) = number.and_then(|n| stats.hypercalls.get_mut(n.ok()?)) {
+        *counter += 1;
+    }
+}
+
+/// Those counters, by their names, of all.
+pub fn of_exits(stats: &lguest_stats) -> BTreeMap<String, u64> {
     let known = |name: &str| NOT_OF_EXITS.iter().all(|other| *other != name);
-    let all = stats::counters(&stats).into_iter();
+    let all = stats::counters(stats).into_iter();
     all.filter(|(name, _)| known(name)).collect()
 }
 
