@@ -14,7 +14,7 @@ use launcher::cli::{Cli, Command};
 use launcher::commands::doctor::{self, Verdict};
 use launcher::commands::inspect::Kernel;
 use launcher::commands::run;
-use launcher::commands::{completions, config, explain, pagetable, trace};
+use launcher::commands::{completions, config, explain, pagetable, top, trace};
 use launcher::devices::fs::attributes;
 use launcher::report::end;
 use launcher::report::messages;
@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         Command::Run(options) => return run::run(options, &arguments).into(),
         Command::Doctor { json } => doctor(json),
         Command::Explain { subject, all } => explain(subject.as_deref(), all),
+        Command::Top(options) => top::run(&options).and_then(|text| print(text.as_bytes())),
         Command::Trace(options) => trace::run(&options).map(|()| true),
         Command::PageTable(options) => {
             pagetable::run(&options).and_then(|text| print(text.as_bytes()))

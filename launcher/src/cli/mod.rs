@@ -54,6 +54,12 @@ pub enum Command {
     /// Show what an address is in the page tables of a running guest
     #[command(name = "pagetable")]
     PageTable(PageTable),
+    /// Show what your guests do, as long as you look
+    ///
+    /// A line for each: its process, age, share of a CPU, memory; exits, page faults, hypercalls, interrupts
+    /// of the host, halts and direct system calls per second. q leaves. Where it is no terminal, it prints
+    /// once, with rates since each guest's start.
+    Top(Top),
     /// Give a kernel tree's .config what a guest needs
     Config {
         /// The tree; the .config is in $KBUILD_OUTPUT, if that is set
@@ -132,6 +138,17 @@ pub struct PageTable {
     #[arg(long, value_name = "VMLINUX")]
     pub kernel: Option<PathBuf>,
     /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The options of `lg top`.
+#[derive(Args, Debug)]
+pub struct Top {
+    /// Print once
+    #[arg(long)]
+    pub once: bool,
+    /// Print JSON once: an array with the counters of each
     #[arg(long)]
     pub json: bool,
 }

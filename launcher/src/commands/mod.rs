@@ -8,4 +8,5 @@ pub mod explain;
 pub mod inspect;
 pub mod pagetable;
 pub mod run;
+pub mod top;
 pub mod trace;

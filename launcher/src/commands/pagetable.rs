@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::cli::PageTable as Options;
 use crate::image::build_id::build_id;
 use crate::machine::pagetable::PageTable;
-use crate::machine::view::Kernel;
+use crate::machine::view::{Guest, Kernel};
 use crate::queries::client::{self, NoAnswer};
 use crate::queries::{self, Query};
 use crate::report::codes::Code;
@@ -67,8 +67,8 @@ fn number(text: &str) -> Result<u64, NoAddress> {
 /// The address of a name in the kernel that runs.
 fn named(pid: u32, options: &Options) -> Result<Option<u64>, Error> {
     let name = &options.address;
-    let answer = client::ask(pid, &Query::Kernel)?;
-    let Ok(kernel) = serde_json::from_value::<Kernel>(answer) else {
+    let answer = client::ask(pid, &Query::Guest)?;
+    let Ok(Guest { kernel, .. }) = serde_json::from_value(answer) else {
         return Ok(None);
     };
     if let Some(named) = &options.kernel {

@@ -204,6 +204,7 @@ fn to_the_end(
             trace,
             report: report.map(|report| report.exits().clone()),
         },
+        began: record.began(),
     };
     record.steps().done("terminal and streams");
     let machine = Machine::build(plan, front, record.steps())?;

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use lguest_abi::lguest_stats;
 use nix::unistd::Pid;
@@ -45,7 +46,7 @@ use crate::machine::cpu::{Driver, Executor, RunningVcpus};
 use crate::machine::gdb::Gdb;
 use crate::machine::module::{Vcpu, Vm};
 use crate::machine::recorder::{Recorder, Takers};
-use crate::machine::view::{Kernel, View};
+use crate::machine::view::{About, View};
 use crate::memory::{self, Memory};
 use crate::plan::{self, told, Make, Plan};
 use crate::report::end::End;
@@ -68,6 +69,8 @@ pub struct Front {
     pub printed: Output,
     /// Take the record of the vCPU, if there is to be one.
     pub record: Takers,
+    /// When lg began.
+    pub began: Instant,
 }
 
 /// A machine that is ready to go.
@@ -76,7 +79,7 @@ pub struct Machine {
     memory: Memory,
     /// For each vCPU.
     executors: Vec<Executor>,
-    kernel: Kernel,
+    about: About,
     gdb: Option<Gdb>,
     xen: Option<Arc<Xen>>,
     devices: Devices,
@@ -97,6 +100,7 @@ impl Machine {
     /// The errors that only show now: there is no module, a program does not start, memory is
     /// refused.
     pub fn build(plan: Plan, front: Front, steps: &Steps) -> Result<Self, Error> {
+        let about = About::of(&plan, front.began);
         let mut file = None;
         let make = |device: plan::Device| make(device.make, plan.verbose, &mut file);
         let others = plan.devices.into_iter().map(make);
@@ -130,7 +134,6 @@ impl Machine {
         if places.is_some() {
             told::set_clock(&mut load.initrd, &vm.clock());
         }
-        let kernel = Kernel::of(&load.image);
         let entry = (load.layout).load(&memory, &load.image, &load.initrd, &load.command_line);
         steps.done("guest loaded into memory");
         let vcpus = Vcpu::make(&vm, &entry, plan.vcpus)?;
@@ -166,7 +169,7 @@ impl Machine {
             vm,
             memory,
             executors,
-            kernel,
+            about,
             gdb,
             xen,
             devices,
@@ -233,7 +236,7 @@ impl Machine {
             vm: self.vm.clone(),
             pauses: self.executors.iter().map(|one| one.pause.clone()).collect(),
             memory: self.memory,
-            kernel: self.kernel,
+            about: self.about,
             tail: self.executors[0].recorder.as_ref().map(Recorder::tail),
         };
         let vcpus = RunningVcpus::start(self.executors, driver, &ends);

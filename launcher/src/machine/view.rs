@@ -6,10 +6,13 @@
 use std::fmt::Write;
 use std::path::{self, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use lg_core::addr::{Gpa, Gva};
 use lg_core::paging::{self, Access};
 use lguest_abi::lguest_regs;
+use nix::sys::resource::{getrusage, UsageWho};
+use nix::sys::time::TimeValLike;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Map, Value};
 use vm_memory::{Bytes, GuestAddress};
@@ -21,12 +24,15 @@ use crate::machine::pagetable::PageTable;
 use crate::machine::pause::Pause;
 use crate::machine::recorder::Tail;
 use crate::memory::Memory;
+use crate::plan::Plan;
 use crate::queries::Query;
 use crate::report::stats;
 use crate::trace::file::Trace;
 
 /// Why there is no answer.
 const CANNOT_STOP: &str = "the guest's vCPU cannot be stopped";
+/// What there is of a command, in characters.
+const COMMAND_MAX: usize = 200;
 
 /// What can be seen of a machine while it runs, and afterwards.
 #[derive(Clone)]
@@ -35,12 +41,68 @@ pub struct View {
     /// Of each vCPU, in the order of their numbers.
     pub(super) pauses: Vec<Arc<Pause>>,
     pub(super) memory: Memory,
-    pub(super) kernel: Kernel,
+    pub(super) about: About,
     pub(super) tail: Option<Tail>,
 }
 
+/// What runs, and since when.
+#[derive(Clone, Debug)]
+pub(super) struct About {
+    kernel: Kernel,
+    command: String,
+    memory: u64,
+    began: Instant,
+}
+
+impl About {
+    /// The Guest of `plan`, whose lg has begun then.
+    pub(super) fn of(plan: &Plan, began: Instant) -> Self {
+        let command = plan.command().join(" ");
+        Self {
+            kernel: Kernel::of(&plan.load.image),
+            command: command.chars().take(COMMAND_MAX).collect(),
+            memory: plan.memory,
+            began,
+        }
+    }
+
+    fn now(&self) -> Guest {
+        Guest {
+            kernel: self.kernel.clone(),
+            command: self.command.clone(),
+            memory: self.memory,
+            age: self.began.elapsed().as_secs_f64(),
+            cpu: cpu(),
+        }
+    }
+}
+
+/// Seconds that this process has had of the CPUs.
+fn cpu() -> f64 {
+    let usage = getrusage(UsageWho::RUSAGE_SELF);
+    usage.map_or(0.0, |usage| {
+        let both = usage.user_time() + usage.system_time();
+        both.num_microseconds() as f64 / 1e6
+    })
+}
+
+/// A Guest, as it answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Guest {
+    /// Its kernel.
+    pub kernel: Kernel,
+    /// Its command, or the beginning of a long one; empty for a shell or a bare Guest.
+    pub command: String,
+    /// Its RAM, in bytes.
+    pub memory: u64,
+    /// Seconds since its lg began.
+    pub age: f64,
+    /// Seconds that its lg has had of the CPUs.
+    pub cpu: f64,
+}
+
 /// The kernel that runs.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Kernel {
     /// Its file.
     pub path: PathBuf,
@@ -59,9 +121,11 @@ impl Kernel {
     }
 
     /// That of `image`.
-    pub(super) fn of(image: &Image) -> Self {
+    fn of(image: &Image) -> Self {
+        let path = path::absolute(&image.path).unwrap_or(image.path.clone());
         Self {
-            path: path::absolute(&image.path).unwrap_or(image.path.clone()),
+            // JSON has no other names than text.
+            path: path.to_string_lossy().into_owned().into(),
             build_id: Self::id(image.build_id()),
         }
     }
@@ -82,7 +146,7 @@ impl View {
                 let counters = counters.map(|(name, value)| (name, json!(value)));
                 Ok(counters.collect::<Map<_, _>>().into())
             }
-            Query::Kernel => Ok(json!(self.kernel)),
+            Query::Guest => Ok(json!(self.about.now())),
             Query::Walk { gva, vcpu } => self.walk(vcpu, gva).map(|table| json!(table)),
         }
     }
@@ -128,7 +192,7 @@ impl View {
 
     /// The kernel that runs.
     pub fn kernel(&self) -> &Kernel {
-        &self.kernel
+        &self.about.kernel
     }
 
     /// The end of the record of the vCPU, if there was one, once it is over.
@@ -155,5 +219,31 @@ pub fn page_table(vm: &Vm, vcpu: u32, memory: &Memory, cr3: u64, gva: u64) -> Pa
         Ok((ways, levels)) => table.beside(ways, levels),
         // Without a vCPU there is none.
         Err(_) => table,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+    use crate::image::tests::{elf, good_notes};
+
+    /// Whatever the file is called, who asks for it is answered.
+    #[test]
+    fn a_guest_is_told_as_text() {
+        let mut image = Image::parse(elf(&good_notes())).unwrap();
+        image.path = OsStr::from_bytes(b"/boot/\xff").into();
+        let about = About {
+            kernel: Kernel::of(&image),
+            command: "true".into(),
+            memory: 4 << 20,
+            began: Instant::now(),
+        };
+        let told = serde_json::to_value(about.now()).unwrap();
+        assert_eq!(told["kernel"]["path"], json!("/boot/\u{fffd}"));
+        let guest: Guest = serde_json::from_value(told).unwrap();
+        assert!(guest.age >= 0.0 && guest.cpu > 0.0, "{guest:?}");
     }
 }

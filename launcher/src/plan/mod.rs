@@ -233,6 +233,12 @@ impl Plan {
     pub fn kernel(&self) -> &Path {
         &self.load.image.path
     }
+
+    /// The command, as text; empty for a shell or a bare Guest.
+    pub fn command(&self) -> &[String] {
+        let command = self.command.as_ref();
+        command.map_or(&[], |command| &command.command)
+    }
 }
 
 /// The GPAs of the devices' registers: those of the slots, or behind all that a kernel of Xen's has.

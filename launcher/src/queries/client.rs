@@ -4,11 +4,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::os::fd::AsRawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::time::{Duration, Instant};
 
-use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{self, getsockopt, AddressFamily, SockFlag, SockType, UnixAddr};
 use nix::unistd::Uid;
 use serde_json::Value;
 
@@ -24,7 +26,7 @@ const LISTENS: &str = "00010000";
 /// The time that an lg has to answer. It takes long where its machine is loaded, and for ever where it is stopped.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest answer.
-const ANSWER_MAX: u64 = 1 << 20;
+const ANSWER_MAX: usize = 1 << 20;
 
 /// The reasons why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -124,26 +126,61 @@ pub fn command_line(pid: u32) -> String {
 ///
 /// There is no such lg of this user's, it says nothing, or it says why it cannot answer.
 pub fn ask(pid: u32, query: &Query) -> Result<Value, NoAnswer> {
+    ask_within(pid, query, PATIENCE)
+}
+
+/// The same, but it has no more than this time to answer.
+///
+/// # Errors
+///
+/// As those of [`ask`].
+pub fn ask_within(pid: u32, query: &Query, patience: Duration) -> Result<Value, NoAnswer> {
     let uid = Uid::effective().as_raw();
+    let until = Instant::now() + patience;
     let place = place(uid, pid).map_err(|error| NoAnswer::Broken(pid, error))?;
-    let socket = UnixStream::connect_addr(&place).map_err(|_| NoAnswer::NoSuch(pid))?;
+    let socket = connect(&place, patience).map_err(|error| match error.kind() {
+        io::ErrorKind::ConnectionRefused => NoAnswer::NoSuch(pid),
+        _ => NoAnswer::Broken(pid, error),
+    })?;
     let peer = getsockopt(&socket, PeerCredentials).map_err(|_| NoAnswer::NoSuch(pid))?;
     if peer.uid() != uid || u32::try_from(peer.pid()) != Ok(pid) {
         return Err(NoAnswer::NoSuch(pid));
     }
-    match exchange(socket, query).map_err(|error| NoAnswer::Broken(pid, error))? {
+    match exchange(socket, query, until).map_err(|error| NoAnswer::Broken(pid, error))? {
         Reply::Answer(value) => Ok(value),
         Reply::Error(why) => Err(NoAnswer::Refused(printable(why.as_bytes()))),
     }
 }
 
-fn exchange(mut socket: UnixStream, query: &Query) -> io::Result<Reply> {
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+/// Connects to a socket. Where others queue up before one that takes nobody in, that is for ever otherwise.
+fn connect(place: &SocketAddr, patience: Duration) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let socket = UnixStream::from(socket);
+    socket.set_write_timeout(Some(patience))?;
+    let name = place.as_abstract_name().unwrap_or_default();
+    socket::connect(socket.as_raw_fd(), &UnixAddr::new_abstract(name)?)?;
+    Ok(socket)
+}
+
+/// A Guest that has got out of its place into lg may answer anything, as slowly as it likes.
+fn exchange(mut socket: UnixStream, query: &Query, until: Instant) -> io::Result<Reply> {
     socket.write_all(format!("{query}\n").as_bytes())?;
-    let mut answer = String::new();
-    socket.take(ANSWER_MAX).read_to_string(&mut answer)?;
-    Ok(serde_json::from_str(&answer)?)
+    let (mut answer, mut part) = (Vec::new(), [0; 4096]);
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        socket.set_read_timeout(Some(left))?;
+        match socket.read(&mut part)? {
+            0 => return Ok(serde_json::from_slice(&answer)?),
+            length => answer.extend(&part[..length]),
+        }
+        if answer.len() > ANSWER_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -166,7 +203,7 @@ mod tests {
         thread::spawn(move || {
             listener.serve(|query| match query {
                 Query::Stats => Ok(json!({"entries": 7})),
-                Query::Kernel => Err("no kernel".into()),
+                Query::Guest => Err("no guest".into()),
                 Query::Walk { gva, .. } => Err(format!("nothing at {gva:#x}\x1b")),
             })
         });
@@ -191,6 +228,34 @@ mod tests {
         assert!(matches!(choose(Some(pid)), Err(NoAnswer::NoSuch(_))));
         let _squatter = UnixListener::bind_addr(&place(uid, pid).unwrap()).unwrap();
         assert!(matches!(ask(pid, &Query::Stats), Err(NoAnswer::NoSuch(_))));
+    }
+
+    /// As one that is frozen, and has been asked too often.
+    #[test]
+    fn a_long_queue_is_not_joined_for_ever() {
+        let (pid, uid) = (1 << 24, Uid::effective().as_raw());
+        let place = place(uid, pid).unwrap();
+        let listener = UnixListener::bind_addr(&place).unwrap();
+        socket::listen(&listener, socket::Backlog::new(0).unwrap()).unwrap();
+        let patience = Duration::from_millis(50);
+        let mut queue = Vec::new();
+        while let Ok(asker) = connect(&place, patience) {
+            queue.push(asker);
+        }
+        let error = ask_within(pid, &Query::Stats, patience).unwrap_err();
+        assert!(error.why().contains("does not answer"), "{error:?}");
+    }
+
+    #[test]
+    fn an_answer_ends_in_time_and_in_size() {
+        let soon = Duration::from_millis(50);
+        let (here, _there) = UnixStream::pair().unwrap();
+        let error = exchange(here, &Query::Stats, Instant::now() + soon).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        let (here, mut there) = UnixStream::pair().unwrap();
+        let flood = thread::spawn(move || while there.write_all(&[b' '; 4096]).is_ok() {});
+        exchange(here, &Query::Stats, Instant::now() + PATIENCE).unwrap_err();
+        flood.join().unwrap();
     }
 
     #[test]

@@ -28,8 +28,8 @@ const QUESTION_MAX: usize = 256;
 pub enum Query {
     /// `stats`: the counters of `--stats`, by their names.
     Stats,
-    /// `kernel`: its file, and its build ID in hexadecimal, or null.
-    Kernel,
+    /// `guest`: its kernel, command and memory, its age, and the time that it has had of the CPUs.
+    Guest,
     /// `walk GVA [VCPU]`: an address in the Guest's page tables and in the shadow.
     Walk {
         /// The address, which is written in hexadecimal.
@@ -43,7 +43,7 @@ impl fmt::Display for Query {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stats => write!(f, "stats"),
-            Self::Kernel => write!(f, "kernel"),
+            Self::Guest => write!(f, "guest"),
             Self::Walk { gva, vcpu } => write!(f, "walk {gva:#x} {vcpu}"),
         }
     }
@@ -56,14 +56,14 @@ impl FromStr for Query {
         let words: Vec<_> = line.split_ascii_whitespace().collect();
         let known = match words[..] {
             ["stats"] => Some(Self::Stats),
-            ["kernel"] => Some(Self::Kernel),
+            ["guest"] => Some(Self::Guest),
             ["walk", gva] => address(gva).map(|gva| Self::Walk { gva, vcpu: 0 }),
             ["walk", gva, vcpu] => address(gva)
                 .zip(vcpu.parse().ok())
                 .map(|(gva, vcpu)| Self::Walk { gva, vcpu }),
             _ => None,
         };
-        known.ok_or_else(|| "the questions are: stats; kernel; walk GVA [VCPU]".into())
+        known.ok_or_else(|| "the questions are: stats; guest; walk GVA [VCPU]".into())
     }
 }
 
@@ -106,7 +106,7 @@ mod tests {
             "walk ffffffff81000000 1".parse(),
             walk(0xffff_ffff_8100_0000, 1)
         );
-        for query in [Query::Stats, Query::Kernel, Query::Walk { gva: 7, vcpu: 3 }] {
+        for query in [Query::Stats, Query::Guest, Query::Walk { gva: 7, vcpu: 3 }] {
             assert_eq!(query.to_string().parse(), Ok(query));
         }
         for bad in [
