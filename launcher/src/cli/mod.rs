@@ -159,9 +159,8 @@ Exit status: that of COMMAND, or of the guest's power-off; and
   125  lg failed, before or while the guest ran
   255  the guest's kernel panicked, or the guest did what it may not
 
-Keys, on a terminal:
-  Ctrl-a x  end the guest     Ctrl-a h  help
-  Ctrl-a z  stop lg           Ctrl-a Ctrl-a  send Ctrl-a";
+Keys, on a terminal (Ctrl-a h helps):
+  Ctrl-a x  end the guest   Ctrl-a z  stop lg   Ctrl-a Ctrl-a  send Ctrl-a";
 
 const GUEST: &str = "Guest";
 const DEVICES: &str = "Devices";

@@ -74,7 +74,14 @@ pub fn run(options: Box<Run>, arguments: &[OsString]) -> u8 {
     let end = match completed {
         Ok(options) if options.dry_run => show_plan(&options, &record),
         Ok(options) => match report(&options, &record) {
-            Ok(report) => run_guest(&options, &record, report.as_ref(), deadline, watch, &inquest),
+            Ok(report) => run_guest(
+                &options,
+                &record,
+                report.as_ref(),
+                deadline,
+                watch,
+                &inquest,
+            ),
             Err(error) => End::Failed(error),
         },
         Err(error) => End::Failed(error),

@@ -205,7 +205,7 @@ impl State {
 
     /// The reasons of interrupts go to the GPA with this upper half; see [`Interrupt::tell_at`].
     pub(super) fn tell_reasons_at(&self, high: u32) {
-        let gpa = u64::from(high) << 32 | u64::from(self.reasons_low);
+        let gpa = (u64::from(high) << 32) | u64::from(self.reasons_low);
         self.interrupt.tell_at(&self.memory, gpa);
     }
 

@@ -29,6 +29,7 @@ use crate::machine::bad_memory::{self, BadMemory};
 use crate::memory::Memory;
 use crate::plan::told::Clock;
 use crate::report::codes::Code;
+use crate::report::system::MORE_FILES;
 use crate::report::Explain;
 use crate::trace::event;
 
@@ -91,6 +92,7 @@ impl Explain for ModuleError {
     fn fix(&self) -> String {
         match self {
             Self::NoDevice => "load it: sudo modprobe lg, or sudo insmod build/lg.ko".into(),
+            Self::Open(error) if error.raw_os_error() == Some(libc::EMFILE) => MORE_FILES.into(),
             Self::Open(_) | Self::BadMemory(_) => self.code().fix().to_string(),
             Self::Abi { .. } => "build and install the module and lg from the same source".into(),
             Self::Refused { .. } => "sudo dmesg may tell more".into(),

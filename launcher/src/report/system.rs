@@ -50,7 +50,7 @@ impl Explain for Refusal {
             Self::Read { .. } | Self::Write { .. } => self.code().fix().to_string(),
             Self::Output(_) => "see where standard output goes".into(),
             Self::Setup { source, .. } if source.raw_os_error() == Some(libc::EMFILE) => {
-                "allow lg more open files: ulimit -n".into()
+                MORE_FILES.into()
             }
             Self::Setup { .. } => "close other programs: a limit of the system was reached".into(),
         }
@@ -61,6 +61,9 @@ impl Explain for Refusal {
 pub fn is_of_output(error: &Error) -> bool {
     error.code() == Code::Output
 }
+
+/// What helps against `EMFILE`, whatever was to be opened.
+pub const MORE_FILES: &str = "allow lg more open files: ulimit -n";
 
 /// `path` cannot be read.
 pub fn cannot_read(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {

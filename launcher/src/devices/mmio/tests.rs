@@ -217,7 +217,7 @@ fn tell_reasons_at(mmio: &Mmio, gpa: u64) {
 /// Where they go, as the registers say it.
 fn told_at(mmio: &Mmio) -> u64 {
     let high = u64::from(mmio.get(LGUEST_MMIO_REASONS_HIGH));
-    high << 32 | u64::from(mmio.get(LGUEST_MMIO_REASONS_LOW))
+    (high << 32) | u64::from(mmio.get(LGUEST_MMIO_REASONS_LOW))
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn the_reasons_go_to_a_word_of_the_drivers() {
     assert_eq!(mmio.get(VIRTIO_MMIO_INTERRUPT_STATUS), 0);
     memory.write_obj(1u32 << 31, GuestAddress(WORD)).unwrap();
     interrupt.config_changed();
-    assert_eq!(word(), 1 << 31 | VIRTIO_MMIO_INT_CONFIG);
+    assert_eq!(word(), (1 << 31) | VIRTIO_MMIO_INT_CONFIG);
     assert_eq!(raised.load(Ordering::SeqCst), 2);
     // Back to the register, and after a reset as well.
     for back in [LGUEST_MMIO_REASONS_HIGH, VIRTIO_MMIO_STATUS] {

@@ -155,11 +155,11 @@ fn ping_pong(sleep: fn(u64), wake: fn(u32)) {
         TURNS.of(id).store(0, SeqCst);
     }
     let turn = |me: u64| {
-        // SAFETY: they are what was put there.
-        let (sleep, wake): (fn(u64), fn(u32)) = unsafe {
-            let of = |n: usize| SLEEP[n].load(SeqCst) as usize;
-            (core::mem::transmute(of(0)), core::mem::transmute(of(1)))
-        };
+        let of = |n: usize| SLEEP[n].load(SeqCst) as usize;
+        // SAFETY: it is what was put there.
+        let sleep = unsafe { core::mem::transmute::<usize, fn(u64)>(of(0)) };
+        // SAFETY: as above.
+        let wake = unsafe { core::mem::transmute::<usize, fn(u32)>(of(1)) };
         for seen in 0..ROUNDS {
             if me == 1 {
                 sleep(seen);
