@@ -10,8 +10,8 @@ import re
 
 LABEL = re.compile(r"(\w*[A-Za-z_]\w*):")
 # Suffixes of the operand's size, where the disassembler may leave them out.
-SIZED = r"(mov|push|pop|cmp|add|sub|and|or|xor|test|lea|inc|shl|shr|sar|pushf|popf|call|jmp)[bwlq]"
-ALIASES = {"jz": "je", "jnz": "jne"}
+SIZED = r"(mov|push|pop|cmp|add|sub|and|or|xor|test|btr|lea|inc|shl|shr|sar|pushf|popf|call|jmp)[bwlq]"
+ALIASES = {"jz": "je", "jnz": "jne", "jnc": "jae"}
 
 
 def plain(mnemonic):
