@@ -41,6 +41,12 @@ struct lguest_note {
 };
 
 /*
+ * Another note of that name, whose descriptor is a __u32: with how many vCPUs the kernel can do
+ * something.  The Launcher gives a Linux no more, and one that does not say gets one.
+ */
+#define LGUEST_NOTE_VCPUS	2
+
+/*
  * State at the entry point: Guest kernel mode, virtual interrupts off, CR3 at tables which the
  * Launcher prepared: every PT_LOAD segment at its p_vaddr, all of RAM at GVA == GPA and at
  * LGUEST_PAGE_OFFSET + GPA, 4-level, supervisor.  They, the boot_params and the command line lie
@@ -118,7 +124,7 @@ struct lguest_note {
 #define LHCALL_SET_CPUNODE	11
 /*
  * The Guest's kernel is about to free, or to reuse, the page table at GPA RDI: forget every cached
- * translation of this root.  A hint that saves memory.
+ * translation of this root.  That saves memory, and a page that is a root again needs no flush.
  */
 #define LHCALL_DROP_ROOT	12
 /*
@@ -171,7 +177,7 @@ struct lguest_note {
  * FLUSH_TLB with RDI, RSI and RDX, on each vCPU of the set R10: for LGUEST_FLUSH_USER, and in the
  * user half, that is of the root which the vCPU is on.  When it returns no vCPU uses an old
  * translation any more.  One that is not running costs nothing.  (FLUSH_TLB promises that for the
- * caller alone.)
+ * caller alone; any other vCPU keeps to it from its next hypercall on, whatever that is.)
  */
 #define LHCALL_FLUSH_VCPUS	18
 /*
