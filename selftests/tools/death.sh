@@ -58,6 +58,11 @@ grep "^the guest's kernel panicked: .*sysrq" /tmp/death/text
 names </tmp/death/text | in_order lguest_panic panic sysrq_handle_crash write_sysrq_trigger
 grep '^ *[0-9a-f]\{16\} ?' /tmp/death/text && exit 1
 
+# On another CPU than the first, which has stopped meanwhile.
+fails_with 255 lg --smp 2 -- taskset -c 1 sh -c 'echo c >/proc/sysrq-trigger' 2>/tmp/death/said
+cat /tmp/death/said
+names </tmp/death/said | in_order lguest_panic panic sysrq_handle_crash write_sysrq_trigger
+
 # Who does not die leaves nothing; there are never more than ten.
 lg -- true
 for _ in 1 2 3 4 5 6 7 8 9 10; do

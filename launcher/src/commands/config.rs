@@ -243,12 +243,15 @@ mod tests {
 
     #[test]
     fn check_changes_nothing_and_merge_does() {
-        let old = "# a comment\nCONFIG_SMP=y\nCONFIG_MINE=m\nCONFIG_64BIT=y\n";
+        let old = "# a comment\nCONFIG_MODULES=y\nCONFIG_MINE=m\nCONFIG_64BIT=y\n";
         let tree = Tree::new("merge", Some(old));
         let config = tree.0.join(".config");
         let outcome = run(&tree.0, None, Interface::Lguest, true).unwrap();
-        let smp = &outcome.differences.iter().find(|d| d.name == "CONFIG_SMP");
-        assert_eq!(smp.unwrap().to_string(), "CONFIG_SMP: y, should be n");
+        let smp = &outcome
+            .differences
+            .iter()
+            .find(|d| d.name == "CONFIG_MODULES");
+        assert_eq!(smp.unwrap().to_string(), "CONFIG_MODULES: y, should be n");
         assert!(outcome.unpatched);
         assert_eq!(fs::read_to_string(&config).unwrap(), old);
 
@@ -261,7 +264,7 @@ mod tests {
         let new = fs::read_to_string(&config).unwrap();
         let head = "# a comment\nCONFIG_MINE=m\nCONFIG_64BIT=y\n";
         assert!(new.starts_with(head), "{new}");
-        assert!(new.contains("\n# CONFIG_SMP is not set\n"), "{new}");
+        assert!(new.contains("\n# CONFIG_MODULES is not set\n"), "{new}");
         assert_eq!(fs::read_to_string(tree.0.join(".config.old")).unwrap(), old);
         let again = run(&tree.0, None, Interface::Lguest, true).unwrap();
         assert_eq!(again.differences, []);

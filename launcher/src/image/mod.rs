@@ -17,7 +17,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use lguest_abi::{
-    lguest_note, LGUEST_ABI_VERSION, LGUEST_MAX_GPA, LGUEST_NOTE_ENTRY, LGUEST_NOTE_NAME,
+    lguest_note, LGUEST_ABI_VERSION, LGUEST_MAX_GPA, LGUEST_MAX_VCPUS, LGUEST_NOTE_ENTRY,
+    LGUEST_NOTE_NAME, LGUEST_NOTE_VCPUS,
 };
 use object::elf::{FileHeader64, ELFCLASS32, ELFMAG, EM_X86_64, ET_EXEC, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
@@ -40,6 +41,8 @@ pub struct Image {
     pub entry: u64,
     /// Is it Linux, or a bare Guest?
     pub linux: bool,
+    /// With how many vCPUs it can do something.
+    pub vcpus: u32,
     /// The way in which it speaks to its hypervisor.
     pub abi: Abi,
     /// It could run by Xen's ABI as well.
@@ -104,6 +107,7 @@ impl Image {
                 release: None,
                 entry: program.entry,
                 linux: false,
+                vcpus: 1,
                 abi: Abi::Lguest,
                 also_xen: false,
                 segments: program.segments,
@@ -127,6 +131,7 @@ impl Image {
             release: None,
             entry: base,
             linux: false,
+            vcpus: 1,
             abi: Abi::Lguest,
             also_xen: false,
             segments: vec![segment],
@@ -168,6 +173,7 @@ impl Image {
             notes, segments, ..
         } = Program::read(&elf, |_, physical| physical)?;
         let linux = notes.linux;
+        let vcpus = notes.vcpus();
         let also_xen = notes.lguest.is_some() && notes.xen.entry().is_some();
         let (abi, entry) = notes.abi()?;
         let contains = |gva: u64| {
@@ -190,6 +196,7 @@ impl Image {
             release: None,
             entry,
             linux,
+            vcpus,
             abi,
             also_xen,
             segments,
@@ -337,19 +344,33 @@ fn release_in(elf: &[u8]) -> Option<String> {
 struct Notes {
     linux: bool,
     lguest: Option<lguest_note>,
+    vcpus: Option<u32>,
     xen: xen::Found,
 }
 
 impl Notes {
     fn take(&mut self, name: &[u8], kind: u32, desc: &[u8]) -> Result<(), ImageError> {
         self.linux |= name == b"Linux";
-        if [name, b"\0"].concat() == LGUEST_NOTE_NAME && kind == LGUEST_NOTE_ENTRY {
-            self.lguest = Some(parse_note(desc)?);
+        if [name, b"\0"].concat() == LGUEST_NOTE_NAME {
+            match kind {
+                LGUEST_NOTE_ENTRY => self.lguest = Some(parse_note(desc)?),
+                LGUEST_NOTE_VCPUS => self.vcpus = Some(u32::from_le_bytes(sized(desc)?)),
+                _ => {}
+            }
         }
         if name == xen::NAME {
             self.xen.note(kind, desc)?;
         }
         Ok(())
+    }
+
+    /// With how many vCPUs it can do something. A bare Guest is taken to know.
+    fn vcpus(&self) -> u32 {
+        match (self.linux, self.vcpus) {
+            (false, _) => LGUEST_MAX_VCPUS,
+            (true, Some(vcpus)) if self.lguest.is_some() => vcpus.clamp(1, LGUEST_MAX_VCPUS),
+            (true, _) => 1,
+        }
     }
 
     /// The ABI that the kernel runs by, and its entry point there: lg's own, if it has a choice.
@@ -448,17 +469,19 @@ impl Segment {
 
 /// The descriptor of the note: the three fields of `struct lguest_note`.
 fn parse_note(desc: &[u8]) -> Result<lguest_note, ImageError> {
-    let Ok(desc) = <[u8; size_of::<lguest_note>()]>::try_from(desc) else {
-        return Err(ImageError::Malformed(
-            "its note \"Lguest\" has the wrong size",
-        ));
-    };
+    let desc: [u8; size_of::<lguest_note>()] = sized(desc)?;
     let u32_at = |at: usize| u32::from_le_bytes(desc[at..at + 4].try_into().unwrap());
     Ok(lguest_note {
         abi_version: u32_at(0),
         features: u32_at(4),
         entry: u64::from(u32_at(8)) | (u64::from(u32_at(12)) << 32),
     })
+}
+
+/// The descriptor of a note of lg's, if it has that size.
+fn sized<const SIZE: usize>(desc: &[u8]) -> Result<[u8; SIZE], ImageError> {
+    let malformed = |_| ImageError::Malformed("its note \"Lguest\" has the wrong size");
+    desc.try_into().map_err(malformed)
 }
 
 #[cfg(test)]
@@ -560,6 +583,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_kernel_says_how_many_vcpus_it_can_have() {
+        let vcpus = |notes: &[Vec<u8>]| Image::parse(elf(&notes.concat())).unwrap().vcpus;
+        let says = |vcpus: u32| note(b"Lguest\0", 2, &vcpus.to_le_bytes());
+        assert_eq!(vcpus(&[good_notes()]), 1);
+        for (says, has) in [(says(0), 1), (says(8), 8), (says(8192), 32)] {
+            assert_eq!(vcpus(&[good_notes(), says.clone()]), has);
+            assert_eq!(vcpus(&[says, good_notes()]), has);
+        }
+        let bare = note(b"Lguest\0", 1, &lguest_desc(LGUEST_ABI_VERSION, 0, TEXT));
+        assert_eq!(vcpus(&[bare]), 32);
+        let cut = [good_notes(), note(b"Lguest\0", 2, &[4])].concat();
+        assert!(matches!(error(elf(&cut)), ImageError::Malformed(_)));
+    }
+
+    #[test]
     fn a_look_tells_more_than_whether_it_runs() {
         let mut file = elf(&note(b"Linux\0", 0x101, &[0; 4]));
         file.extend(b"Linux version %s\0Linux version 6.1.2-x (me)\0IKCFG_ST");
@@ -626,7 +664,7 @@ pub(crate) mod tests {
             ImageError::NoNote { linux: true, .. }
         ));
         // The type of the note counts, and all of its name.
-        let other = note(b"Lguest\0", 2, &lguest_desc(1, 0, TEXT));
+        let other = note(b"Lguest\0", 3, &lguest_desc(1, 0, TEXT));
         assert!(matches!(error(elf(&other)), ImageError::NoNote { .. }));
         let longer = note(b"Lguests\0", 1, &lguest_desc(1, 0, TEXT));
         assert!(matches!(error(elf(&longer)), ImageError::NoNote { .. }));

@@ -133,6 +133,7 @@ impl Executor {
         let recorded = self.recorder.as_mut().map_or(Ok(()), Recorder::end);
         let end = recorded.and(end);
         if let Some(end) = end.unwrap_or_else(|error| Some(End::Failed(error))) {
+            self.pause.end();
             // When nobody listens any more, another end was first.
             let _ = ends.send(end);
         }

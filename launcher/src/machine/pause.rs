@@ -36,6 +36,8 @@ struct State {
     looking: usize,
     /// The registers when it came out last.
     regs: lguest_regs,
+    /// It came out with the end of the Guest.
+    ended: bool,
 }
 
 impl Pause {
@@ -73,6 +75,16 @@ impl Pause {
         state.looking -= 1;
         self.changed.notify_all();
         seen
+    }
+
+    /// The Guest has ended on this vCPU.
+    pub fn end(&self) {
+        self.state().ended = true;
+    }
+
+    /// Has the Guest ended on this vCPU?
+    pub fn has_ended(&self) -> bool {
+        self.state().ended
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

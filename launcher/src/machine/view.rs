@@ -151,13 +151,13 @@ impl View {
         }
     }
 
-    /// An address in the tables that the first vCPU is on.
+    /// An address in the tables that the vCPU is on which [`View::regs`] are of.
     ///
     /// # Errors
     ///
     /// In words: the vCPU cannot be stopped.
     pub fn page_table(&self, gva: u64) -> Result<PageTable, String> {
-        self.walk(0, gva)
+        self.walk(self.last(), gva)
     }
 
     fn walk(&self, vcpu: u32, gva: u64) -> Result<PageTable, String> {
@@ -168,9 +168,14 @@ impl View {
         table.ok_or_else(|| CANNOT_STOP.into())
     }
 
-    /// The registers at the last exit of the first vCPU.
+    /// The registers at the last exit of the vCPU on which the Guest has ended, or else of the first.
     pub fn regs(&self) -> Option<lguest_regs> {
-        self.pauses.first()?.look(|regs| *regs)
+        self.pauses.get(self.last() as usize)?.look(|regs| *regs)
+    }
+
+    fn last(&self) -> u32 {
+        let ended = self.pauses.iter().position(|pause| pause.has_ended());
+        ended.unwrap_or(0) as u32
     }
 
     /// The eight bytes at `gva` in the tables at `cr3`, whoever may use them there.

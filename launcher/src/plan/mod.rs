@@ -167,7 +167,7 @@ impl Plan {
         if let Some(vsock) = &options.vsock {
             vsock.check().map_err(VsockError)?;
         }
-        smp::check(options, guest.image.linux)?;
+        smp::check(options, guest.image.vcpus)?;
         if let Some(path) = &options.gdb {
             socket_file::check(path).map_err(GdbError::Socket)?;
         }
