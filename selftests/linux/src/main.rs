@@ -9,6 +9,7 @@ mod files;
 mod memory;
 mod processes;
 mod signals;
+mod smp;
 mod sys;
 mod threads;
 mod vsock;
@@ -27,6 +28,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("memory", memory::TESTS),
     ("processes", processes::TESTS),
     ("signals", signals::TESTS),
+    ("smp", smp::TESTS),
     ("threads", threads::TESTS),
     ("vsock", vsock::TESTS),
 ];

@@ -4,7 +4,8 @@
 //! The Host's shell runs it, or in group `linux` a Guest's; group `stock` is the same once more, in the kernel that
 //! the Host runs, as Debian ships it. Lines at its head say how it must end:
 //! `# expect: STATUS` if not with 0, `# prints: TEXT` that must be in its output, `# timeout: SECONDS` if
-//! that takes long, and `# memory: SIZE` of the Guest.
+//! that takes long, `# memory: SIZE` of the Guest, and `# cpus: N...` if that has several: the test is as many
+//! then, and none in group `stock`.
 
 use crate::command::{self, End, Finished};
 use crate::kernel_log::complaint_in;
@@ -24,13 +25,15 @@ const PANICKED: i32 = 255;
 const TIMEOUT: u64 = 180;
 
 /// What the head of a script says.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Head {
     status: i32,
     prints: Vec<String>,
     timeout: Duration,
     /// In MiB.
     memory: u32,
+    /// Numbers of CPUs of the Guest, one after the other.
+    cpus: Vec<u32>,
 }
 
 impl Head {
@@ -41,6 +44,7 @@ impl Head {
             prints: Vec::new(),
             timeout: Duration::from_secs(TIMEOUT),
             memory: 256,
+            cpus: vec![1],
         };
         for line in source.lines().take_while(|line| line.starts_with('#')) {
             let Some((key, value)) = line.trim_start_matches("# ").split_once(": ") else {
@@ -53,6 +57,10 @@ impl Head {
                 "memory" => {
                     let mib = value.strip_suffix('M').and_then(|mib| mib.parse().ok());
                     head.memory = mib.ok_or(line)?;
+                }
+                "cpus" => {
+                    let cpus = value.split(' ').map(|cpus| cpus.parse().map_err(|_| line));
+                    head.cpus = cpus.collect::<Result<_, _>>()?;
                 }
                 _ => {}
             }
@@ -81,19 +89,26 @@ pub(crate) fn tests(group: &str) -> Result<Vec<Test>, String> {
         }
         let path = format!("{directory}/{name}.sh");
         let mut head = Head::of(&fs::read_to_string(&path).map_err(text)?)?;
-        let guest = (of == GUEST).then(|| format!("{name}.sh"));
         let kernel = (group == STOCK).then(stock_kernel).transpose()?;
         if kernel.is_some() {
+            // It has one.
+            head.cpus.retain(|cpus| *cpus == 1);
             head.memory += STOCK_MORE;
             // It has more to do before its first program.
             head.timeout *= 2;
         }
-        let timeout = head.timeout;
-        let name = format!("{group}/{name}");
-        tests.push(Test::new(name, timeout, move |timeout| match &guest {
-            None => on_host(&path, &head, timeout),
-            Some(file) => in_guest(kernel.as_deref(), file, &head, timeout),
-        }));
+        for cpus in head.cpus.clone() {
+            let (path, head, kernel) = (path.clone(), head.clone(), kernel.clone());
+            let file = (of == GUEST).then(|| format!("{name}.sh"));
+            let name = match cpus {
+                1 => format!("{group}/{name}"),
+                cpus => format!("{group}/{name}-{cpus}-cpus"),
+            };
+            tests.push(Test::new(name, head.timeout, move |timeout| match &file {
+                None => on_host(&path, &head, timeout),
+                Some(file) => in_guest(kernel.as_deref(), cpus, file, &head, timeout),
+            }));
+        }
     }
     tests.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(tests)
@@ -112,13 +127,23 @@ fn stock_kernel() -> Result<String, String> {
     Ok(format!("/boot/vmlinuz-{}", release.trim()))
 }
 
-/// Runs a script as the Guest's command, in lg's own kernel or in `kernel`, and the Guest's log must be clean.
-fn in_guest(kernel: Option<&str>, file: &str, head: &Head, timeout: Duration) -> Outcome {
+/// Runs a script as the Guest's command, in lg's own kernel or in `kernel`, with so many CPUs, and the Guest's log must
+/// be clean.
+fn in_guest(
+    kernel: Option<&str>,
+    cpus: u32,
+    file: &str,
+    head: &Head,
+    timeout: Duration,
+) -> Outcome {
     let initrd = initrd().map_err(text)?;
     let (path, memory) = (format!("/selftests/{file}"), format!("{}M", head.memory));
     let mut argv = vec!["lg", "run"];
     argv.extend(kernel);
-    argv.extend(["-v", "-m", &memory, "--initrd", &initrd, "--", "sh", &path]);
+    let smp = format!("--smp={cpus}");
+    argv.extend([
+        "-v", "-m", &memory, &smp, "--initrd", &initrd, "--", "sh", &path,
+    ]);
     let finished = command::run(&argv, timeout).map_err(text)?;
     ends_well(&finished, head)?;
     match complaint_in(&finished.output).filter(|_| head.status != PANICKED) {
@@ -163,10 +188,16 @@ mod tests {
             prints: vec!["a: b".into(), "c".into()],
             timeout: Duration::from_secs(9),
             memory: 256,
+            cpus: vec![1],
         };
         assert_eq!(head, Ok(expected));
         assert!(Head::of("# expect: none\n").is_err());
         assert_eq!(Head::of("# memory: 96M\n").map(|head| head.memory), Ok(96));
         assert!(Head::of("# memory: 1G\n").is_err());
+        assert_eq!(
+            Head::of("# cpus: 2 4\n").map(|head| head.cpus),
+            Ok(vec![2, 4])
+        );
+        assert!(Head::of("# cpus: 2,4\n").is_err());
     }
 }
