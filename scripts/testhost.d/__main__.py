@@ -75,6 +75,8 @@ def run(options, scratch):
             if not on_bochs:
                 feed(ports["in"], interactive)
         status = wait_for(ports["ctl"], deadline)
+        for output in [] if interactive else outputs:
+            output.join(max(deadline - time.monotonic(), 0))
         check_log(scratch, status)
         return status
     except Failure as failure:
@@ -85,7 +87,6 @@ def run(options, scratch):
     finally:
         machine.kill()
         machine.wait()
-        # All of CMD's output was handed over before its status was.
         for output in outputs:
             output.join()
         if terminal:
