@@ -17,8 +17,8 @@ use crate::trace::text;
 const GUEST: (u32, &str) = (1, "guest");
 const MODULE: (u32, &str) = (2, "lg.ko");
 const LAUNCHER: (u32, &str) = (3, "lg");
-/// There is one process, the machine.
-const MACHINE: u32 = 1;
+/// There is one process, the machine. Perfetto would take a track of the same number for its main thread.
+const MACHINE: u32 = 10;
 
 /// Writes `trace` to `out`.
 ///

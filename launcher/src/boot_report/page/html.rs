@@ -16,7 +16,7 @@ impl Display for Text<'_> {
             '>' => f.write_str("&gt;"),
             '"' => f.write_str("&quot;"),
             '\'' => f.write_str("&#39;"),
-            c if c.is_control() && c != '\n' => f.write_char('\u{fffd}'),
+            c if c.is_control() && !matches!(c, '\n' | '\t') => f.write_char('\u{fffd}'),
             // These turn the direction of what follows, or are not seen.
             '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
                 f.write_char('\u{fffd}')
@@ -101,6 +101,11 @@ mod tests {
         assert_eq!((number(12), number(123)), ("12".into(), "123".into()));
         assert_eq!(percent(1.0, 8.0), "12.5 %");
         assert_eq!(percent(1.0, 0.0), "–");
+    }
+
+    #[test]
+    fn blanks_are_no_control_characters() {
+        assert_eq!(Text("a\n\tb\x07").to_string(), "a\n\tb\u{fffd}");
     }
 
     proptest! {
