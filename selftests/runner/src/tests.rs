@@ -257,6 +257,11 @@ const HOSTILE_XEN: &[(&str, &str, Fate)] = &[
     ("xen-events", "event-storm", Survives),
     ("xen-events", "no-event-callback", Survives),
     ("xen-events", "block-for-ever", Spins),
+    (
+        "xen-events",
+        "stop-the-cpu",
+        Panics("the shim of Xen's ABI: the kernel has stopped its only CPU"),
+    ),
     ("xen-events", "spin-with-events-masked", Spins),
     ("xen-events", "hypercalls-for-ever", Spins),
     ("xen-events", "rings-of-garbage", Survives),

@@ -22,6 +22,14 @@ fn accesses_to_msrs() {
 }
 
 #[test]
+fn intels_cpus_can_be_asked_early_for_what_they_have() {
+    const FAST_STRINGS: u64 = 1;
+    const LIMIT_CPUID: u64 = 1 << 22;
+    let enabled = msr_value(0x1a0).unwrap();
+    assert_eq!(enabled & (FAST_STRINGS | LIMIT_CPUID), FAST_STRINGS);
+}
+
+#[test]
 fn the_pat_has_all_of_linuxs_types() {
     let pat = msr_value(0x277).unwrap().to_le_bytes();
     // Write-back, write-combining, uncached, write-through and write-protected.

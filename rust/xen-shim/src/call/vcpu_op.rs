@@ -18,6 +18,8 @@ pub(super) fn operation(cpu: &mut Vcpu, command: u64, id: u64, argument: u64) ->
     }
     match command {
         vcpu_op::IS_UP => return Ok(1),
+        // So ends a kernel that meets with an exception before it has anything to tell of it by.
+        vcpu_op::DOWN => panic!("the kernel has stopped its only CPU"),
         // It stays as the kernel made it: running, and never robbed of its time.
         vcpu_op::REGISTER_RUNSTATE_MEMORY_AREA | vcpu_op::STOP_PERIODIC_TIMER => {}
         vcpu_op::SET_SINGLESHOT_TIMER => {

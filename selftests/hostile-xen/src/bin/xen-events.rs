@@ -13,10 +13,10 @@ use lguest_hostile_xen::{
 use xen_abi::event_channel::{op, BindIpi, Port};
 use xen_abi::number::{
     CALLBACK_OP, EVENT_CHANNEL_OP, IRET, SCHED_OP, SET_TIMER_OP, SET_TRAP_TABLE, STACK_SWITCH,
-    UPDATE_VA_MAPPING, XEN_VERSION,
+    UPDATE_VA_MAPPING, VCPU_OP, XEN_VERSION,
 };
 use xen_abi::vcpu::{
-    callback, sched, CallbackRegister, IretFrame, SharedInfo, TrapInfo, TRAP_MASKS_EVENTS,
+    callback, sched, vcpu_op, CallbackRegister, IretFrame, SharedInfo, TrapInfo, TRAP_MASKS_EVENTS,
 };
 
 entry!(main);
@@ -52,6 +52,9 @@ fn main() -> ! {
         ("event-storm", event_storm),
         ("no-event-callback", no_event_callback),
         ("block-for-ever", block_for_ever),
+        ("stop-the-cpu", || {
+            call(VCPU_OP, &[vcpu_op::DOWN, 0]);
+        }),
         ("spin-with-events-masked", || loop {
             core::hint::spin_loop();
         }),
