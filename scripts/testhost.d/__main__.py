@@ -27,7 +27,7 @@ import time
 import tty
 
 from bochs import bochs
-from common import CACHE, HOST_DIED, NO_MACHINE, TIMED_OUT, Failure, callers, host_kernel
+from common import CACHE, HOST_DIED, NO_MACHINE, TIMED_OUT, Failure, callers, host_kernel, unpacked
 from console import check_log, end_of_log, text_of
 from initramfs import pack
 from ports import feed, relay, wait_for, window_size
@@ -110,6 +110,8 @@ def parse(arguments):
     add = parser.add_argument
     add("--host", metavar="KERNEL",
         help="boot another Host kernel of scripts/kernels, for which scripts/build-module has built lg.ko")  # fmt: skip
+    add("--guest", metavar="KERNEL",
+        help="tests of stock kernels run this one of scripts/kernels, which scripts/setup has fetched (default: the Host's)")  # fmt: skip
     add("--cpu", default="max", metavar="MODEL", help="QEMU's CPU model (default: max)")
     add("--machine", default="q35", metavar="TYPE",
         help="QEMU's machine type (default: q35), or bochs:MODEL: 30 s to boot, and no input")  # fmt: skip
@@ -134,6 +136,8 @@ def parse(arguments):
         options.smp = 1
     if options.host and not os.path.exists(host_kernel(options.host)[2]):
         parser.error(f"there is no lg.ko for {options.host}: run scripts/build-module {options.host}")
+    if options.guest and not os.path.exists(f"{unpacked(options.guest)}/vmlinuz"):
+        parser.error(f"there is no kernel {options.guest}: run scripts/setup kernel {options.guest}")
     if options.timeout is None:
         options.timeout = float("inf") if os.isatty(0) and os.isatty(1) else 600
     return options

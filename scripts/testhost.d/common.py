@@ -18,12 +18,16 @@ class Failure(Exception):
         self.status = status
 
 
+def unpacked(name):
+    """Where the packages of the kernel of this name in scripts/kernels are."""
+    return f"{CACHE}/kernels/{name}"
+
+
 def host_kernel(name):
     """What the Host of this name in scripts/kernels boots, where its packages are, and its lg.ko."""
     if not name:
         return f"{CACHE}/host/vmlinuz", f"{CACHE}/packages", f"{BUILD}/lg.ko"
-    kernel = f"{CACHE}/kernels/{name}"
-    return f"{kernel}/vmlinuz", kernel, f"{BUILD}/kernels/{name}/lg.ko"
+    return f"{unpacked(name)}/vmlinuz", unpacked(name), f"{BUILD}/kernels/{name}/lg.ko"
 
 
 def output_of(argv):

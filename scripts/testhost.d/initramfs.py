@@ -11,7 +11,7 @@ import stat
 import subprocess
 import tempfile
 
-from common import BUILD, CACHE, callers, host_kernel, output_of
+from common import BUILD, callers, host_kernel, output_of, unpacked
 
 # What of build/ goes into the test machine besides the module: the Launcher, its default Guest, the tests.
 PAYLOAD = ["lg", "xen-shim", "vmlinux", "initramfs.cpio", "busybox.cpio", "guests", "selftests"]
@@ -25,10 +25,10 @@ TMUX_DATA = ["/usr/lib/locale/C.utf8/LC_CTYPE"]
 LIBRARIES = ["libgcc_s.so.1"]
 # Modules of the Host kernel's that are not built in, for who loads them.
 MODULES = ["drivers/net/tun", "drivers/block/loop"]
-# Those that a stock kernel, as a Guest, may want for its devices.
+# Those that a stock kernel, as a Guest, may want for its devices, and one for a test.
 GUEST_MODULES = ["xen-pcifront", "virtio", "virtio_ring", "virtio_pci", "virtio_pci_modern_dev",
     "virtio_pci_legacy_dev", "virtio_console", "fuse", "virtiofs", "rng-core", "virtio_blk", "virtio_net", "net_failover", "failover", "virtio-rng", "vsock",
-    "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"]  # fmt: skip
+    "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport", "loop"]  # fmt: skip
 
 # What Guests run from a share of the Host's.
 SHARED_PROGRAMS = ["/usr/bin/git", "/usr/bin/make"]
@@ -94,7 +94,7 @@ class Initramfs:
 
 
 def stock_kernel(archive, kernel):
-    """A kernel as Debian packaged it, where a Debian has it: the packages are unpacked in `kernel`."""
+    """A kernel as Debian packaged it, where a Debian has it: the packages are unpacked in `kernel`. Returns its release."""
     [tree] = glob.glob(f"{kernel}/usr/lib/modules/*") or glob.glob(f"{kernel}/lib/modules/*")
     release = os.path.basename(tree)
     archive.copy(os.path.realpath(f"{kernel}/vmlinuz"), f"boot/vmlinuz-{release}")
@@ -108,6 +108,7 @@ def stock_kernel(archive, kernel):
                     shutil.copy(os.path.join(directory, file), target)
         subprocess.run(["depmod", "-b", scratch, release], check=True, close_fds=False)
         archive.copy(place, f"usr/lib/modules/{release}")
+    return release
 
 
 def pack(path, options, interactive, channel):
@@ -148,9 +149,13 @@ def pack(path, options, interactive, channel):
             archive.data(f"usr/lib/modules/{os.path.basename(name)}.ko", module.read())
     for file in options.add:
         archive.copy(callers(file), f"usr/lib/lg/{os.path.basename(file.rstrip('/'))}")
-    for kernel in [f"{CACHE}/packages", f"{CACHE}/kernels/6.12"]:
-        if os.path.exists(f"{kernel}/vmlinuz"):
-            stock_kernel(archive, kernel)
+    release = stock_kernel(archive, packages)
+    guest = unpacked(options.guest or "6.12")
+    if os.path.exists(f"{guest}/vmlinuz"):
+        other = stock_kernel(archive, guest)
+        release = other if options.guest else release
+    # What the tests of stock kernels run.
+    archive.link("boot/vmlinuz", f"vmlinuz-{release}")
     archive.link("usr/bin/lg", "../lib/lg/lg")
     archive.text(
         "etc/testhost.conf",

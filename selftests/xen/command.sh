@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # timeout: 600
-# The very kernel of the Host runs a command, which has its streams, its directory, its variables and the Host's
+# A stock kernel runs a command, which has its streams, its directory, its variables and the Host's
 # files; what it writes there stays in the Guest; and its status comes back.
 # shellcheck disable=SC2016 # for the Guest's shell
 . "${0%/*}/lib.sh"
@@ -21,7 +21,7 @@ fails_with 7 stock --env A=b -- sh -c '
 set -x
 head -n 8 /tmp/xen/out >/tmp/xen/head
 sum=$(md5sum </tmp/xen/in)
-printf '%s\n' "$(uname -r)" /srv/xen b 0 host xen guest "$sum" | cmp - /tmp/xen/head
+printf '%s\n' "$RELEASE" /srv/xen b 0 host xen guest "$sum" | cmp - /tmp/xen/head
 [ "$(wc -c </tmp/xen/out)" = $((300000 + $(wc -c </tmp/xen/head))) ]
 [ "$(cat /tmp/xen/err)" = 'to stderr' ]
 [ "$(cat file)" = host ]

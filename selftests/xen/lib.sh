@@ -5,8 +5,9 @@
 # can in one boot, which takes long where all is emulated.
 . "${0%/*}/../lib.sh"
 
-# The kernel that the Host runs.
-STOCK=/boot/vmlinuz-$(uname -r)
+# The one that scripts/testhost was told, or that the Host runs.
+STOCK=$(readlink -f /boot/vmlinuz)
+RELEASE=${STOCK#/boot/vmlinuz-}
 
 # stock ARGUMENT... - run it as a Guest.
 stock() {

@@ -5,7 +5,7 @@
 . "${0%/*}/lib.sh"
 
 tree=$(mktemp -d)
-cp -r "/lib/modules/$(uname -r)/." "$tree"
+cp -r "/lib/modules/$RELEASE/." "$tree"
 name=$(grep -o '^[^:]*/xen-pcifront[.]ko[^:]*' "$tree/modules.dep")
 grep -v "^$name:" "$tree/modules.dep" >"$tree/modules.new"
 mv "$tree/modules.new" "$tree/modules.dep"

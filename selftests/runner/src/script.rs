@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Tests that run lg and look: GROUP/NAME is the script `selftests/GROUP/NAME.sh`.
 //!
-//! The Host's shell runs it, or in group `linux` a Guest's; group `stock` is the same once more, in the kernel that
-//! the Host runs, as Debian ships it. Lines at its head say how it must end:
+//! The Host's shell runs it, or in group `linux` a Guest's; group `stock` is the same once more, in a kernel as
+//! Debian ships it: the one that the Host runs, if scripts/testhost was not told another. Lines at its head say how it must end:
 //! `# expect: STATUS` if not with 0, `# prints: TEXT` that must be in its output, `# timeout: SECONDS` if
 //! that takes long, `# memory: SIZE` of the Guest, and `# cpus: N...` if that has several: the test is as many
 //! then, and none in group `stock`.
@@ -17,6 +17,8 @@ use std::time::Duration;
 /// The group whose scripts are a Guest's, and that which has them, too.
 const GUEST: &str = "linux";
 const STOCK: &str = "stock";
+/// The stock kernel of the tests: scripts/testhost has made that a link.
+const STOCK_KERNEL: &str = "/boot/vmlinuz";
 /// Memory that a stock kernel wants beside what a script asks for, in MiB.
 const STOCK_MORE: u32 = 160;
 /// The status of `lg run` when the Guest's kernel has panicked.
@@ -89,7 +91,7 @@ pub(crate) fn tests(group: &str) -> Result<Vec<Test>, String> {
         }
         let path = format!("{directory}/{name}.sh");
         let mut head = Head::of(&fs::read_to_string(&path).map_err(text)?)?;
-        let kernel = (group == STOCK).then(stock_kernel).transpose()?;
+        let kernel = (group == STOCK).then_some(STOCK_KERNEL);
         if kernel.is_some() {
             // It has one.
             head.cpus.retain(|cpus| *cpus == 1);
@@ -98,7 +100,7 @@ pub(crate) fn tests(group: &str) -> Result<Vec<Test>, String> {
             head.timeout *= 2;
         }
         for cpus in head.cpus.clone() {
-            let (path, head, kernel) = (path.clone(), head.clone(), kernel.clone());
+            let (path, head) = (path.clone(), head.clone());
             let file = (of == GUEST).then(|| format!("{name}.sh"));
             let name = match cpus {
                 1 => format!("{group}/{name}"),
@@ -106,7 +108,7 @@ pub(crate) fn tests(group: &str) -> Result<Vec<Test>, String> {
             };
             tests.push(Test::new(name, head.timeout, move |timeout| match &file {
                 None => on_host(&path, &head, timeout),
-                Some(file) => in_guest(kernel.as_deref(), cpus, file, &head, timeout),
+                Some(file) => in_guest(kernel, cpus, file, &head, timeout),
             }));
         }
     }
@@ -119,12 +121,6 @@ fn on_host(path: &str, head: &Head, timeout: Duration) -> Outcome {
     let initrd = format!("LG_INITRD={}", initrd().map_err(text)?);
     let finished = command::run(&["env", &initrd, "sh", path], timeout).map_err(text)?;
     ends_well(&finished, head)
-}
-
-/// The file of the kernel that the Host runs.
-fn stock_kernel() -> Result<String, String> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").map_err(text)?;
-    Ok(format!("/boot/vmlinuz-{}", release.trim()))
 }
 
 /// Runs a script as the Guest's command, in lg's own kernel or in `kernel`, with so many CPUs, and the Guest's log must
