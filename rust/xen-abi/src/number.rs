@@ -70,6 +70,24 @@ pub mod assist {
 
 /// Commands of [`PHYSDEV_OP`].
 pub mod physdev {
+    /// I/O ports that there are.
+    pub const IO_PORTS: u32 = 1 << 16;
+
+    #[derive(Clone, Copy, Debug, Default)]
+    #[repr(C)]
+    pub struct SetIopl {
+        pub iopl: u32,
+    }
+
+    /// A bit for each port, which is 0 if user mode may have it.
+    #[derive(Clone, Copy, Debug, Default)]
+    #[repr(C)]
+    pub struct SetIobitmap {
+        pub bitmap: u64,
+        pub nr_ports: u32,
+        pub pad: u32,
+    }
+
     pub const IRQ_STATUS_QUERY: u64 = 5;
     pub const SET_IOPL: u64 = 6;
     pub const SET_IOBITMAP: u64 = 7;

@@ -9,6 +9,7 @@ use xen_abi::memory::{
     E820Entry, Exchange, GrantQuerySize, GrantSetupTable, MachphysMapping, MemoryMap, MmuExtOp,
     MmuUpdate, Reservation,
 };
+use xen_abi::number::physdev::{SetIobitmap, SetIopl};
 use xen_abi::vcpu::{
     CallbackRegister, IretFrame, MulticallEntry, RegisterVcpuInfo, SchedPoll, SetSingleshotTimer,
     SharedInfo, TrapInfo, VcpuInfo, VcpuTimeInfo,
@@ -54,6 +55,13 @@ fn traps_and_returns() {
     assert_eq!(offset_of!(IretFrame, rip), 32);
     assert_eq!(size_of::<CallbackRegister>(), 16);
     assert_eq!(offset_of!(CallbackRegister, address), 8);
+}
+
+#[test]
+fn io_ports() {
+    assert_eq!(size_of::<SetIopl>(), 4);
+    assert_eq!(size_of::<SetIobitmap>(), 16);
+    assert_eq!(offset_of!(SetIobitmap, nr_ports), 8);
 }
 
 #[test]

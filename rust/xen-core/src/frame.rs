@@ -2,7 +2,7 @@
 //! What an IRET frame resumes.
 
 use crate::page_table::is_canonical;
-use xen_abi::vcpu::selector::{FLAT_CS32, FLAT_CS64};
+use xen_abi::vcpu::selector::{FLAT_CS32, FLAT_CS64, FLAT_DS};
 
 /// The interrupt flag, which is the event mask's opposite.
 pub const IF: u64 = 1 << 9;
@@ -20,6 +20,8 @@ const ALWAYS: u64 = 2;
 pub const USER_CS64: u16 = 0x33;
 #[allow(missing_docs)]
 pub const USER_CS32: u16 = 0x23;
+/// That of user mode's stack.
+const USER_SS: u16 = 0x2b;
 
 /// Where an IRET leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,12 +32,17 @@ pub enum Target {
     User(u16),
 }
 
-/// A frame's CS that is none, or an RIP that cannot be.
+/// A frame's CS or SS that is none, or an RIP that cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadFrame;
 
+/// Can this be a program's SS? The last three are the program's own segments (TLS), into which nobody looks: it gets lg's.
+const fn is_stack(selector: u16) -> bool {
+    matches!(selector, USER_SS | FLAT_DS | 0x63 | 0x6b | 0x73)
+}
+
 /// Judges a frame. Of CS only the low 16 bits count: above them is an old event mask.
-pub const fn target(cs: u64, rip: u64) -> Result<Target, BadFrame> {
+pub const fn target(cs: u64, rip: u64, ss: u64) -> Result<Target, BadFrame> {
     let target = match cs as u16 {
         cs if cs & 3 != 3 => Target::Kernel,
         USER_CS64 | FLAT_CS64 => Target::User(USER_CS64),
@@ -43,8 +50,10 @@ pub const fn target(cs: u64, rip: u64) -> Result<Target, BadFrame> {
         _ => return Err(BadFrame),
     };
     let reachable = match target {
+        Target::Kernel => is_canonical(rip),
+        Target::User(_) if !is_stack(ss as u16) => false,
         Target::User(USER_CS32) => rip >> 32 == 0,
-        _ => is_canonical(rip),
+        Target::User(_) => is_canonical(rip),
     };
     if reachable {
         Ok(target)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Instructions of the kernel that fault and are done for it.
+//! Instructions of the kernel and its programs that fault and are done for them.
 
 /// UD2, "xen", CPUID: by these bytes a kernel asks for Xen's answer to CPUID.
 pub const FORCED_CPUID: [u8; 7] = [0x0f, 0x0b, b'x', b'e', b'n', 0x0f, 0xa2];
@@ -40,9 +40,75 @@ pub const fn msr_value(msr: u32) -> Option<u64> {
         MSR_APIC_BASE => Some(0xfee0_0900),
         // Fast strings, no BTS, no PEBS. On Intel's CPUs Linux clears another bit of it before it remembers that it runs by Xen's
         // ABI, and then takes even an access that may fault for its end.
-        MSR_MISC_ENABLE => Some(1 | 1 << 11 | 1 << 12),
+        MSR_MISC_ENABLE => Some(1 | (1 << 11) | (1 << 12)),
         // The order of the types of memory that Linux itself would write there. All memory is write-back anyway.
         MSR_PAT => Some(0x0407_0506_0007_0106),
         _ => None,
+    }
+}
+
+/// Bytes that an instruction has at most.
+pub const MAX_LENGTH: usize = 15;
+
+/// IN or OUT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortAccess {
+    /// The first port.
+    pub port: u16,
+    /// Ports: 1, 2 or 4.
+    pub width: u32,
+    /// It is IN.
+    pub input: bool,
+    /// Bytes of the instruction.
+    pub length: u64,
+}
+
+/// The access to a port that `code` begins with, if it is one. Those of strings are not known. `long`: it is 64-bit code.
+pub fn port_access(code: &[u8], dx: u16, long: bool) -> Option<PortAccess> {
+    let (mut short, mut wide) = (false, false);
+    for (i, &byte) in code.iter().enumerate().take(MAX_LENGTH) {
+        match byte {
+            0x66 => (short, wide) = (true, false),
+            // Segments, the size of addresses, and repetition mean nothing here.
+            0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x67 | 0xf2 | 0xf3 => wide = false,
+            0x40..=0x4f if long => wide = byte & 8 != 0,
+            0xe4..=0xe7 | 0xec..=0xef => {
+                let (port, length) = if byte & 8 == 0 {
+                    (u16::from(*code.get(i + 1)?), i + 2)
+                } else {
+                    (dx, i + 1)
+                };
+                return Some(PortAccess {
+                    port,
+                    width: match byte & 1 {
+                        0 => 1,
+                        _ if short && !wide => 2,
+                        _ => 4,
+                    },
+                    input: byte & 2 == 0,
+                    length: length as u64,
+                });
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
+impl PortAccess {
+    /// Does a bitmap with a bit for each port let it through? `bits` has those of the first port and of the 8 behind it.
+    pub const fn is_granted(self, bits: u16) -> bool {
+        (bits >> (self.port & 7)) & ((1 << self.width) - 1) == 0
+    }
+
+    /// RAX behind it: nobody answers on any port, and the bus floats high.
+    pub const fn rax(self, rax: u64) -> u64 {
+        match (self.input, self.width) {
+            (false, _) => rax,
+            (true, 1) => rax | 0xff,
+            (true, 2) => rax | 0xffff,
+            // A register that 32 bits are written to has no others.
+            _ => 0xffff_ffff,
+        }
     }
 }

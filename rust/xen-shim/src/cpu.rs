@@ -2,13 +2,13 @@
 //! The CPU: instructions that are done for the kernel, and registers that only instructions reach.
 
 use crate::memory::read;
-use crate::vcpu::Vcpu;
+use crate::vcpu::{Vcpu, USER_CS, USER_CS32};
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid_count, _xgetbv};
 use lguest_call::abi::{LGUEST_HOST_CLEARS_BUFFERS, LGUEST_HOST_TSC_STABLE};
 use lguest_call::shared_read;
 use xen_core::cpuid::{self, Registers};
-use xen_core::instruction::{self, Msr, FORCED_CPUID, MSR_LENGTH};
+use xen_core::instruction::{self, Msr, PortAccess, FORCED_CPUID, MAX_LENGTH, MSR_LENGTH};
 
 /// Executes Xen's CPUID, if that is what faulted.
 pub(crate) fn forced_cpuid(cpu: &mut Vcpu) -> bool {
@@ -86,6 +86,38 @@ pub(crate) fn msr(cpu: &mut Vcpu) -> bool {
     }
     cpu.frame.rip += MSR_LENGTH;
     true
+}
+
+/// Does a program's access to I/O ports, if that is what faulted and the kernel grants it.
+pub(crate) fn port(cpu: &mut Vcpu) -> bool {
+    if (cpu.iopl < 3 && cpu.io_ports == 0) || !matches!(cpu.user, USER_CS | USER_CS32) {
+        return false;
+    }
+    let (mut code, mut known) = ([0_u8; MAX_LENGTH], 0);
+    // It can be the last instruction of what is mapped.
+    for (gva, byte) in (cpu.frame.rip..).zip(&mut code) {
+        let Ok(value) = read(gva) else { break };
+        *byte = value;
+        known += 1;
+    }
+    let access =
+        instruction::port_access(&code[..known], cpu.frame.rdx as u16, cpu.user == USER_CS);
+    let Some(access) = access.filter(|access| is_granted(cpu, access)) else {
+        return false;
+    };
+    cpu.frame.rax = access.rax(cpu.frame.rax);
+    cpu.frame.rip += access.length;
+    true
+}
+
+fn is_granted(cpu: &Vcpu, access: &PortAccess) -> bool {
+    if cpu.iopl == 3 {
+        return true;
+    }
+    let last = u32::from(access.port) + access.width - 1;
+    let bits = cpu.io_bitmap.wrapping_add(u64::from(access.port / 8));
+    last < cpu.io_ports
+        && read(bits).is_ok_and(|bits: [u8; 2]| access.is_granted(u16::from_le_bytes(bits)))
 }
 
 /// DS, ES, FS and GS.

@@ -195,6 +195,8 @@ shim_resume_\n:
     /* Hypercall IRET: its frame is at RSP. Here is the way to a 64-bit program that has nothing to wait for. */
 5:  cmpq ${USER_CS}, {I_CS}(%rsp)
     jne 6f
+    cmpq ${USER_SS}, {I_SS}(%rsp)
+    jne 6f
     mov {I_RFLAGS}(%rsp), %r11
     test ${IF}, %r11d
     jz 6f
@@ -428,6 +430,7 @@ shim_entries:
     I_CS = const offset_of!(IretFrame, cs),
     I_RFLAGS = const offset_of!(IretFrame, rflags),
     I_RSP = const offset_of!(IretFrame, rsp),
+    I_SS = const offset_of!(IretFrame, ss),
     SH_SS = const offset_of!(lguest_shared, ss),
     SH_RSP = const offset_of!(lguest_shared, rsp),
     SH_RFLAGS = const offset_of!(lguest_shared, rflags),

@@ -6,6 +6,7 @@ use core::mem::{align_of, size_of, MaybeUninit};
 use core::sync::atomic::AtomicU64;
 use xen_abi::handover::{Handover, Raised, ALIAS, PORTS};
 use xen_abi::number::error::{EFAULT, EINVAL};
+use xen_abi::number::physdev;
 use xen_abi::vcpu::VcpuInfo;
 use xen_abi::{event_channel, memory, vcpu};
 
@@ -127,6 +128,8 @@ plain!(
     u64,
     [u8; 2],
     [u8; 7],
+    physdev::SetIopl,
+    physdev::SetIobitmap,
     vcpu::VcpuTimeInfo,
     vcpu::TrapInfo,
     vcpu::IretFrame,

@@ -79,7 +79,8 @@ fn int80(cpu: &mut Vcpu) {
     }
 }
 
-/// #GP: fast system calls of 32-bit code, which fault as they do under Xen if they have no callback; some MSRs are ours.
+/// #GP: fast system calls of 32-bit code, which fault as they do under Xen if they have no callback; some MSRs are ours,
+/// and ports may be a program's.
 fn protection(cpu: &mut Vcpu, error: u64) {
     if error == u64::from(LGUEST_ERROR_SYSENTER) {
         match cpu.sysenter.address {
@@ -93,8 +94,15 @@ fn protection(cpu: &mut Vcpu, error: u64) {
         }
         cpu.frame.rip -= SYSCALL_LENGTH;
         exception(cpu, INVALID_OPCODE, 0);
-    } else if !(cpu.user == 0 && error == 0 && cpu::msr(cpu)) {
-        exception(cpu, GENERAL_PROTECTION, error);
+    } else {
+        let done = error == 0
+            && match cpu.user {
+                0 => cpu::msr(cpu),
+                _ => cpu::port(cpu),
+            };
+        if !done {
+            exception(cpu, GENERAL_PROTECTION, error);
+        }
     }
 }
 
@@ -168,9 +176,10 @@ pub(crate) fn iret(cpu: &mut Vcpu) {
         cs,
         rflags,
         rsp,
+        ss,
         ..
     } = wanted;
-    let target = frame::target(cs, rip);
+    let target = frame::target(cs, rip, ss);
     cpu.frame = Frame {
         rax,
         rcx,

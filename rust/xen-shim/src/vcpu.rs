@@ -3,7 +3,7 @@
 
 use crate::memory;
 use core::sync::atomic::{AtomicU64, AtomicU8, Ordering::SeqCst};
-use lguest_call::abi::{LGUEST_CS_KERNEL, LGUEST_CS_USER64, LGUEST_SS_USER};
+use lguest_call::abi::{LGUEST_CS_KERNEL, LGUEST_CS_USER32, LGUEST_CS_USER64, LGUEST_SS_USER};
 use xen_core::ports::Words;
 
 /// vCPUs that a domain may have. The assembly has stubs for each.
@@ -14,6 +14,7 @@ pub(crate) const STACK_SIZE: usize = 32 * 1024;
 /// CS of lg's frames for kernel mode, and the selectors of user mode, which the CPU has in both.
 pub(crate) const KERNEL_CS: u64 = LGUEST_CS_KERNEL as u64;
 pub(crate) const USER_CS: u64 = LGUEST_CS_USER64 as u64;
+pub(crate) const USER_CS32: u64 = LGUEST_CS_USER32 as u64;
 pub(crate) const USER_SS: u64 = LGUEST_SS_USER as u64;
 
 /// The interrupted state, or the one to resume. After a hypercall RBX, RBP and R12 to R15 are not in here but still in the
@@ -96,6 +97,11 @@ pub(crate) struct Vcpu {
     pub(crate) tls: [u64; 3],
     /// Debug registers 0 to 3 and 7 as the kernel wrote them.
     pub(crate) debug: [u64; 8],
+    /// The I/O privilege level, 3 if programs may have all ports; or a bitmap says which, at a pointer of the kernel's, for so
+    /// many ports.
+    pub(crate) iopl: u32,
+    pub(crate) io_bitmap: u64,
+    pub(crate) io_ports: u32,
     /// System time at which the kernel's timer fires; `u64::MAX`: never.
     pub(crate) deadline: u64,
     /// Says whether VCPU_OP has registered an Info of its own, which it may do once.

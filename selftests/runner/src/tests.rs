@@ -254,6 +254,7 @@ const HOSTILE_XEN: &[(&str, &str, Fate)] = &[
         Panics("the shim of Xen's ABI: IRET with a frame that no CPU resumes"),
     ),
     ("xen-events", "programs", Survives),
+    ("xen-events", "io-ports", Survives),
     ("xen-events", "event-storm", Survives),
     ("xen-events", "no-event-callback", Survives),
     ("xen-events", "block-for-ever", Spins),

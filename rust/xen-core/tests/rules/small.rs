@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use xen_core::descriptor::{effect, limit, Effect};
-use xen_core::instruction::{msr, msr_value, Msr};
+use xen_core::instruction::{msr, msr_value, port_access, Msr, PortAccess};
 
 #[test]
 fn entries_of_the_gdt() {
@@ -37,4 +37,72 @@ fn the_pat_has_all_of_linuxs_types() {
         assert!(pat.contains(&kind), "{kind}");
     }
     assert_eq!(msr_value(0xc000_0080), None, "EFER is lg's");
+}
+
+#[test]
+fn accesses_to_ports() {
+    let access = |code: &[u8], long| {
+        port_access(code, 0x3f8, long).map(
+            |PortAccess {
+                 port,
+                 width,
+                 input,
+                 length,
+             }| (port, width, input, length),
+        )
+    };
+    for (code, expected) in [
+        (&[0xe4, 0x80][..], (0x80, 1, true, 2)),
+        (&[0xe5, 0x80], (0x80, 4, true, 2)),
+        (&[0xe6, 0xff], (0xff, 1, false, 2)),
+        (&[0x66, 0xe7, 0x80], (0x80, 2, false, 3)),
+        (&[0xec, 0x90], (0x3f8, 1, true, 1)),
+        (&[0xf3, 0x66, 0xed], (0x3f8, 2, true, 3)),
+        (&[0x2e, 0x67, 0xee], (0x3f8, 1, false, 3)),
+        (&[0xef], (0x3f8, 4, false, 1)),
+    ] {
+        assert_eq!(access(code, true), Some(expected), "{code:x?}");
+        assert_eq!(access(code, false), Some(expected), "{code:x?}");
+    }
+    // REX is a prefix of 64-bit code alone, and is one only right before the instruction.
+    assert_eq!(
+        access(&[0x66, 0x48, 0xef], true),
+        Some((0x3f8, 4, false, 3))
+    );
+    assert_eq!(
+        access(&[0x48, 0x66, 0xef], true),
+        Some((0x3f8, 2, false, 3))
+    );
+    assert_eq!(access(&[0x48, 0xef], false), None);
+    // A string, LOCK, half an instruction, none, and one that is too long.
+    for code in [&[0x6e][..], &[0xf0, 0xee], &[0xe4], &[], &[0x66; 16]] {
+        assert_eq!(access(code, true), None, "{code:x?}");
+    }
+}
+
+#[test]
+fn a_port_is_granted_by_all_its_bits() {
+    let at = |port, width| PortAccess {
+        port,
+        width,
+        input: true,
+        length: 1,
+    };
+    assert!(at(0x80, 1).is_granted(!1));
+    assert!(!at(0x80, 1).is_granted(1));
+    assert!(at(0x87, 2).is_granted(!(3 << 7)));
+    assert!(!at(0x87, 2).is_granted(1 << 8));
+    assert!(at(0x87, 4).is_granted(0x7f | (1 << 11)));
+    assert!(!at(0x87, 4).is_granted(1 << 10));
+    assert_eq!(at(0, 1).rax(0x1234_5678_9abc_de00), 0x1234_5678_9abc_deff);
+    assert_eq!(at(0, 2).rax(0x1234_5678_9abc_0000), 0x1234_5678_9abc_ffff);
+    assert_eq!(at(0, 4).rax(u64::MAX), 0xffff_ffff);
+    assert_eq!(
+        PortAccess {
+            input: false,
+            ..at(0, 4)
+        }
+        .rax(7),
+        7
+    );
 }

@@ -8,6 +8,7 @@ use crate::memory::{element, read, write};
 use crate::vcpu::{Trap, Vcpu};
 use lguest_call::shared_write;
 use xen_abi::number::error::{EINVAL, ENOSYS};
+use xen_abi::number::physdev::{SetIobitmap, SetIopl};
 use xen_abi::number::{assist, console, physdev, version};
 use xen_abi::vcpu::{callback, CallbackRegister, TrapInfo, TRAP_MASKS_EVENTS};
 use xen_core::cpuid::XEN_VERSION;
@@ -162,10 +163,24 @@ pub(super) fn assist(command: u64, what: u64) -> Result {
     }
 }
 
-/// PHYSDEV_OP: ports read as nobody's whatever the privilege; a physical interrupt needs no acknowledgement.
-pub(super) fn physdev(command: u64, argument: u64) -> Result {
+/// PHYSDEV_OP: which ports programs may have; a physical interrupt needs no acknowledgement.
+pub(super) fn physdev(cpu: &mut Vcpu, command: u64, argument: u64) -> Result {
     match command {
-        physdev::SET_IOPL | physdev::SET_IOBITMAP => {}
+        physdev::SET_IOPL => {
+            let SetIopl { iopl } = read(argument)?;
+            if iopl > 3 {
+                return Err(EINVAL);
+            }
+            cpu.iopl = iopl;
+        }
+        physdev::SET_IOBITMAP => {
+            let wanted: SetIobitmap = read(argument)?;
+            if wanted.nr_ports > physdev::IO_PORTS {
+                return Err(EINVAL);
+            }
+            cpu.io_bitmap = wanted.bitmap;
+            cpu.io_ports = wanted.nr_ports;
+        }
         // Behind the interrupt's number are its flags.
         physdev::IRQ_STATUS_QUERY => write(element::<u32>(argument, 1)?, 0_u32)?,
         _ => return Err(ENOSYS),

@@ -49,7 +49,7 @@ fn call(cpu: &mut Vcpu, number: u32, args: &[u64; 6]) -> Result {
         number::XEN_VERSION => kernel::version(a, b),
         number::CONSOLE_IO => kernel::console(a, b, c),
         number::VM_ASSIST => kernel::assist(a, b),
-        number::PHYSDEV_OP => kernel::physdev(a, b),
+        number::PHYSDEV_OP => kernel::physdev(cpu, a, b),
         // There is no lazy FPU to tell of.
         number::FPU_TASKSWITCH => Ok(0),
         number::SET_GDT => descriptor::set_gdt(cpu, a, b),

@@ -11,9 +11,10 @@ use lguest_hostile_xen::{
     FAILSAFE, PROGRAM, PROGRAM_STACK, SYSTEM_CALL,
 };
 use xen_abi::event_channel::{op, BindIpi, Port};
+use xen_abi::number::physdev::{self, SetIobitmap};
 use xen_abi::number::{
-    CALLBACK_OP, EVENT_CHANNEL_OP, IRET, SCHED_OP, SET_TIMER_OP, SET_TRAP_TABLE, STACK_SWITCH,
-    UPDATE_VA_MAPPING, VCPU_OP, XEN_VERSION,
+    CALLBACK_OP, EVENT_CHANNEL_OP, IRET, PHYSDEV_OP, SCHED_OP, SET_TIMER_OP, SET_TRAP_TABLE,
+    STACK_SWITCH, UPDATE_VA_MAPPING, VCPU_OP, XEN_VERSION,
 };
 use xen_abi::vcpu::{
     callback, sched, vcpu_op, CallbackRegister, IretFrame, SharedInfo, TrapInfo, TRAP_MASKS_EVENTS,
@@ -49,6 +50,7 @@ fn main() -> ! {
         ("iret-without-a-frame", iret_without_a_frame),
         ("iret-without-failsafe", iret_without_failsafe),
         ("programs", programs),
+        ("io-ports", io_ports),
         ("event-storm", event_storm),
         ("no-event-callback", no_event_callback),
         ("block-for-ever", block_for_ever),
@@ -172,6 +174,17 @@ fn iret_frames() {
     ] {
         assert_eq!(program(&start(rip, cs)).vector, FAILSAFE, "{rip:#x}");
     }
+    for ss in 0..0x1_0000 {
+        let frame = IretFrame {
+            ss,
+            ..start(PROGRAM, CS64)
+        };
+        let expected = match ss {
+            0x2b | 0xe02b | 0x63 | 0x6b | 0x73 => BREAKPOINT,
+            _ => FAILSAFE,
+        };
+        assert_eq!(program(&frame).vector, expected, "{ss:#x}");
+    }
     // Where there is nothing: the program's fault.
     for (rip, cs, vector) in [
         (PROGRAM + 4096, CS64, PAGE_FAULT),
@@ -232,6 +245,57 @@ fn iret_without_a_frame() {
 
 fn iret_without_failsafe() {
     program(&start(1 << 47, CS64));
+}
+
+/// Ports that a program may have, and bitmaps that are none.
+fn io_ports() {
+    const PORT: u32 = 0x80;
+    set_traps();
+    // out %al, $0x80; in $0x80, %ax; int3
+    map_program(&[0xe6, 0x80, 0x66, 0xe5, 0x80, 0xcc]);
+    let refused = || program(&start(PROGRAM, CS64)).vector == GENERAL_PROTECTION;
+    let iopl = |iopl| call(PHYSDEV_OP, &[physdev::SET_IOPL, (&raw const iopl) as u64]);
+    let bitmap = |bitmap: u64, nr_ports| {
+        let wanted = SetIobitmap {
+            bitmap,
+            nr_ports,
+            pad: 0,
+        };
+        call(
+            PHYSDEV_OP,
+            &[physdev::SET_IOBITMAP, (&raw const wanted) as u64],
+        )
+    };
+    let all = [0_u8; (PORT / 8) as usize + 2].as_ptr() as u64;
+    assert!(refused());
+    for level in [1, 2] {
+        assert_eq!(iopl(level), 0);
+        assert!(refused());
+    }
+    assert_eq!(iopl(3_u32), 0);
+    for cs in [CS64, CS32] {
+        let caught = program(&start(PROGRAM, cs));
+        assert_eq!((caught.vector, caught.rip), (BREAKPOINT, PROGRAM + 6));
+    }
+    assert_eq!(iopl(4), lguest_hostile_xen::error::EINVAL);
+    assert_eq!(iopl(0), 0);
+    assert!(refused());
+    // The second access takes two.
+    assert_eq!(bitmap(all, PORT + 1), 0);
+    assert_eq!(program(&start(PROGRAM, CS64)).rip, PROGRAM + 2);
+    assert_eq!(bitmap(all, PORT + 2), 0);
+    assert_eq!(program(&start(PROGRAM, CS64)).vector, BREAKPOINT);
+    assert_eq!(
+        bitmap(all, physdev::IO_PORTS + 1),
+        lguest_hostile_xen::error::EINVAL
+    );
+    // What is behind the pointer is looked at when a program wants a port, and not before.
+    for pointer in [0, NOTHING, SLOT, 1 << 62, u64::MAX, NOTHING - 0x11] {
+        assert_eq!(bitmap(pointer, physdev::IO_PORTS), 0);
+        assert!(refused(), "{pointer:#x}");
+    }
+    assert_eq!(bitmap(all, 0), 0);
+    assert!(refused());
 }
 
 /// What programs may not do, and may.
