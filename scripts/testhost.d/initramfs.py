@@ -25,10 +25,10 @@ TMUX_DATA = ["/usr/lib/locale/C.utf8/LC_CTYPE"]
 LIBRARIES = ["libgcc_s.so.1"]
 # Modules of the Host kernel's that are not built in, for who loads them.
 MODULES = ["drivers/net/tun", "drivers/block/loop"]
-# Those that a stock kernel, as a Guest, may want for its devices, and one for a test.
+# Those that a stock kernel, as a Guest, may want for its devices, and for tests of them.
 GUEST_MODULES = ["xen-pcifront", "virtio", "virtio_ring", "virtio_pci", "virtio_pci_modern_dev",
     "virtio_pci_legacy_dev", "virtio_console", "fuse", "virtiofs", "rng-core", "virtio_blk", "virtio_net", "net_failover", "failover", "virtio-rng", "vsock",
-    "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport", "loop"]  # fmt: skip
+    "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport", "loop", "ext4", "jbd2", "mbcache", "crc16"]  # fmt: skip
 
 # What Guests run from a share of the Host's.
 SHARED_PROGRAMS = ["/usr/bin/git", "/usr/bin/make"]

@@ -7,6 +7,7 @@
 
 # The one that scripts/testhost was told, or that the Host runs.
 STOCK=$(readlink -f /boot/vmlinuz)
+# shellcheck disable=SC2034 # for the scripts
 RELEASE=${STOCK#/boot/vmlinuz-}
 
 # stock ARGUMENT... - run it as a Guest.
