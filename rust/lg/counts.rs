@@ -45,7 +45,7 @@ pub(crate) fn add(to: &mut lguest_stats, from: &lguest_stats) {
     }
     add!(entries interrupts nmis page_faults pf_filled pf_injected pf_spurious pf_mmio prefilled
          exceptions emulated irqs halts direct_syscalls direct_erets direct_faults sections msr_writes cr3_loads
-         shadow_pages shadow_recycled pinned_pages);
+         shadow_pages shadow_recycled known_pages);
 }
 
 /// The counts of one vCPU, and its record.

@@ -215,6 +215,23 @@ impl Crew {
         }
     }
 
+    /// Waits until nobody looks at RAM any more who may have begun before the caller has forgotten pages, wherever the
+    /// vCPUs are then. Out of a look; does not sleep: to end one takes no lock, and no memory.
+    pub(crate) fn await_looks(&self) {
+        let mut looks = Visits::NONE;
+        for ((_, inbox), look) in self.all().zip(&mut looks.0) {
+            *look = inbox.looker.fence_and_look();
+            if *look != Visit::NONE {
+                inbox.kick();
+            }
+        }
+        for ((_, inbox), look) in self.all().zip(&looks.0) {
+            while !inbox.looker.is_over(*look) {
+                core::hint::spin_loop();
+            }
+        }
+    }
+
     /// Turns vCPU 0 on, which begins by itself.
     pub(crate) fn start_first(&self) -> Life {
         let started = |inbox: &Inbox| inbox.power.start(&[0; START_WORDS], || true);

@@ -114,7 +114,7 @@ fn page_fault(
 ) -> Result<Next, Stop> {
     let fault = cpu
         .shared
-        .fault(&cpu.root, &mut cpu.walked, gva, access, wait)?;
+        .fault((&cpu.root, &cpu.inbox), &mut cpu.walked, gva, access, wait)?;
     if wait == Wait::Forbidden && matches!(fault, Fault::Mmio(_)) {
         // Its instruction may have to be waited for.
         return Err(Stop::Later);

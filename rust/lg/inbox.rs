@@ -20,6 +20,7 @@ use crate::{
         presence::Presence,
     },
     sys::{
+        ram::Looker,
         task::Runner,
         timer::{
             Expired,
@@ -59,6 +60,8 @@ pub(crate) struct Inbox {
     timer: Timer<Arrivals>,
     /// Whether it is in the Guest. Only the vCPU's thread changes that.
     pub(crate) presence: Presence,
+    /// Whether it looks at RAM. Only the vCPU's thread changes that.
+    pub(crate) looker: Looker,
     /// Whether it is on.
     pub(crate) power: Power<START_WORDS>,
 }
@@ -71,6 +74,7 @@ impl Inbox {
                 runner: Runner::new(),
             }),
             presence: Presence::new(),
+            looker: Looker::new(),
             power: Power::new(),
         })
     }

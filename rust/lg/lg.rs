@@ -22,6 +22,7 @@
 //!   shared              what vCPUs share: RAM, the shadow, kicks; the order of locks
 //!   notify              which eventfd a virtqueue's kick goes to
 //!   mmu                 the shadow
+//!   memory              a VM's RAM, which the Host may take pages of
 //!   crew                what vCPUs do to each other: start, stop, call, wait until they are out
 //!   inbox               what one vCPU receives, and what others see of it
 //!   blame               who is to blame when something cannot be done; why a guest died, in words
@@ -95,6 +96,7 @@ mod device;
 mod exits;
 mod guest;
 mod inbox;
+mod memory;
 mod mmu;
 mod notify;
 mod record;

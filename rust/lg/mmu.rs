@@ -48,8 +48,11 @@ use crate::{
     },
     sys::{
         hole,
-        page::Wait,
-        ram::GuestRam,
+        ram::{
+            GuestRam,
+            Look,
+            Looker, //
+        },
         slots::Lease,
         switcher::SHARED_LEAF,
         table::{
@@ -86,7 +89,7 @@ pub(crate) enum Fault {
 
 /// The thing that is missing, and may have to be waited for.
 pub(crate) enum Need {
-    /// This page of the Guest's RAM, pinned.
+    /// This page of the Guest's RAM.
     Page(Gpa),
     /// Tables in the shadow's stock.
     Stock,
@@ -121,7 +124,8 @@ impl From<Need> for Unresolved {
     }
 }
 
-/// The whole cache of one VM. It points into the VM's RAM, which has to be there as long.
+/// The whole cache of one VM. It points into the VM's RAM: a vCPU enters the Guest only where the Host has taken none of
+/// that since everything was forgotten (`Shared::follow`).
 pub(crate) struct Mmu {
     shadow: Shadow<Table, KVec<Seat<Table>>>,
     slot: Arc<Lease>,
@@ -175,7 +179,7 @@ impl Mmu {
     /// bit 63.
     pub(crate) fn load(
         &mut self,
-        ram: &GuestRam,
+        look: &Look<'_>,
         at: &mut Root,
         root: Gpa,
         keep: bool,
@@ -187,17 +191,17 @@ impl Mmu {
             Err(Refused::Stock | Refused::Stale) => return Err(Need::Stock),
         }
         if !keep {
-            self.revive(ram, at);
+            self.revive(look, at);
         }
         Ok(())
     }
 
     /// Forgets what the Guest flushes on the vCPU at `at`.
-    pub(crate) fn flush(&mut self, ram: &GuestRam, at: &Root, what: Flush) {
+    pub(crate) fn flush(&mut self, look: &Look<'_>, at: &Root, what: Flush) {
         let dropped = self.shadow.flush(at, what);
         self.forget(dropped);
         if matches!(what, Flush::Lower | Flush::All) {
-            self.revive(ram, at);
+            self.revive(look, at);
         }
     }
 
@@ -205,7 +209,7 @@ impl Mmu {
     /// got back.
     pub(crate) fn flush_vcpus(
         &mut self,
-        ram: &GuestRam,
+        look: &Look<'_>,
         at: &Root,
         crew: &Crew,
         set: u64,
@@ -227,14 +231,13 @@ impl Mmu {
             }
         }
         if matches!(what, Flush::Lower | Flush::All) {
-            self.revive(ram, at);
+            self.revive(look, at);
         }
     }
 
     /// Gets back what is still true of what was in use before a flush: the Guest goes on with that.
-    fn revive(&mut self, ram: &GuestRam, at: &Root) {
-        let tables = ram.tables(Wait::Forbidden);
-        self.prefilled += self.shadow.revive(at, &tables, |gpa| ram.pinned_page(gpa));
+    fn revive(&mut self, look: &Look<'_>, at: &Root) {
+        self.prefilled += self.shadow.revive(at, look, |gpa| look.page(gpa));
     }
 
     /// Forgets `root` wholly; if a vCPU is on it, only its lower half.
@@ -312,7 +315,7 @@ impl Mmu {
     /// until the fault is tried again. Never waits.
     pub(crate) fn fault(
         &mut self,
-        ram: &GuestRam,
+        look: &Look<'_>,
         at: &Root,
         walked: &mut Option<Resolved>,
         gva: Gva,
@@ -321,20 +324,19 @@ impl Mmu {
         let known = walked.take().filter(|walk| walk.is_of(at, gva, access));
         let resolved = match known {
             Some(resolved) => resolved,
-            None => self.resolve(ram, at, gva, access)?,
+            None => self.resolve(look, at, gva, access)?,
         };
         let gpa = resolved.gpa();
-        let Some(hpa) = ram.pinned_page(gpa) else {
+        let Some(hpa) = look.page(gpa) else {
             *walked = Some(resolved);
-            return if ram.contains(gpa) {
+            return if look.contains(gpa) {
                 Err(Need::Page(gpa).into())
             } else {
                 Ok(Fault::Mmio(Gpa::new(gpa.get() | gva.offset())))
             };
         };
-        let tables = ram.tables(Wait::Forbidden);
-        let page = |gpa| ram.pinned_page(gpa);
-        let need = match self.shadow.fill(at, &resolved, hpa, &tables, page) {
+        let page = |gpa| look.page(gpa);
+        let need = match self.shadow.fill(at, &resolved, hpa, look, page) {
             Ok(Filled::New(neighbours)) => {
                 self.prefilled += neighbours;
                 return Ok(Fault::Filled);
@@ -352,7 +354,7 @@ impl Mmu {
     /// The translation of `gva`.
     fn resolve(
         &mut self,
-        ram: &GuestRam,
+        look: &Look<'_>,
         at: &Root,
         gva: Gva,
         access: Access,
@@ -370,13 +372,12 @@ impl Mmu {
                 _ => {}
             }
         }
-        let tables = ram.tables(Wait::Forbidden);
         self.shadow
-            .resolve(at, &tables, gva, access)
+            .resolve(at, look, gva, access)
             .map_err(|error| match error {
                 WalkError::Fault(code) => Fault::Inject(code).into(),
                 WalkError::NotCanonical => Fault::GeneralProtection.into(),
-                WalkError::TableOutside(table) if ram.contains(table) => Need::Page(table).into(),
+                WalkError::TableOutside(table) if look.contains(table) => Need::Page(table).into(),
                 WalkError::TableOutside(table) => Death::TableOutside(table, gva).into(),
                 // The Guest will fault again.
                 WalkError::Contended => Fault::Filled.into(),
@@ -429,12 +430,12 @@ impl Drop for Mmu {
     }
 }
 
-/// Reads Guest memory at `gva`, under `root` and that of `monitor`, as the mode would fetch it; returns how many
-/// bytes could be read. May sleep.
+/// Reads Guest memory at `gva`, under `root` and that of `monitor`, as the mode would fetch it, by the looks of the
+/// vCPU; returns how many bytes could be read. May sleep.
 pub(crate) fn fetch(
     ram: &GuestRam,
-    root: Gpa,
-    monitor: Option<&Monitor>,
+    looker: &Looker,
+    (root, monitor): (Gpa, Option<&Monitor>),
     gva: Gva,
     user: bool,
     buf: &mut [u8],
@@ -445,18 +446,27 @@ pub(crate) fn fetch(
         user,
     };
     let mut done = 0;
-    while done < buf.len() {
+    while let Some(byte) = buf.get_mut(done) {
         let at = Gva::new(gva.get().wrapping_add(done as u64));
         let root = monitor::root_of(monitor, root, at, user);
-        let Ok(t) = paging::walk_quiet(&ram.tables(Wait::Allowed), root, at, access) else {
-            break;
-        };
-        let len = (buf.len() - done).min(4096 - at.offset() as usize);
-        let gpa = Gpa::new(t.gpa.get() | at.offset());
-        if !ram.read(gpa, &mut buf[done..done + len]) {
-            break;
+        let read = looker.look(ram, |look| {
+            let page = paging::walk_quiet(look, root, at, access).map(|t| t.gpa);
+            let gpa = page.map(|page| Gpa::new(page.get() | at.offset()));
+            match gpa {
+                Ok(gpa) => look.byte(gpa).ok_or(Some(gpa)),
+                Err(WalkError::TableOutside(table)) => Err(Some(table)),
+                Err(_) => Err(None),
+            }
+        });
+        match read {
+            Ok(read) => {
+                *byte = read;
+                done += 1;
+            }
+            // It is tried again as long as there is RAM: somebody may take it in between.
+            Err(Some(gpa)) if ram.contains(gpa) && ram.learn(gpa).is_ok() => {}
+            Err(_) => break,
         }
-        done += len;
     }
     done
 }

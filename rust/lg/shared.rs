@@ -13,10 +13,13 @@
 //!    many of them somebody has.
 //! 2. the VM's memory (`Vm`), while regions are added and when a vCPU is made.
 //! 3. the shadow's, and that of [`Notify`]: nobody holds both.
+//! 4. those of the Host's memory management, when memory is asked for; under them the Host takes pages of RAM.
+//! 5. RAM's, for some instructions.
 //!
-//! All of them sleep. In a run section, IRQs off, the last two are tried, and else it is
-//! [`Stop::Later`]. RAM has no lock: it does not change any more. Interrupts touch an `Inbox` only, which
-//! has none. Nor has `Crew`, which waits for vCPUs to leave the Guest: never with 3, and never in a section.
+//! The first three sleep. In a run section, IRQs off, the last two of these are tried, and else it is
+//! [`Stop::Later`]. What there is of RAM is known without a lock. Interrupts touch an `Inbox` only, which
+//! has none. Nor has `Crew`, which waits for vCPUs to leave the Guest: never with 3, and never in a section; and with 4
+//! for looks at RAM to end, which nobody has who waits for anything.
 
 use crate::{
     abi::lguest_stats,
@@ -35,6 +38,7 @@ use crate::{
             Root, //
         },
     },
+    memory::Memory,
     mmu::{
         Fault,
         Mmu,
@@ -43,12 +47,22 @@ use crate::{
     },
     notify::Notify,
     sys::{
+        notifier::Notifier,
         page::Wait,
-        ram::GuestRam,
+        ram::{
+            GuestRam,
+            Look, //
+        },
         slots::Lease, //
     },
 };
-use core::convert::Infallible;
+use core::{
+    convert::Infallible,
+    sync::atomic::{
+        AtomicU64,
+        Ordering, //
+    }, //
+};
 use kernel::{
     new_mutex,
     prelude::*,
@@ -63,11 +77,12 @@ use kernel::{
 pub(crate) struct Shared {
     #[pin]
     shadow: Mutex<Mmu>,
+    /// The epoch of RAM that the shadow is of. Changes under its lock.
+    followed: AtomicU64,
     pub(crate) crew: Arc<Crew>,
     pub(crate) notify: Arc<Notify>,
     pub(crate) lease: Arc<Lease>,
-    // Last: the shadow points into it.
-    pub(crate) ram: GuestRam,
+    memory: Arc<Notifier<Memory>>,
 }
 
 impl Shared {
@@ -75,15 +90,41 @@ impl Shared {
         shadow: Mmu,
         (crew, notify): (Arc<Crew>, Arc<Notify>),
         lease: Arc<Lease>,
-        ram: GuestRam,
+        memory: Arc<Notifier<Memory>>,
     ) -> impl PinInit<Self, Infallible> {
         pin_init!(Self {
             shadow <- new_mutex!(shadow, "lg::shadow"),
+            // Before there can be anything in the shadow.
+            followed: AtomicU64::new(0),
             crew,
             notify,
             lease,
-            ram,
+            memory,
         })
+    }
+
+    pub(crate) fn ram(&self) -> &GuestRam {
+        &self.memory.owner().ram
+    }
+
+    /// Is the shadow of RAM as it is? Says so for as long as the caller's look, in which it is asked, is there: whoever
+    /// takes pages after that waits for its end.
+    pub(crate) fn follows(&self) -> bool {
+        self.followed.load(Ordering::Acquire) == self.ram().epoch()
+    }
+
+    /// Forgets everything that the shadow has if the Host has taken some of it. May sleep.
+    pub(crate) fn follow(&self, at: &Root, inbox: &Inbox) {
+        if self.follows() {
+            return;
+        }
+        let mut shadow = self.shadow.lock();
+        // Before the flush: what is taken later has to be forgotten later.
+        let epoch = self.ram().epoch();
+        inbox.looker.look(self.ram(), |look| {
+            shadow.flush(look, at, Flush::All);
+        });
+        self.followed.store(epoch, Ordering::Release);
     }
 
     /// The shadow, locked.
@@ -94,20 +135,23 @@ impl Shared {
         }
     }
 
-    /// Deals with a page fault at `gva` on the vCPU at `at`, which keeps in `walked` what is worth to be kept
-    /// when it is told to do that later.
+    /// Deals with a page fault at `gva` on the vCPU at `at`, whose inbox that is, and which keeps in `walked` what is
+    /// worth to be kept when it is told to do that later.
     ///
     /// The Host's failure is `ENOMEM`, or why the Launcher's memory could not be had.
     pub(crate) fn fault(
         &self,
-        at: &Root,
+        (at, inbox): (&Root, &Inbox),
         walked: &mut Option<Resolved>,
         gva: Gva,
         access: Access,
         wait: Wait,
     ) -> Result<Fault, Stop> {
         loop {
-            let result = self.shadow(wait)?.fault(&self.ram, at, walked, gva, access);
+            let mut shadow = self.shadow(wait)?;
+            let look = |look: &Look<'_>| shadow.fault(look, at, walked, gva, access);
+            let result = inbox.looker.look(self.ram(), look);
+            drop(shadow);
             match result {
                 Ok(fault) | Err(Unresolved::Settled(fault)) => return Ok(fault),
                 Err(Unresolved::Need(need)) => self.provide(need, wait)?,
@@ -148,7 +192,8 @@ impl Shared {
     ) -> Result<(), Stop> {
         loop {
             let mut shadow = self.shadow(wait)?;
-            let result = shadow.load(&self.ram, at, root, keep);
+            let look = |look: &Look<'_>| shadow.load(look, at, root, keep);
+            let result = inbox.looker.look(self.ram(), look);
             inbox.presence.set_root(at.gpa().get());
             drop(shadow);
             match result {
@@ -158,17 +203,25 @@ impl Shared {
         }
     }
 
-    /// Forgets what the Guest flushes on the vCPU at `at`.
-    pub(crate) fn flush(&self, at: &Root, what: Flush, wait: Wait) -> Result<(), Stop> {
-        self.shadow(wait)?.flush(&self.ram, at, what);
+    /// Forgets what the Guest flushes on the vCPU at `at`, whose inbox that is.
+    pub(crate) fn flush(
+        &self,
+        (at, inbox): (&Root, &Inbox),
+        what: Flush,
+        wait: Wait,
+    ) -> Result<(), Stop> {
+        let mut shadow = self.shadow(wait)?;
+        inbox
+            .looker
+            .look(self.ram(), |look| shadow.flush(look, at, what));
         Ok(())
     }
 
     /// Forgets what is flushed on those of the `set` of vCPUs, and waits until none of them uses it any more. It is
-    /// the vCPU at `at` that does that.
+    /// the vCPU at `at`, whose inbox that is, that does that.
     pub(crate) fn flush_vcpus(
         &self,
-        at: &Root,
+        (at, inbox): (&Root, &Inbox),
         set: u64,
         what: Flush,
         wait: Wait,
@@ -176,8 +229,10 @@ impl Shared {
         if wait == Wait::Forbidden && self.crew.visits(set).is_some() {
             return Err(Stop::Later);
         }
-        self.shadow(wait)?
-            .flush_vcpus(&self.ram, at, &self.crew, set, what);
+        let mut shadow = self.shadow(wait)?;
+        let look = |look: &Look<'_>| shadow.flush_vcpus(look, at, &self.crew, set, what);
+        inbox.looker.look(self.ram(), look);
+        drop(shadow);
         match self.crew.visits(set) {
             None => {}
             // Somebody came in meanwhile. To do it again does no harm.
@@ -194,9 +249,7 @@ impl Shared {
         }
         match need {
             // Without a lock: that may take long.
-            Need::Page(gpa) => {
-                self.ram.page(gpa)?;
-            }
+            Need::Page(gpa) => self.ram().learn(gpa)?,
             Need::Stock => self.shadow(wait)?.stock_up()?,
             Need::Room => loop {
                 let visits = self.shadow(wait)?.make_room(&self.crew);
@@ -223,6 +276,6 @@ impl Shared {
 
     pub(crate) fn add_stats(&self, stats: &mut lguest_stats) {
         self.shadow.lock().add_stats(stats);
-        stats.pinned_pages = self.ram.pinned();
+        stats.known_pages = self.ram().known();
     }
 }

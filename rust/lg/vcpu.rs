@@ -32,7 +32,6 @@ use crate::{
     sys::{
         cpu::IrqsOff,
         page::Wait,
-        ram::GuestRam,
         section::{
             self,
             GuestFpu,
@@ -87,13 +86,13 @@ pub(crate) struct Vcpu {
 
 impl Vcpu {
     /// Can a vCPU be made like that?
-    pub(crate) fn accepts(init: &lguest_vcpu, ram: &GuestRam) -> bool {
+    pub(crate) fn accepts(init: &lguest_vcpu, is_ram: impl FnOnce(Gpa) -> bool) -> bool {
         let root = Gpa::new(init.cr3);
         let begins = match init.id {
             0 => Gva::new(init.rip).is_canonical(),
             _ => (init.rip, init.rsi) == (0, 0),
         };
-        begins && init.pad == 0 && root.offset() == 0 && ram.contains(root)
+        begins && init.pad == 0 && root.offset() == 0 && is_ram(root)
     }
 
     /// A vCPU as the contract describes it: number 0 at the entry point, and on; another one off. [`Vcpu::accepts`]
@@ -218,6 +217,8 @@ impl Vcpu {
                         return Err(EINTR);
                     }
                     task::reschedule_if_asked();
+                    let cpu = &self.cpu;
+                    cpu.shared.follow(&cpu.root, &cpu.inbox);
                     let next = self.run_section(run, &mut exit);
                     // All that the Guest has dropped, before it can drop more: it is not faster than we are.
                     while self.cpu.shared.tidy() {
@@ -262,6 +263,11 @@ impl Vcpu {
         }
         let _time = GuestTime::begin();
         let (cpu, debug) = (&mut self.cpu, &mut self.debug);
+        cpu.inbox.looker.begin(&irqs);
+        if !cpu.shared.follows() {
+            cpu.inbox.looker.end();
+            return Ok(Next::Again);
+        }
         cpu.counts.section();
         lguest::got_cpu(cpu);
         let (setup, xcr0) = (cpu.switcher.setup(&irqs), cpu.xcr0);
@@ -289,6 +295,7 @@ impl Vcpu {
                 }
             }
         });
+        self.cpu.inbox.looker.end();
         if exit.is_hosts() || task::has_work() {
             lguest::may_lose_cpu(&mut self.cpu);
         }

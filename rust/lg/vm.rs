@@ -10,6 +10,7 @@ use crate::{
         Gpa,
         Gva, //
     },
+    memory::Memory,
     mmu::Mmu,
     module_parameters,
     notify::Notify,
@@ -19,7 +20,8 @@ use crate::{
         cpu,
         host,
         nospec,
-        ram::GuestRam,
+        notifier::Notifier,
+        ram::Regions,
         ring::Ring,
         slots::Lease, //
     },
@@ -48,10 +50,10 @@ use kernel::{
     },
 };
 
-/// A VM's memory, before and after its first vCPU was made.
-enum Memory {
+/// A VM before and after its first vCPU was made.
+enum Stage {
     /// Regions are being added.
-    Setup(GuestRam),
+    Setup(Regions),
     /// They do not change any more.
     Shared(Arc<Shared>),
 }
@@ -66,7 +68,7 @@ pub(crate) struct Vm {
     /// Each is locked while it runs.
     vcpus: [SetOnce<Arc<Mutex<Vcpu>>>; LGUEST_MAX_VCPUS as usize],
     #[pin]
-    memory: Mutex<Memory>,
+    stage: Mutex<Stage>,
     notify: Arc<Notify>,
     crew: Arc<Crew>,
 }
@@ -77,7 +79,7 @@ impl Vm {
         let crew = Arc::new(Crew::new()?, GFP_KERNEL_ACCOUNT)?;
         Ok(pin_init!(Self {
             vcpus: [const { SetOnce::new() }; LGUEST_MAX_VCPUS as usize],
-            memory <- new_mutex!(Memory::Setup(GuestRam::new()), "lg::memory"),
+            stage <- new_mutex!(Stage::Setup(Regions::new()), "lg::stage"),
             notify,
             crew,
         }))
@@ -94,27 +96,27 @@ impl Vm {
 
     /// `EBUSY` once there is a vCPU, or while another thread makes one.
     pub(crate) fn add_memory(&self, region: lguest_memory) -> Result {
-        match &mut *self.memory.try_lock().ok_or(EBUSY)? {
-            Memory::Setup(ram) => ram.add(region),
-            Memory::Shared(_) => Err(EBUSY),
+        match &mut *self.stage.try_lock().ok_or(EBUSY)? {
+            Stage::Setup(regions) => regions.add(region),
+            Stage::Shared(_) => Err(EBUSY),
         }
     }
 
     /// `EEXIST` if it exists, `EINVAL` for one that can't, `EBUSY` if the caller's address space
-    /// runs another VM, or while another thread makes one.
+    /// runs another VM, or while another thread makes one, `EINTR` on a signal.
     pub(crate) fn create_vcpu(&self, init: &lguest_vcpu) -> Result {
         let id = init.id as usize;
         let place = nospec::get(&self.vcpus, id).ok_or(EINVAL)?;
-        let mut memory = self.memory.try_lock().ok_or(EBUSY)?;
+        let mut stage = self.stage.try_lock().ok_or(EBUSY)?;
         match id.cmp(&self.crew.count()) {
             Less => return Err(EEXIST),
             Equal => {}
             Greater => return Err(EINVAL),
         }
         let inbox = self.crew.inbox_of_next(id)?;
-        let new = match &mut *memory {
-            Memory::Setup(ram) => {
-                if !Vcpu::accepts(init, ram) {
+        let new = match &mut *stage {
+            Stage::Setup(regions) => {
+                if !Vcpu::accepts(init, |gpa| regions.contains(gpa)) {
                     return Err(EINVAL);
                 }
                 let slot = Arc::new(Lease::new()?, GFP_KERNEL_ACCOUNT)?;
@@ -126,16 +128,20 @@ impl Vm {
                 let (mmu, root) = Mmu::new(root, slot.clone(), five_levels, max_pages)?;
                 inbox.presence.set_root(root.gpa().get());
                 let (room, seat) = (room()?, room()?);
-                // Nothing can fail any more, so the RAM may go.
-                let ram = core::mem::replace(ram, GuestRam::new());
+                let memory = Memory::new(self.crew.clone());
+                let memory = Notifier::new(slot.mm().into(), memory);
+                let memory = Arc::pin_init(memory, GFP_KERNEL_ACCOUNT)?;
+                // Nothing can fail any more, so the regions may go.
+                let regions = core::mem::replace(regions, Regions::new());
+                memory.owner().ram.set(regions);
                 let others = (self.crew.clone(), self.notify.clone());
-                let Ok(shared) = room.pin_init_with(Shared::new(mmu, others, slot, ram));
+                let Ok(shared) = room.pin_init_with(Shared::new(mmu, others, slot, memory));
                 let shared: Arc<Shared> = shared.into();
-                *memory = Memory::Shared(shared.clone());
+                *stage = Stage::Shared(shared.clone());
                 (seat, Vcpu::new(init, parts, root, shared, inbox))
             }
-            Memory::Shared(shared) => {
-                if !Vcpu::accepts(init, &shared.ram) {
+            Stage::Shared(shared) => {
+                if !Vcpu::accepts(init, |gpa| shared.ram().contains(gpa)) {
                     return Err(EINVAL);
                 }
                 let parts = Parts::new(init.id, shared.lease.clone())?;
@@ -147,8 +153,9 @@ impl Vm {
         };
         let (seat, vcpu): (UniqueArc<MaybeUninit<Mutex<Vcpu>>>, _) = new;
         let Ok(seat) = seat.pin_init_with(new_mutex!(vcpu, "lg::vcpu"));
-        place.populate(seat.into());
+        // First: whoever waits for those who are in the Guest has to see it before it can be.
         self.crew.enlist();
+        place.populate(seat.into());
         Ok(())
     }
 
@@ -217,9 +224,9 @@ impl Vm {
         for vcpu in self.vcpus.iter().filter_map(SetOnce::as_ref) {
             counts::add(&mut stats, &vcpu.try_lock().ok_or(EBUSY)?.stats());
         }
-        match &*self.memory.lock() {
-            Memory::Setup(_) => return Err(ENXIO),
-            Memory::Shared(shared) => shared.add_stats(&mut stats),
+        match &*self.stage.lock() {
+            Stage::Setup(_) => return Err(ENXIO),
+            Stage::Shared(shared) => shared.add_stats(&mut stats),
         }
         Ok(stats)
     }

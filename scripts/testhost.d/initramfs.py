@@ -24,7 +24,7 @@ TMUX_DATA = ["/usr/lib/locale/C.utf8/LC_CTYPE"]
 # What they load when they run, and so is not found by its being needed: pthread_cancel() does.
 LIBRARIES = ["libgcc_s.so.1"]
 # Modules of the Host kernel's that are not built in, for who loads them.
-MODULES = ["drivers/net/tun", "drivers/block/loop"]
+MODULES = ["drivers/net/tun", "drivers/block/loop", "drivers/block/brd"]
 # Those that a stock kernel, as a Guest, may want for its devices, and for tests of them.
 GUEST_MODULES = ["xen-pcifront", "virtio", "virtio_ring", "virtio_pci", "virtio_pci_modern_dev",
     "virtio_pci_legacy_dev", "virtio_console", "fuse", "virtiofs", "rng-core", "virtio_blk", "virtio_net", "net_failover", "failover", "virtio-rng", "vsock",

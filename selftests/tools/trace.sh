@@ -20,8 +20,8 @@ grep -E '^[a-z_0-9]+( [a-z_]+)? +[0-9]+$' stats | sort >of-the-module
 diff of-the-trace of-the-module >differences || :
 sed -n 's/^[-+]\([a-z]\)/\1/p' differences | sed 's/ *[0-9]*$//' >names
 [ "$(cat names)" = 'cr3_loads
+known_pages
 msr_writes
-pinned_pages
 prefilled
 sections
 shadow_pages

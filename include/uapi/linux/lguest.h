@@ -468,7 +468,7 @@ struct lguest_stats {
 	__u64 cr3_loads;
 	__u64 shadow_pages;	/* now */
 	__u64 shadow_recycled;	/* roots thrown away for want of memory */
-	__u64 pinned_pages;	/* now */
+	__u64 known_pages;	/* now */
 	__u64 hypercalls[32];	/* by number */
 };
 
@@ -576,6 +576,7 @@ struct lguest_walk {
 
 #define LGUEST_GET_INFO		_IOR(LGUEST_IOC, 0, struct lguest_info)
 #define LGUEST_ADD_MEMORY	_IOW(LGUEST_IOC, 1, struct lguest_memory)
+/* -EINTR: a signal is pending; call again. */
 #define LGUEST_CREATE_VCPU	_IOW(LGUEST_IOC, 2, struct lguest_vcpu)
 /*
  * Run until there is something for the Launcher.  -EINTR: a signal is pending; call again.

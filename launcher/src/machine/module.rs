@@ -411,8 +411,14 @@ impl Vcpu {
             rip: if id == 0 { entry.rip } else { 0 },
             rsi: if id == 0 { entry.rsi } else { 0 },
         };
-        // SAFETY: CREATE_VCPU reads a struct lguest_vcpu.
-        let result = unsafe { ioctl_with_ref(&vm.device, LGUEST_IOCTL_CREATE_VCPU, &vcpu) };
+        let result = loop {
+            // SAFETY: CREATE_VCPU reads a struct lguest_vcpu.
+            let result = unsafe { ioctl_with_ref(&vm.device, LGUEST_IOCTL_CREATE_VCPU, &vcpu) };
+            let error = io::Error::last_os_error();
+            if result == 0 || error.kind() != io::ErrorKind::Interrupted {
+                break result;
+            }
+        };
         check(result, "LGUEST_CREATE_VCPU")?;
         let mut run = Box::<lguest_run>::default();
         run.vcpu = id;

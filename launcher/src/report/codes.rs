@@ -267,8 +267,8 @@ codes! {
         "Count --disk and --share.",
         "Leave out some: one directory can hold what several shares do.";
     49 HostMemory: "the host has too little free memory for the guest",
-        "What a guest has touched of its RAM is pinned and never swapped, so all guests and programs together must \
-         fit: there is room for the first, and not for another.",
+        "What a guest has touched of its RAM stays until it ends, in memory or in swap, so all guests and programs \
+         together must fit there: there is room for the first, and not for another.",
         "free -m; ps -C lg -o pid,rss,args",
         "Give less with -m, or end another guest.";
     50 ConfigSyntax: "the file of --config is not TOML",

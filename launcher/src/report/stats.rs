@@ -41,7 +41,7 @@ pub fn counters(stats: &lguest_stats) -> Vec<(String, u64)> {
     let mut counters = fields! {
         entries interrupts nmis page_faults pf_filled pf_injected pf_spurious pf_mmio prefilled
         exceptions emulated irqs halts direct_syscalls direct_erets direct_faults sections
-        msr_writes cr3_loads shadow_pages shadow_recycled pinned_pages
+        msr_writes cr3_loads shadow_pages shadow_recycled known_pages
     };
     for (number, name) in HYPERCALLS {
         counters.push((
@@ -81,7 +81,7 @@ mod tests {
         // Distinct values, one for each u64 of the struct, by its own Debug output.
         let mut stats = lguest_stats {
             entries: 11,
-            pinned_pages: 22,
+            known_pages: 22,
             ..Default::default()
         };
         stats.hypercalls[LHCALL_NOTIFY as usize] = 33;
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(table.lines().count(), fields + LHCALL_COUNT as usize);
         for (name, value) in [
             ("entries", "11"),
-            ("pinned_pages", "22"),
+            ("known_pages", "22"),
             ("hypercall notify", "33"),
         ] {
             let line = table.lines().find(|line| line.starts_with(name)).unwrap();

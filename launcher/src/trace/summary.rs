@@ -143,7 +143,7 @@ const NOT_OF_EXITS: [&str; 7] = [
     "cr3_loads",
     "shadow_pages",
     "shadow_recycled",
-    "pinned_pages",
+    "known_pages",
 ];
 
 impl Display for Summary {

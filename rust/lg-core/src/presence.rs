@@ -60,6 +60,11 @@ impl Presence {
             .store(changes.wrapping_add(1), Ordering::Release);
     }
 
+    /// Is the vCPU in? Its own thread asks.
+    pub fn is_in(&self) -> bool {
+        self.changes.load(Ordering::Relaxed) & 1 != 0
+    }
+
     /// The visit that the vCPU may be on which does not know of what the caller has done before.
     pub fn fence_and_visit(&self) -> Visit {
         fence(Ordering::SeqCst);

@@ -153,7 +153,7 @@ impl Cpu {
     /// CR3 as the Guest writes it: an address, a PCID, and bit 63 to keep what is cached.
     pub(crate) fn write_cr3(&mut self, cr3: u64, wait: Wait) -> Result<(), Stop> {
         let root = Gpa::new(cr3 & paging::ADDR);
-        if !self.shared.ram.contains(root) {
+        if !self.shared.ram().contains(root) {
             return Err(Death::BadRoot(root).into());
         }
         self.shared
@@ -164,7 +164,7 @@ impl Cpu {
 
     /// Forgets what the Guest flushes.
     pub(crate) fn flush(&mut self, what: Flush, wait: Wait) -> Result<(), Stop> {
-        self.shared.flush(&self.root, what, wait)?;
+        self.shared.flush((&self.root, &self.inbox), what, wait)?;
         self.switcher.note().flush(what);
         Ok(())
     }
@@ -218,7 +218,7 @@ impl Cpu {
     /// May sleep.
     pub(crate) fn fetch(&mut self, gva: Gva, buf: &mut [u8]) -> usize {
         let user = self.switcher.user_mode();
-        let (ram, monitor) = (&self.shared.ram, self.monitor.as_ref());
-        mmu::fetch(ram, self.root.gpa(), monitor, gva, user, buf)
+        let roots = (self.root.gpa(), self.monitor.as_ref());
+        mmu::fetch(self.shared.ram(), &self.inbox.looker, roots, gva, user, buf)
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod hole;
 pub(crate) mod host;
 pub(crate) mod mitigations;
 pub(crate) mod nospec;
+pub(crate) mod notifier;
 pub(crate) mod page;
 pub(crate) mod probe;
 pub(crate) mod ram;

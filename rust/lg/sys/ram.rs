@@ -1,21 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Guest RAM: memory of the Launcher's, pinned as the Guest touches it.
+//! Guest RAM: memory of the Launcher's, which stays the Host's.
 //!
-//! A page stays pinned until the VM ends, so that the shadow may point at it without asking
-//! anybody. (The alternative, an MMU notifier which tears the shadow down when the Host moves a
-//! page, buys swapping of Guests; it would have to stop every vCPU from a callback that may not
-//! sleep.)
+//! The Host may take a page back at any time: to swap it out, to move it, because the Launcher punches a hole. So a page
+//! is *known* here from when the Guest touches it until the Host says that it takes it, by way of the address space's
+//! [notifier](super::notifier). Nothing is pinned.
+//!
+//! # Looks
+//!
+//! Whoever reads or writes a page, or lets a vCPU's processor do so by an entry of the shadow, has a [`Look`]. The Host
+//! takes in this order ([`GuestRam::begin_taking`]): it forgets what is known of the pages, advances the
+//! [epoch](GuestRam::epoch), and waits for all looks that may be older. A vCPU whose shadow is of another epoch does not
+//! enter the Guest. And what goes into the shadow is looked up under the shadow's lock, so a flush of it that is of the
+//! new epoch has what was put there by an older look as well.
+//!
+//! Until the Host has done with them ([`GuestRam::end_taking`]) no page becomes known: it might be one of those.
 //!
 //! The only Rust references into Guest memory are to atomic words, which are read and written by value.
 
 use super::{
     compat,
+    cpu::IrqsOff,
     nospec,
     page::{
         direct_map,
-        page_to_hpa,
-        Wait, //
+        page_to_hpa, //
     }, //
 };
 use crate::{
@@ -25,74 +34,66 @@ use crate::{
             Gpa,
             Hpa, //
         },
-        paging::TableMemory, //
+        paging::TableMemory,
+        presence::{
+            Presence,
+            Visit, //
+        },
     },
 };
-use core::sync::atomic::{
-    AtomicU64,
-    Ordering, //
+use core::{
+    ops::Range,
+    sync::atomic::{
+        AtomicU64,
+        Ordering, //
+    }, //
 };
 use kernel::{
     bindings,
-    prelude::*, //
+    new_condvar,
+    new_spinlock,
+    prelude::*,
+    sync::{
+        CondVar,
+        SetOnce,
+        SpinLock, //
+    }, //
 };
 
 const PAGE: u64 = 4096;
-/// Pages that are pinned at once at most: 64 KiB. With more, a Guest that touches one page here and
-/// there would pin much that it never uses; with fewer, the cost of the call shows.
+/// Pages that are asked for at once at most: 64 KiB. With more, a Guest that touches one page here and
+/// there would have much that it never uses; with fewer, the cost of the call shows.
 const BATCH: usize = 16;
-
-#[cfg(CONFIG_MEMORY_FAILURE)]
-const HWPOISON: u32 = bindings::pageflags_PG_hwpoison;
-#[cfg(not(CONFIG_MEMORY_FAILURE))]
-const HWPOISON: u32 = 0;
+/// In the place of a page's address: it is not known. No RAM of a Launcher's is at 0.
+const UNKNOWN: u64 = 0;
 
 struct Region {
     gpa: u64,
     hva: u64,
-    /// The page behind each Guest frame, as the address of its `struct page`; 0 until it is pinned.
+    /// The Host's page behind each Guest frame, or [`UNKNOWN`].
     pages: KVVec<AtomicU64>,
 }
 
 impl Region {
-    /// The page of this index if it is pinned; `EHWPOISON` if memory failed there since. The pin keeps
-    /// such a page where it is, and reading it would be another machine check, in the kernel.
-    fn good_page(&self, index: usize) -> Result<Option<Hpa>> {
-        let word = self.pages.get(index).ok_or(EINVAL)?.load(Ordering::Acquire);
-        let page = word as *const bindings::page;
-        if page.is_null() {
-            return Ok(None);
-        }
-        // SAFETY: By the invariant of `GuestRam` it is a `struct page`; others change flags at any time,
-        // hence volatile.
-        let (flags, hpa) = unsafe {
-            let flags = (&raw const (*page).flags.f).read_volatile();
-            (flags, page_to_hpa(page))
-        };
-        if cfg!(CONFIG_MEMORY_FAILURE) && flags & (1 << HWPOISON) != 0 {
-            return Err(compat::ehwpoison());
-        }
-        Ok(Some(hpa))
+    /// Which of its pages are in these addresses of the Launcher's?
+    fn pages_in(&self, hvas: &Range<u64>) -> &[AtomicU64] {
+        let end = self.hva + self.pages.len() as u64 * PAGE;
+        let index = |hva: u64| ((hva.clamp(self.hva, end) - self.hva) / PAGE) as usize;
+        // A page of which only a part is taken is taken.
+        let pages = index(hvas.start)..index(hvas.end.saturating_add(PAGE - 1));
+        self.pages.get(pages).unwrap_or_default()
     }
 }
 
-/// # Invariants
-///
-/// A non-zero word of `pages` is a `struct page` on which we hold a long-term, writable pin.
-pub(crate) struct GuestRam {
-    regions: KVec<Region>,
-    pinned: AtomicU64,
-}
+/// The regions that a VM's RAM is made of.
+pub(crate) struct Regions(KVec<Region>);
 
-impl GuestRam {
+impl Regions {
     pub(crate) fn new() -> Self {
-        Self {
-            regions: KVec::new(),
-            pinned: AtomicU64::new(0),
-        }
+        Self(KVec::new())
     }
 
-    /// Adds a region. `EINVAL` for one which is unaligned, empty, beyond [`LGUEST_MAX_GPA`], not in
+    /// Adds one. `EINVAL` for one which is unaligned, empty, beyond [`LGUEST_MAX_GPA`], not in
     /// user memory, or which overlaps another; `ENOSPC` when there are too many.
     pub(crate) fn add(&mut self, new: lguest_memory) -> Result {
         let end = new.gpa.checked_add(new.size).ok_or(EINVAL)?;
@@ -104,21 +105,21 @@ impl GuestRam {
         {
             return Err(EINVAL);
         }
-        for r in &self.regions {
+        for r in &self.0 {
             let r_end = r.gpa + r.pages.len() as u64 * PAGE;
             if new.gpa < r_end && r.gpa < end {
                 return Err(EINVAL);
             }
         }
-        if self.regions.len() >= LGUEST_MAX_MEMORY as usize {
+        if self.0.len() >= LGUEST_MAX_MEMORY as usize {
             return Err(ENOSPC);
         }
         let count = (new.size / PAGE) as usize;
         let mut pages = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..count {
-            pages.push(AtomicU64::new(0), GFP_KERNEL_ACCOUNT)?;
+            pages.push(AtomicU64::new(UNKNOWN), GFP_KERNEL_ACCOUNT)?;
         }
-        self.regions.push(
+        self.0.push(
             Region {
                 gpa: new.gpa,
                 hva: new.hva,
@@ -129,14 +130,9 @@ impl GuestRam {
         Ok(())
     }
 
-    /// Pages pinned now.
-    pub(crate) fn pinned(&self) -> u64 {
-        self.pinned.load(Ordering::Relaxed)
-    }
-
     /// The region of `gpa`, and which of its pages that is.
     fn find(&self, gpa: Gpa) -> Option<(&Region, usize)> {
-        self.regions.iter().find_map(|r| {
+        self.0.iter().find_map(|r| {
             let index = gpa.get().checked_sub(r.gpa)? / PAGE;
             let pages = r.pages.len();
             (index < pages as u64).then_some((r, nospec::index(index as usize, pages)))
@@ -147,119 +143,275 @@ impl GuestRam {
     pub(crate) fn contains(&self, gpa: Gpa) -> bool {
         self.find(gpa).is_some()
     }
+}
 
-    /// The Host's page behind `gpa` if it is pinned already, and good; never sleeps.
-    pub(crate) fn pinned_page(&self, gpa: Gpa) -> Option<Hpa> {
-        let (region, index) = self.find(gpa)?;
-        region.good_page(index).ok()?
+/// What the Host is at.
+struct Takings {
+    /// How many have begun and not ended.
+    now: usize,
+    /// How many have ever begun.
+    begun: u64,
+}
+
+/// A VM's RAM.
+///
+/// # Invariants
+///
+/// A word of `pages` that is not [`UNKNOWN`] is the address of a page, in the direct map, which the Launcher has mapped
+/// writable at that place. It is not freed before the Host has made the word `UNKNOWN` again and all [`Look`]s that
+/// were there then have ended.
+#[pin_data]
+pub(crate) struct GuestRam {
+    regions: SetOnce<Regions>,
+    #[pin]
+    takings: SpinLock<Takings>,
+    /// `takings.now` is 0 again.
+    #[pin]
+    over: CondVar,
+    epoch: AtomicU64,
+    known: AtomicU64,
+}
+
+impl GuestRam {
+    /// None yet.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            regions: SetOnce::new(),
+            takings <- new_spinlock!(Takings { now: 0, begun: 0 }, "lg::takings"),
+            over <- new_condvar!("lg::takings_over"),
+            epoch: AtomicU64::new(0),
+            known: AtomicU64::new(0),
+        })
     }
 
-    /// The Host's page behind `gpa`, pinned now if it was not. `None` outside RAM, `EFAULT` when
-    /// the Launcher has no memory there, `EHWPOISON` when the Host has found an uncorrectable error in
-    /// it. May sleep; only in the Launcher's own address space.
-    pub(crate) fn page(&self, gpa: Gpa) -> Result<Option<Hpa>> {
+    /// Makes it of these regions, which is done once.
+    pub(crate) fn set(&self, regions: Regions) {
+        self.regions.populate(regions);
+    }
+
+    fn regions(&self) -> impl Iterator<Item = &Region> {
+        self.regions.as_ref().into_iter().flat_map(|r| r.0.iter())
+    }
+
+    fn find(&self, gpa: Gpa) -> Option<(&Region, usize)> {
+        self.regions.as_ref()?.find(gpa)
+    }
+
+    /// Is there RAM at `gpa`?
+    pub(crate) fn contains(&self, gpa: Gpa) -> bool {
+        self.find(gpa).is_some()
+    }
+
+    /// Pages known now.
+    pub(crate) fn known(&self) -> u64 {
+        self.known.load(Ordering::Relaxed)
+    }
+
+    /// Advances when the Host takes pages that were known. A shadow that was empty when it was at this number, and
+    /// filled since, has none of them.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Gets to know the Host's page behind `gpa`, and nothing if that is outside RAM. `EFAULT` when the Launcher has no
+    /// memory there, `EHWPOISON` when the Host has found an uncorrectable error in it, `EINTR` on a signal while the
+    /// Host is taking pages. May sleep; only in the Launcher's own address space, and without a [`Look`].
+    pub(crate) fn learn(&self, gpa: Gpa) -> Result {
         let Some((region, index)) = self.find(gpa) else {
-            return Ok(None);
+            return Ok(());
         };
-        if region.good_page(index)?.is_none() {
-            self.pin(region, index)?;
-        }
-        region.good_page(index)
-    }
-
-    /// Pins a page and, since the Guest is likely to come for them next, those behind it up to the
-    /// next one that is pinned or to the end of its [`BATCH`].
-    fn pin(&self, region: &Region, index: usize) -> Result {
+        // Since the Guest is likely to come for them next: also those behind it, up to the next one that is known or to
+        // the end of its batch.
         let end = (index / BATCH * BATCH + BATCH).min(region.pages.len());
         let slots = region.pages.get(index..end).ok_or(EINVAL)?;
-        let wanted = slots
-            .iter()
-            .take_while(|slot| slot.load(Ordering::Relaxed) == 0)
-            .count();
+        let unknown = |slot: &&AtomicU64| slot.load(Ordering::Relaxed) == UNKNOWN;
+        let wanted = slots.iter().take_while(unknown).count();
+        if wanted == 0 {
+            return Ok(());
+        }
+        let begun = self.none_is_taken()?;
+        let hva = (region.hva + index as u64 * PAGE) as usize;
         let mut pages = [core::ptr::null_mut::<bindings::page>(); BATCH];
         // SAFETY: `pages` has room for `wanted` pages, and the function checks the address itself.
         let got = unsafe {
-            bindings::pin_user_pages_fast(
-                (region.hva + index as u64 * PAGE) as usize,
-                wanted as i32,
-                bindings::FOLL_WRITE | bindings::FOLL_LONGTERM,
-                pages.as_mut_ptr(),
-            )
+            let flags = bindings::FOLL_WRITE;
+            bindings::pin_user_pages_fast(hva, wanted as i32, flags, pages.as_mut_ptr())
         };
         if got <= 0 {
-            return Err(if got < 0 {
-                Error::from_errno(got)
-            } else {
-                EFAULT
-            });
+            return Err(why_not(hva, got));
         }
-        for (slot, &page) in slots.iter().zip(&pages).take(got as usize) {
-            // INVARIANT: Just pinned. If another vCPU was faster, its pin stays and ours goes.
-            if slot
-                .compare_exchange(0, page as u64, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-            {
-                self.pinned.fetch_add(1, Ordering::Relaxed);
-            } else {
-                // SAFETY: We pinned it above.
-                unsafe { bindings::unpin_user_page(page) };
+        {
+            let takings = self.takings.lock();
+            // Who begins to take after this finds them known.
+            if takings.now == 0 && takings.begun == begun {
+                for (slot, &page) in slots.iter().zip(&pages).take(got as usize) {
+                    // SAFETY: It was just given to us.
+                    let hpa = unsafe { page_to_hpa(page) };
+                    // INVARIANT: We have it still, so it was there when nobody had begun to take it.
+                    if slot.swap(hpa.get(), Ordering::Release) == UNKNOWN {
+                        self.known.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
             }
         }
+        // Dirty, since the Host does not see what the Guest writes by way of the shadow. To write a page out, it takes
+        // it first.
+        // SAFETY: We have these by the call above.
+        unsafe { bindings::unpin_user_pages_dirty_lock(pages.as_mut_ptr(), got as usize, true) };
         Ok(())
     }
 
-    /// The word at `gpa`, which must be aligned. `None` outside RAM, or where it would have to wait
-    /// but must not.
-    fn word(&self, gpa: Gpa, wait: Wait) -> Result<Option<&AtomicU64>> {
-        let hpa = match self.pinned_page(gpa) {
-            None if wait == Wait::Allowed => self.page(gpa)?,
-            known => known,
-        };
-        let Some(hpa) = hpa else {
-            return Ok(None);
-        };
-        let at = hpa.get() | (gpa.get() % PAGE & !7);
-        // SAFETY: The page stays pinned as long as `self`, an aligned word is inside it, and
-        // everybody (Guest, Launcher, us) only ever does whole-word accesses that the CPU makes
-        // atomic.
-        Ok(Some(unsafe {
-            &*direct_map(Hpa::new(at)).cast::<AtomicU64>()
-        }))
-    }
-
-    /// Copies Guest memory to `buf`; `false` if it is not all RAM. May sleep.
-    pub(crate) fn read(&self, gpa: Gpa, buf: &mut [u8]) -> bool {
-        for (i, byte) in buf.iter_mut().enumerate() {
-            let at = Gpa::new(gpa.get().wrapping_add(i as u64));
-            let Ok(Some(word)) = self.word(at, Wait::Allowed) else {
-                return false;
-            };
-            *byte = (word.load(Ordering::Relaxed) >> (at.get() % 8 * 8)) as u8;
+    /// Waits until the Host is taking nothing; says how often it has begun to.
+    fn none_is_taken(&self) -> Result<u64> {
+        let mut takings = self.takings.lock();
+        while takings.now > 0 {
+            if self.over.wait_interruptible(&mut takings) {
+                return Err(EINTR);
+            }
         }
-        true
+        Ok(takings.begun)
     }
 
-    /// The Guest's page tables, for the walker.
-    pub(crate) fn tables(&self, wait: Wait) -> Tables<'_> {
-        Tables { ram: self, wait }
+    /// The Host takes what is in these addresses of the Launcher's. If any of it may be in use, it has to wait for all
+    /// looks that were there before this returned, and says so. Process context; does not sleep.
+    pub(crate) fn begin_taking(&self, hvas: &Range<u64>) -> bool {
+        let mine = {
+            let mut takings = self.takings.lock();
+            takings.now += 1;
+            takings.begun = takings.begun.wrapping_add(1);
+            takings.begun
+        };
+        let (mut any, mut forgotten) = (false, 0);
+        for slot in self.regions().flat_map(|region| region.pages_in(hvas)) {
+            any = true;
+            // Most are not known, and a swap is dear.
+            let known = slot.load(Ordering::Relaxed) != UNKNOWN;
+            if known && slot.swap(UNKNOWN, Ordering::Relaxed) != UNKNOWN {
+                forgotten += 1;
+            }
+        }
+        if !any {
+            return false;
+        }
+        self.known.fetch_sub(forgotten, Ordering::Relaxed);
+        let alone = {
+            let takings = self.takings.lock();
+            takings.now == 1 && takings.begun == mine
+        };
+        // What another one has forgotten, who may not have waited for the looks yet, is not free either.
+        let in_use = forgotten > 0 || !alone;
+        if in_use {
+            // Release: who sees it sees that they are forgotten.
+            self.epoch.fetch_add(1, Ordering::Release);
+        }
+        in_use
+    }
+
+    /// The Host has done with what it has begun to take. Process context; does not sleep.
+    pub(crate) fn end_taking(&self) {
+        let mut takings = self.takings.lock();
+        takings.now -= 1;
+        if takings.now == 0 {
+            self.over.notify_all();
+        }
     }
 }
 
-/// How the walker reaches Guest page tables. Where waiting is forbidden, a table that is not pinned
-/// yet looks as if it were outside RAM ([`GuestRam::contains`] tells them apart). So does one that could not
-/// be pinned.
-pub(crate) struct Tables<'a> {
+/// The reason why there is no page at `hva`, where the Host said `got`.
+fn why_not(hva: usize, got: i32) -> Error {
+    if got != 0 && Error::from_errno(got) != EFAULT {
+        return Error::from_errno(got);
+    }
+    // The quick call does not tell memory that is bad from none.
+    // SAFETY: No page is asked for, and the function checks the address itself.
+    let got = unsafe {
+        let flags = bindings::FOLL_WRITE | bindings::FOLL_HWPOISON;
+        bindings::get_user_pages_unlocked(hva, 1, core::ptr::null_mut(), flags)
+    };
+    match Error::from_errno(got as i32) {
+        error if error == compat::ehwpoison() => error,
+        _ => EFAULT,
+    }
+}
+
+/// The looks of one vCPU at its RAM, as those who take pages see them: no more than one at a time, its thread's.
+///
+/// Whoever takes pages of that RAM waits for the looks of each of its vCPUs.
+pub(crate) struct Looker(Presence);
+
+impl Looker {
+    pub(crate) fn new() -> Self {
+        Self(Presence::new())
+    }
+
+    /// Everything until [`end`](Self::end) is one look: a run section, IRQs off.
+    pub(crate) fn begin(&self, _irqs: &IrqsOff) {
+        self.0.enter();
+    }
+
+    /// Nothing of it is used any more, neither here nor by the processor.
+    pub(crate) fn end(&self) {
+        self.0.leave();
+    }
+
+    /// Calls `f` with a look at `ram`: the one of the section, or else one of its own, for which IRQs are off.
+    pub(crate) fn look<R>(&self, ram: &GuestRam, f: impl FnOnce(&Look<'_>) -> R) -> R {
+        if self.0.is_in() {
+            return f(&Look { ram });
+        }
+        let irqs = IrqsOff::new();
+        self.begin(&irqs);
+        let result = f(&Look { ram });
+        self.end();
+        result
+    }
+
+    /// The look that there may be which does not know of what the caller has forgotten before.
+    pub(crate) fn fence_and_look(&self) -> Visit {
+        self.0.fence_and_visit()
+    }
+
+    /// Has it ended?
+    pub(crate) fn is_over(&self, look: Visit) -> bool {
+        self.0.is_over(look)
+    }
+}
+
+/// A look at RAM: the pages that are known stay where they are. It never waits.
+pub(crate) struct Look<'a> {
     ram: &'a GuestRam,
-    wait: Wait,
 }
 
-impl Tables<'_> {
-    fn word(&self, at: Gpa) -> Option<&AtomicU64> {
-        self.ram.word(at, self.wait).ok().flatten()
+impl Look<'_> {
+    /// Is there RAM at `gpa`?
+    pub(crate) fn contains(&self, gpa: Gpa) -> bool {
+        self.ram.contains(gpa)
+    }
+
+    /// The Host's page behind `gpa`, if it is known.
+    pub(crate) fn page(&self, gpa: Gpa) -> Option<Hpa> {
+        let (region, index) = self.ram.find(gpa)?;
+        let hpa = region.pages.get(index)?.load(Ordering::Acquire);
+        (hpa != UNKNOWN).then_some(Hpa::new(hpa))
+    }
+
+    /// The word at `gpa`, which must be aligned; if its page is known.
+    fn word(&self, gpa: Gpa) -> Option<&AtomicU64> {
+        let at = self.page(gpa)?.get() | (gpa.get() % PAGE & !7);
+        // SAFETY: By the invariant of `GuestRam` the page is there as long as `self`, an aligned word is inside it, and
+        // everybody (Guest, Launcher, us) only ever does whole-word accesses that the CPU makes atomic.
+        Some(unsafe { &*direct_map(Hpa::new(at)).cast::<AtomicU64>() })
+    }
+
+    /// The byte at `gpa`, if its page is known.
+    pub(crate) fn byte(&self, gpa: Gpa) -> Option<u8> {
+        Some((self.word(gpa)?.load(Ordering::Relaxed) >> (gpa.get() % 8 * 8)) as u8)
     }
 }
 
-impl TableMemory for Tables<'_> {
+/// The Guest's page tables, for the walker. A table that is not known looks as if it were outside RAM
+/// ([`Look::contains`] tells them apart).
+impl TableMemory for Look<'_> {
     fn read_pte(&self, at: Gpa) -> Option<u64> {
         Some(self.word(at)?.load(Ordering::Acquire))
     }
@@ -267,8 +419,8 @@ impl TableMemory for Tables<'_> {
     fn table(&self, at: Gpa) -> Option<impl Fn(usize) -> u64> {
         let page = Gpa::new(at.get() & !(PAGE - 1));
         let first = self.word(page)?.as_ptr();
-        // SAFETY: That is the first word of a page of the Guest's, which is page aligned and stays pinned as
-        // long as we are borrowed; for its words, see `word`.
+        // SAFETY: That is the first word of a page of the Guest's, which is page aligned and stays there as
+        // long as `self`; for its words, see `word`.
         let words = unsafe { &*first.cast::<[AtomicU64; 512]>() };
         Some(|i: usize| words[i % 512].load(Ordering::Acquire))
     }
@@ -278,20 +430,5 @@ impl TableMemory for Tables<'_> {
             word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok()
         })
-    }
-}
-
-impl Drop for GuestRam {
-    fn drop(&mut self) {
-        for r in &self.regions {
-            for slot in r.pages.iter() {
-                let mut page = slot.load(Ordering::Relaxed) as *mut bindings::page;
-                if !page.is_null() {
-                    // SAFETY: By the type invariant we hold a pin, and the shadow that pointed here
-                    // is gone.
-                    unsafe { bindings::unpin_user_pages_dirty_lock(&mut page, 1, true) };
-                }
-            }
-        }
     }
 }

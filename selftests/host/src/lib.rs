@@ -34,13 +34,22 @@ unsafe impl Sync for Ram {}
 impl Ram {
     /// `size` bytes of zeroed shared memory.
     pub fn new(size: usize) -> io::Result<Self> {
+        Self::map(size, libc::MAP_SHARED)
+    }
+
+    /// `size` bytes of zeroed memory that is this process's alone.
+    pub fn private(size: usize) -> io::Result<Self> {
+        Self::map(size, libc::MAP_PRIVATE)
+    }
+
+    fn map(size: usize, kind: i32) -> io::Result<Self> {
         // SAFETY: a new mapping overlaps nothing.
         let start = unsafe {
             libc::mmap(
                 ptr::null_mut(),
                 size,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+                kind | libc::MAP_ANONYMOUS,
                 -1,
                 0,
             )
@@ -153,7 +162,12 @@ impl Device {
             rip,
             rsi,
         };
-        self.ioctl_on(abi::LGUEST_IOCTL_CREATE_VCPU, &mut vcpu)
+        loop {
+            match self.ioctl_on(abi::LGUEST_IOCTL_CREATE_VCPU, &mut vcpu) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
     }
 
     /// Runs the vCPU until it exits.
@@ -217,14 +231,22 @@ pub enum End {
 impl Vm {
     /// Loads the bare Guest at `path` into `size` bytes of RAM (a multiple of 2 MiB, at most 1 GiB), as the header says.
     pub fn load(path: &Path, size: usize, command_line: &str) -> Result<Self> {
-        let (vm, start) = Self::prepare(path, size, command_line)?;
+        Self::load_into(Ram::new(size)?, path, command_line)
+    }
+
+    /// The same, in RAM that is there already.
+    pub fn load_into(ram: Ram, path: &Path, command_line: &str) -> Result<Self> {
+        let (vm, start) = Self::prepare_in(ram, path, command_line)?;
         vm.create_vcpu(start)?;
         Ok(vm)
     }
 
     /// The same, but without a vCPU, which is to start there.
     pub fn prepare(path: &Path, size: usize, command_line: &str) -> Result<(Self, Start)> {
-        let ram = Ram::new(size)?;
+        Self::prepare_in(Ram::new(size)?, path, command_line)
+    }
+
+    fn prepare_in(ram: Ram, path: &Path, command_line: &str) -> Result<(Self, Start)> {
         let (cr3, rip) = load_image(&ram, &std::fs::read(path)?)?;
         write_boot_params(&ram, command_line);
         let device = Device::open().map_err(|error| format!("/dev/lguest: {error}"))?;
@@ -248,6 +270,11 @@ impl Vm {
 
     /// Runs it to its next exit, and handles that.
     pub fn step(&self) -> Result<Option<End>> {
+        self.step_with(|text| print!("{text}"))
+    }
+
+    /// The same, but what it prints goes to `print`.
+    pub fn step_with(&self, print: impl FnOnce(String)) -> Result<Option<End>> {
         let run = match self.device.run() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
             run => run?,
@@ -258,7 +285,7 @@ impl Vm {
                 abi::LGUEST_EXIT_CONSOLE => {
                     let console = run.__bindgen_anon_1.console;
                     let text = self.ram.read(console.gpa, console.len as usize);
-                    print!("{}", String::from_utf8_lossy(&text));
+                    print(String::from_utf8_lossy(&text).into_owned());
                     return Ok(None);
                 }
                 abi::LGUEST_EXIT_SHUTDOWN => Ok(run.__bindgen_anon_1.shutdown),

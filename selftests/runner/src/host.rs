@@ -31,6 +31,7 @@ pub(crate) const TESTS: &[Row] = &[
     ("four-guests", 120, four_guests),
     ("tick-while-a-guest-spins", 60, tick_while_a_guest_spins),
     ("cpu-goes-and-comes", 120, cpu_goes_and_comes),
+    ("memory-taken", 480, |timeout| program("taken", timeout)),
     ("memory-error-found", 60, |timeout| {
         program("memory_errors poison", timeout)
     }),

@@ -33,7 +33,7 @@ use crate::{
         foresight::Note,
         irq::Call, //
     },
-    sys::page::Wait,
+    sys::ram::Look,
 };
 
 /// The #GP by which a program's SYSENTER is told to the Guest's kernel.
@@ -141,8 +141,9 @@ pub(crate) fn inject_page_fault(cpu: &mut Cpu, gva: Gva, code: u32) -> Result<Ne
         let note = if gva.is_upper() || watched || cpu.switcher.page.takes_spurious() == 0 {
             Note::default()
         } else {
-            let tables = cpu.shared.ram.tables(Wait::Forbidden);
-            Note::of(&tables, cpu.root.gpa(), gva)
+            let root = cpu.root.gpa();
+            let note = |look: &Look<'_>| Note::of(look, root, gva);
+            cpu.inbox.looker.look(cpu.shared.ram(), note)
         };
         *cpu.switcher.note() = note;
     }

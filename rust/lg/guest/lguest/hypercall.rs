@@ -217,7 +217,8 @@ fn flush_tlb(cpu: &mut Cpu, what: u64, range: [u64; 2], wait: Wait) -> Result<()
 fn flush_vcpus(cpu: &mut Cpu, regs: &Regs, wait: Wait) -> Result<(), Refused<Errno>> {
     let what = flush(regs.rdi, [regs.rsi, regs.rdx])?;
     let set = existing(cpu, regs.r10)?;
-    cpu.shared.flush_vcpus(&cpu.root, set, what, wait)?;
+    let me = (&cpu.root, &*cpu.inbox);
+    cpu.shared.flush_vcpus(me, set, what, wait)?;
     cpu.switcher.note().flush(what);
     Ok(())
 }
@@ -243,7 +244,7 @@ fn existing(cpu: &Cpu, set: u64) -> Result<u64, Errno> {
 
 fn start_vcpu(cpu: &mut Cpu, regs: &Regs) -> Result<(), Refused<Errno>> {
     let (rip, root) = (Gva::new(regs.rsi), Gpa::new(regs.r8));
-    if !rip.is_canonical() || root.offset() != 0 || !cpu.shared.ram.contains(root) {
+    if !rip.is_canonical() || root.offset() != 0 || !cpu.shared.ram().contains(root) {
         return Err(Errno::Invalid.into());
     }
     let start = Start {
@@ -306,7 +307,7 @@ fn set_timer(cpu: &Cpu, ns: u64) {
 
 /// May `[gpa, gpa + len)` be text for the console: RAM, and not too long?
 fn is_text(cpu: &Cpu, gpa: u64, len: u64) -> bool {
-    let ram = &cpu.shared.ram;
+    let ram = cpu.shared.ram();
     let last = gpa.checked_add(len.saturating_sub(1));
     len <= LGUEST_CONSOLE_MAX.into()
         && ram.contains(Gpa::new(gpa))
@@ -341,7 +342,7 @@ fn set_monitor(cpu: &mut Cpu, entry: Gva, root: Gpa, wait: Wait) -> Result<(), R
         return Err(Errno::Busy.into());
     }
     match Monitor::new(entry, root) {
-        Some(monitor) if cpu.shared.ram.contains(root) => {
+        Some(monitor) if cpu.shared.ram().contains(root) => {
             if wait == Wait::Forbidden {
                 return Err(Stop::Later.into());
             }

@@ -47,12 +47,11 @@ fn main() -> Result<()> {
     }
 }
 
-/// The Host's memory scrubber finds an error in a page that the Guest has. It stays where it is, for it
-/// is pinned; but neither Guest nor Host reads it from now on.
+/// The Host's memory scrubber finds an error in a page that the Guest has: neither Guest nor Host reads it from now on.
 fn poison() -> Result<()> {
     let path = format!("{GUESTS}/hostile/events");
     let vm = Vm::load(Path::new(&path), RAM, "crime=system-calls-for-ever")?;
-    // Until it says so. Its page tables are pinned by now, and it has more faults before it.
+    // Until it says so. Its page tables are known by now, and it has more faults before it.
     if let Some(end) = vm.step()? {
         return Err(format!("the guest ended with {end:?}").into());
     }
@@ -189,7 +188,7 @@ fn poison_page(file: &File, offset: u64) -> Result<()> {
         if page == libc::MAP_FAILED {
             return Err(io::Error::last_os_error().into());
         }
-        // EBUSY: it is pinned, and stays where it is; bad it is all the same.
+        // Whether it could be taken away from everybody or not, bad it is.
         libc::madvise(page, 4096, libc::MADV_HWPOISON);
         libc::munmap(page, 4096);
     }
