@@ -16,8 +16,7 @@ pub struct Room {
     pub group: PathBuf,
     /// Its limit, in bytes.
     pub limit: u64,
-    /// The part of that, in bytes, that is free or can be made free: pages of files, and what can
-    /// be swapped.
+    /// What there is for somebody new, in bytes: what is free or can be made free, and swap.
     pub available: u64,
 }
 
@@ -27,15 +26,15 @@ struct Files {
     used: &'static str,
     /// The part of `memory.stat` that can be made free.
     reclaimable: &'static [&'static str],
-    /// The part of it that can be swapped, and the files that say how much of that.
-    swap: Option<(&'static str, &'static str, &'static str)>,
+    /// The most that may be swapped out, and how much that is now.
+    swap: Option<(&'static str, &'static str)>,
 }
 
 const V2: Files = Files {
     limit: "memory.max",
     used: "memory.current",
     reclaimable: &["inactive_file", "active_file", "slab_reclaimable"],
-    swap: Some(("anon", "memory.swap.max", "memory.swap.current")),
+    swap: Some(("memory.swap.max", "memory.swap.current")),
 };
 const V1: Files = Files {
     limit: "memory.limit_in_bytes",
@@ -116,16 +115,16 @@ fn room(group: &Path, files: &Files, swap: u64) -> Option<Room> {
     for name in files.reclaimable {
         available = available.saturating_add(count(name));
     }
-    if let Some((swappable, most, used)) = files.swap {
+    if let Some((most, used)) = files.swap {
         let left = number(most).map_or(swap, |most| {
             most.saturating_sub(number(used).unwrap_or(0)).min(swap)
         });
-        available = available.saturating_add(count(swappable).min(left));
+        available = available.saturating_add(left);
     }
     Some(Room {
         group: group.into(),
         limit,
-        available: available.min(limit),
+        available,
     })
 }
 
@@ -166,7 +165,7 @@ mod tests {
             files.push((format!("{group}/{a}"), limit));
             files.push((format!("{group}/{b}"), used));
         }
-        let stat = "anon 8388608\nfile 9999999\ninactive_file 1048576\nactive_file 2097152\n\
+        let stat = "file 9999999\ninactive_file 1048576\nactive_file 2097152\n\
                     slab_reclaimable 1048576\n";
         files.push(("a/memory.stat".into(), stat));
         let files: Vec<_> = files
@@ -180,7 +179,8 @@ mod tests {
         assert_eq!(found.group, top.path().join("a"));
         assert_eq!((found.limit, found.available), (100 * MIB, 84 * MIB));
         assert_eq!(room("0::/a/b/c\n", 2 * MIB).unwrap().available, 86 * MIB);
-        assert_eq!(room("0::/a/b/c\n", u64::MAX).unwrap().available, 92 * MIB);
+        // More than the limit: the rest is in swap.
+        assert_eq!(room("0::/a/b/c\n", 50 * MIB).unwrap().available, 134 * MIB);
         assert_eq!(room("0::/\n", 0), None);
         // Of a group that cannot be seen, nothing is known.
         assert_eq!(room("0::/../elsewhere\n", 0), None);

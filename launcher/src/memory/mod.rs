@@ -94,7 +94,7 @@ impl Explain for MemoryError {
         match self {
             Self::Refused { source, .. } => source.to_string(),
             Self::Host { available, .. } => format!(
-                "{} MiB are free beside other guests and programs, and a guest's memory is never swapped",
+                "{} MiB are free beside other guests and programs, in memory and in swap",
                 available >> 20
             ),
             Self::Group { beside, room, .. } => format!(
@@ -156,8 +156,7 @@ pub fn make(parts: &[(u64, u64)]) -> Result<Memory, Error> {
 /// The rest of the Host's memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Available {
-    /// The most RAM that a Guest can have: what the kernel thinks is free or easily made free, and
-    /// `swap`. (A Guest's own pages are pinned.)
+    /// The most RAM that a Guest can have: what the kernel thinks is free or easily made free, and `swap`.
     pub all: u64,
     /// The memory that the kernel can free by swapping others out.
     pub swap: u64,
