@@ -18,6 +18,7 @@ use xen_abi::handover::SHIM;
 
 use crate::boot::{xen, Layout};
 use crate::death::{backtrace, Death, Orc};
+use crate::devices::balloon::Balloon;
 use crate::devices::blk::disk::ring::Ring;
 use crate::devices::blk::disk::{self, Access, Disk, SECTOR};
 use crate::devices::blk::Blk;
@@ -51,6 +52,7 @@ type Row = (&'static str, fn(&[u8]));
 
 /// Every target.
 pub const TARGETS: &[Row] = &[
+    ("balloon", balloon),
     ("blk", blk),
     ("console", console),
     ("cow", private_root),
@@ -216,6 +218,11 @@ pub fn ports(bytes: &[u8]) {
         0 => input.end(),
         count => drop(input.offer(choices.bytes(count.into()))),
     });
+}
+
+/// A driver that reports free pages, of those that the rings are in among others.
+pub fn balloon(bytes: &[u8]) {
+    drive(Balloon, bytes, |_| {});
 }
 
 /// A driver of the entropy device.

@@ -8,6 +8,7 @@
 //! Another device is a folder here, with its [`Device`]; a variant of `plan::Make`, which says when a run has
 //! one; and the line of `machine::make` that makes it.
 
+pub mod balloon;
 pub mod blk;
 pub mod bytes;
 pub mod console;

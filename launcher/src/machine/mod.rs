@@ -30,6 +30,7 @@ use lguest_abi::lguest_stats;
 use nix::unistd::Pid;
 use xen_abi::handover;
 
+use crate::devices::balloon::Balloon;
 use crate::devices::blk::disk::ring::Ring;
 use crate::devices::blk::disk::Disk;
 use crate::devices::blk::{self, Blk};
@@ -334,6 +335,7 @@ fn make(
             Box::new(Blk::new(disk, ring))
         }
         Make::Random => Box::new(Rng),
+        Make::Balloon => Box::new(Balloon),
     }))
 }
 

@@ -131,6 +131,8 @@ pub enum Make {
     Disk(Disk),
     /// Of nothing.
     Random,
+    /// Of nothing: it takes.
+    Balloon,
 }
 
 /// The command that Linux runs.
@@ -305,6 +307,8 @@ fn devices(
         all.push(("blk", what, Make::Disk(disk)));
     }
     all.push(("rng", "random numbers".into(), Make::Random));
+    let what = "gives free memory back to the host";
+    all.push(("balloon", what.into(), Make::Balloon));
     all
 }
 
@@ -433,7 +437,7 @@ mod tests {
         let kinds = kinds
             .strip_prefix(&["console", "ports"])
             .unwrap_or(&kinds[1..]);
-        assert_eq!(kinds, ["fs", "fs", "vsock", "blk", "rng"]);
+        assert_eq!(kinds, ["fs", "fs", "vsock", "blk", "rng", "balloon"]);
         let last = plan.devices.len() - 1;
         let word = format!(
             "virtio_mmio.device=4K@{:#x}:{}",

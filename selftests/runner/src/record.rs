@@ -144,6 +144,7 @@ fn dry_run(timeout: Duration) -> Outcome {
         "blk" => Some("0x0002"),
         "console" | "ports" => Some("0x0003"),
         "rng" => Some("0x0004"),
+        "balloon" => Some("0x0005"),
         "vsock" => Some("0x0013"),
         "fs" => Some("0x001a"),
         _ => None,

@@ -16,7 +16,7 @@ use crate::devices::bytes::Output;
 use crate::devices::mmio::Mmio;
 use crate::devices::virtio::Virtio;
 use crate::devices::{Device, Interrupt, Window};
-use crate::memory::Memory;
+use crate::memory::{self, Memory};
 
 pub(in crate::devices) const WRITE: u16 = VRING_DESC_F_WRITE as u16;
 pub(in crate::devices) const SIZE: u16 = 64;
@@ -137,7 +137,7 @@ pub(in crate::devices) struct Driver {
 impl Driver {
     /// Sets up `device`, with all the features that it offers and these of the transport's.
     pub(in crate::devices) fn new(device: impl Device + 'static, features: u64) -> Self {
-        let memory = Memory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let memory = memory::create(1 << 20).unwrap();
         let features = VERSION_1 | features | device.features();
         let sizes = device.queue_sizes().iter().map(|&max| max.min(SIZE));
         let rings = sizes.enumerate().map(|(index, size)| Ring {
