@@ -16,7 +16,7 @@ use std::os::fd::AsFd;
 
 use nix::libc;
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::termios::{tcgetattr, tcsetattr, SetArg, Termios};
 use nix::sys::wait::waitpid;
 use nix::unistd::{dup2_stdin, fork, getpid, getppid, setsid, write, ForkResult, Pid};
@@ -40,14 +40,20 @@ impl Watcher {
     /// When there can be no process.
     pub(crate) fn start(terminal: impl AsFd, saved: &Termios, raw: &Termios) -> io::Result<Self> {
         let lg = getpid();
+        // From its first instruction on the child has them blocked: an end that is told before it waits for that must
+        // not be lost to a handler of lg's.
+        let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         // SAFETY: the child makes system calls, and nothing else, until it ends.
-        match unsafe { fork() }? {
+        let forked = unsafe { fork() };
+        if let Ok(ForkResult::Child) = forked {
+            let _ = watch(terminal, lg, saved, raw);
+            // SAFETY: ends the process without running anything of lg's.
+            unsafe { libc::_exit(0) }
+        }
+        mask.thread_set_mask()?;
+        match forked? {
             ForkResult::Parent { child } => Ok(Self(child)),
-            ForkResult::Child => {
-                let _ = watch(terminal, lg, saved, raw);
-                // SAFETY: ends the process without running anything of lg's.
-                unsafe { libc::_exit(0) }
-            }
+            ForkResult::Child => unreachable!("it has ended"),
         }
     }
 
@@ -67,9 +73,8 @@ impl Drop for Watcher {
     }
 }
 
-/// The watcher's work.
+/// The watcher's work. All signals are blocked.
 fn watch(terminal: impl AsFd, lg: Pid, saved: &Termios, raw: &Termios) -> nix::Result<()> {
-    SigSet::all().thread_block()?;
     setsid()?;
     dup2_stdin(terminal)?;
     // SAFETY: nobody uses any of these descriptors again.
@@ -109,6 +114,7 @@ mod tests {
     use nix::sys::termios::{cfmakeraw, LocalFlags};
 
     use super::*;
+    use crate::signal;
 
     /// A terminal, its modes, and those when it is raw; and the user's end of it.
     fn terminal() -> (OwnedFd, Termios, Termios, File) {
@@ -140,6 +146,16 @@ mod tests {
         user.read_exact(&mut shown).unwrap();
         assert_eq!(&shown, b"\r\r\n");
         assert_eq!(tcgetattr(&terminal).unwrap(), saved);
+    }
+
+    /// Also before it waits for that, and whatever lg does with the signal.
+    #[test]
+    fn it_ends_when_it_is_told() {
+        signal::only_interrupt(END).unwrap();
+        let (terminal, saved, raw, _user) = terminal();
+        for _ in 0..100 {
+            drop(Watcher::start(&terminal, &saved, &raw).unwrap());
+        }
     }
 
     #[test]
