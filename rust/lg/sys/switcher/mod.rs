@@ -340,6 +340,10 @@ impl Switcher {
         let bad = |selector| !segment::data_selector_ok(selector, &tls);
         let user_mode = self.user_mode();
         let state = self.state();
+        // As 64-bit code has it nearly always.
+        if state.ds | state.es | state.fs | state.gs == 0 {
+            return;
+        }
         for selector in [&mut state.ds, &mut state.es] {
             if bad(*selector) {
                 *selector = 0;
@@ -359,8 +363,8 @@ impl Switcher {
         }
     }
 
-    /// Says how the next section is to set up the CPU for this Guest. IRQs are off, and stay so
-    /// until it ends.
+    /// Says how the next section is to set up the CPU for this Guest, and writes down what the switcher returns to of
+    /// the Host's, which stays as it is meanwhile: IRQs are off, and stay so until the section ends.
     pub(crate) fn setup(&mut self, _: &IrqsOff) -> Setup {
         let lstar = self.base
             + offset(if self.stepping {
@@ -374,7 +378,17 @@ impl Switcher {
         let split_locks = core::mem::take(&mut self.split_locks);
         let barrier = self.policy.does(Set::VMSCAPE);
         let nmi_count = host::nmi_count();
+        let host = HostTables::read();
         let state = self.state();
+        if state.actions.ibrs != 0 {
+            state.spec_ctrl = mitigations::host_spec_ctrl();
+        }
+        state.host_cr3 = cpu::cr3_to_return_to();
+        state.host_gdtr = host.gdtr;
+        state.host_gdtr_rw = host.gdtr_rw;
+        state.host_idtr = host.idtr;
+        state.host_selectors = cpu::loadable_selectors();
+        state.host_tss_type = host.gdtr_rw.base + 8 * TSS_INDEX as u64 + 5;
         state.nmi_count_ptr = nmi_count as u64;
         // SAFETY: It is this CPU's counter, and IRQs are off.
         state.nmi_count = unsafe { nmi_count.read_volatile() };
@@ -399,21 +413,11 @@ impl Switcher {
         self.take_stock(guest_tf)
     }
 
-    /// Fills in what `lg_switcher_enter` loads, of both worlds. Returns the Guest's own TF.
+    /// Fills in what `lg_switcher_enter` loads of the Guest. Returns the Guest's own TF.
     fn prepare(&mut self) -> u64 {
         self.check_selectors();
-        let host = HostTables::read();
         let stepping = self.stepping;
         let state = self.state();
-        if state.actions.ibrs != 0 {
-            state.spec_ctrl = mitigations::host_spec_ctrl();
-        }
-        state.host_cr3 = cpu::cr3_to_return_to();
-        state.host_gdtr = host.gdtr;
-        state.host_gdtr_rw = host.gdtr_rw;
-        state.host_idtr = host.idtr;
-        state.host_selectors = cpu::loadable_selectors();
-        state.host_tss_type = host.gdtr_rw.base + 8 * TSS_INDEX as u64 + 5;
         state.cr3 = if state.mode == 0 {
             state.kernel_cr3
         } else {
@@ -452,7 +456,7 @@ impl Switcher {
             monitored: state.monitor_entry != 0 && !monitor::is_hypercall(state.regs.rip),
             int80_is_a_device,
         });
-        if exit != Exit::Interrupted {
+        if !matches!(exit, Exit::Interrupted) {
             state.invlpg = 0;
         }
         if stepping {
