@@ -48,6 +48,12 @@ pub(crate) fn add(to: &mut lguest_stats, from: &lguest_stats) {
          shadow_pages shadow_recycled known_pages);
 }
 
+/// Counts one more. 64 bits do not overflow while anybody lives, and to check that they don't would be three
+/// instructions of each exit.
+fn one(count: &mut u64) {
+    *count = count.wrapping_add(1);
+}
+
 /// The counts of one vCPU, and its record.
 #[derive(Default)]
 pub(crate) struct Counts {
@@ -60,7 +66,7 @@ pub(crate) struct Counts {
 impl Counts {
     /// A run section begins.
     pub(crate) fn section(&mut self) {
-        self.stats.sections += 1;
+        one(&mut self.stats.sections);
     }
 
     /// A section writes that many MSRs, from begin to end.
@@ -73,8 +79,7 @@ impl Counts {
         if !self.record.entry(&mut self.noted, switcher) {
             return false;
         }
-        self.stats.entries += 1;
-        self.stats.cr3_loads += 2;
+        one(&mut self.stats.entries);
         true
     }
 
@@ -85,7 +90,7 @@ impl Counts {
             Exit::Hypercall => {
                 let rax = switcher.regs().rax;
                 if let Some(count) = nospec::get_mut(&mut self.stats.hypercalls, rax as usize) {
-                    *count += 1;
+                    one(count);
                 }
             }
             // What interrupts the switcher are NMIs, but for machine checks.
@@ -100,20 +105,20 @@ impl Counts {
     pub(crate) fn fault(&mut self, fault: &Fault) {
         match fault {
             Fault::Filled => {
-                self.stats.pf_filled += 1;
+                one(&mut self.stats.pf_filled);
                 self.note(LGUEST_TRACE_FILLED);
             }
             Fault::Spurious => {
-                self.stats.pf_spurious += 1;
+                one(&mut self.stats.pf_spurious);
                 self.note(LGUEST_TRACE_SPURIOUS);
             }
             Fault::Inject(_) => {
-                self.stats.pf_injected += 1;
+                one(&mut self.stats.pf_injected);
                 self.note(LGUEST_TRACE_INJECTED);
                 self.noted.given = event::PF;
             }
             Fault::Mmio(_) => {
-                self.stats.pf_mmio += 1;
+                one(&mut self.stats.pf_mmio);
                 self.note(LGUEST_TRACE_MMIO);
             }
             Fault::GeneralProtection => {}
@@ -122,27 +127,27 @@ impl Counts {
 
     /// An exception other than a page fault was given to the Guest.
     pub(crate) fn exception(&mut self, event: Event) {
-        self.stats.exceptions += 1;
+        one(&mut self.stats.exceptions);
         self.note(LGUEST_TRACE_GAVE_EXCEPTION);
         self.noted.given = event.vector;
     }
 
     /// An interrupt was given to the Guest.
     pub(crate) fn interrupt(&mut self, vector: u8) {
-        self.stats.irqs += 1;
+        one(&mut self.stats.irqs);
         self.note(LGUEST_TRACE_GAVE_INTERRUPT);
         self.noted.given = vector;
     }
 
     /// A privileged instruction was done.
     pub(crate) fn emulated(&mut self) {
-        self.stats.emulated += 1;
+        one(&mut self.stats.emulated);
         self.note(LGUEST_TRACE_EMULATED);
     }
 
     /// The Guest halts.
     pub(crate) fn halt(&mut self) {
-        self.stats.halts += 1;
+        one(&mut self.stats.halts);
         self.note(LGUEST_TRACE_HALTED);
     }
 
@@ -178,7 +183,7 @@ impl Counts {
 
     /// The Guest's CR3 was loaded.
     pub(crate) fn root(&mut self) {
-        self.stats.cr3_loads += 1;
+        one(&mut self.stats.cr3_loads);
     }
 
     /// All of it, with what the switcher has counted.
@@ -189,8 +194,9 @@ impl Counts {
         stats.direct_faults = alone.faults;
         stats.hypercalls[Alone::ERET] += alone.erets;
         stats.pf_spurious += alone.spurious;
-        // A direct switch loads CR3 once, a return to kernel mode not at all: an upper bound.
-        stats.cr3_loads += alone.syscalls + alone.erets + alone.faults;
+        // Into the Guest and out of it. A direct switch loads CR3 once, a return to kernel mode not at all: an upper
+        // bound.
+        stats.cr3_loads += 2 * stats.entries + alone.syscalls + alone.erets + alone.faults;
         stats
     }
 }
