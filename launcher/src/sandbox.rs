@@ -28,8 +28,8 @@ use landlock::{
     RulesetCreatedAttr, RulesetError, Scope, ABI,
 };
 use lguest_abi::{
-    LGUEST_IOCTL_GET_STATS, LGUEST_IOCTL_GET_VCPU_STATS, LGUEST_IOCTL_GET_WALK,
-    LGUEST_IOCTL_IRQ_LINE, LGUEST_IOCTL_RUN, LGUEST_IOCTL_SET_DEBUG,
+    LGUEST_IOCTL_GET_EXIT, LGUEST_IOCTL_GET_STATS, LGUEST_IOCTL_GET_VCPU_STATS,
+    LGUEST_IOCTL_GET_WALK, LGUEST_IOCTL_IRQ_LINE, LGUEST_IOCTL_RUN, LGUEST_IOCTL_SET_DEBUG,
 };
 use nix::libc::{self, c_long, c_void, siginfo_t};
 use nix::unistd::{getpid, Pid};
@@ -348,6 +348,7 @@ const IOCTLS: &[u64] = &[
     LGUEST_IOCTL_GET_VCPU_STATS,
     LGUEST_IOCTL_SET_DEBUG,
     LGUEST_IOCTL_GET_WALK,
+    LGUEST_IOCTL_GET_EXIT,
 ];
 /// `_IO(0x12, 119)`, of `linux:include/uapi/linux/fs.h`.
 const BLKDISCARD: u64 = 0x1277;

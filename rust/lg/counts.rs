@@ -74,18 +74,19 @@ impl Counts {
         self.stats.msr_writes += writes;
     }
 
-    /// The Guest is entered; it will leave again. `false` if it may not be: the Launcher has to read the record first.
+    /// For the record, if there is one: the Guest is about to be entered. `false` if it may not be: the Launcher has to
+    /// read first.
     pub(crate) fn entry(&mut self, switcher: &mut Switcher) -> bool {
-        if !self.record.entry(&mut self.noted, switcher) {
-            return false;
-        }
-        one(&mut self.stats.entries);
-        true
+        self.record.entry(&mut self.noted, switcher)
     }
 
-    /// The Guest left, and its CR3 was `root`.
-    pub(crate) fn exit(&mut self, exit: &Exit, switcher: &mut Switcher, root: &Root) {
+    /// For the record: the Guest left, and its CR3 was `root`.
+    pub(crate) fn record(&mut self, exit: &Exit, switcher: &mut Switcher, root: &Root) {
         self.record.exit(exit, switcher, root);
+    }
+
+    /// The Guest left.
+    pub(crate) fn exit(&mut self, exit: &Exit, switcher: &mut Switcher) {
         match exit {
             Exit::Hypercall => {
                 let rax = switcher.regs().rax;
@@ -189,6 +190,7 @@ impl Counts {
     /// All of it, with what the switcher has counted.
     pub(crate) fn with(&self, alone: &Alone) -> lguest_stats {
         let mut stats = self.stats;
+        stats.entries = alone.entries;
         stats.direct_syscalls = alone.syscalls;
         stats.direct_erets = alone.erets;
         stats.direct_faults = alone.faults;

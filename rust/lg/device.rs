@@ -42,6 +42,7 @@ const SET_DEBUG: u32 = _IOW::<lguest_debug>(LGUEST_IOC, 7);
 const SET_TRACE: u32 = _IOW::<lguest_trace>(LGUEST_IOC, 8);
 const GET_WALK: u32 = _IOWR::<lguest_walk>(LGUEST_IOC, 9);
 const GET_VCPU_STATS: u32 = _IOWR::<lguest_vcpu_stats>(LGUEST_IOC, 10);
+const GET_EXIT: u32 = _IOWR::<lguest_exit>(LGUEST_IOC, 11);
 
 fn read<T: FromBytes>(arg: usize) -> Result<T> {
     UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>())
@@ -102,6 +103,11 @@ impl MiscDevice for Vm {
                 let mut stats = read(arg)?;
                 vm.vcpu_stats(&mut stats)?;
                 write(arg, &stats)?;
+            }
+            GET_EXIT => {
+                let mut exit = read(arg)?;
+                vm.exit(&mut exit)?;
+                write(arg, &exit)?;
             }
             SET_TRACE => vm.set_trace(&read(arg)?)?,
             _ => return Err(ENOTTY),

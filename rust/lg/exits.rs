@@ -78,19 +78,15 @@ pub(crate) fn handle(
         Exit::Impossible(event) => {
             return Err(Death::Impossible(event, cpu.switcher.regs().rip).into())
         }
-        Exit::SwitcherFault {
-            vector,
-            error,
-            rip,
-            cr2,
-        } => {
+        Exit::SwitcherFault(vector) => {
+            let (error, rip, cr2) = cpu.switcher.own_fault();
             return Err(Death::SwitcherFault {
                 vector,
                 error,
                 rip,
                 cr2,
             }
-            .into())
+            .into());
         }
     };
     Ok(debug.end_step(cpu, run, next))

@@ -3,7 +3,7 @@
 //! The record: every entry of the Guest, the exit that ended it and what came of that, for the Launcher that
 //! asked for it (LGUEST_SET_TRACE).
 //!
-//! Without a ring, each function here is a test and a branch not taken. What came of an exit is noted where
+//! Without a ring, nothing here is called when the Guest enters and leaves (`Cpu::watched`). What came of an exit is noted where
 //! it is counted, by [`Counts`](crate::counts::Counts), so that record and counters agree.
 
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
         ring::Ring,
         switcher::{
             Alone,
+            Left,
             Switcher, //
         },
     },
@@ -111,17 +112,9 @@ impl Record {
     }
 
     /// The Guest is about to be entered. `false` if the Launcher has to read first.
-    #[inline(always)]
-    pub(crate) fn entry(&mut self, noted: &mut Noted, switcher: &mut Switcher) -> bool {
-        if self.on.is_some() {
-            return self.begin(noted, switcher);
-        }
-        true
-    }
-
     #[cold]
     #[inline(never)]
-    fn begin(&mut self, noted: &mut Noted, switcher: &mut Switcher) -> bool {
+    pub(crate) fn entry(&mut self, noted: &mut Noted, switcher: &mut Switcher) -> bool {
         if self.full {
             return false;
         }
@@ -131,7 +124,8 @@ impl Record {
     }
 
     /// The Guest has left.
-    #[inline(always)]
+    #[cold]
+    #[inline(never)]
     pub(crate) fn exit(&mut self, exit: &Exit, switcher: &mut Switcher, root: &Root) {
         if let Some(on) = &mut self.on {
             on.left(exit, switcher, root);
@@ -167,6 +161,26 @@ impl Record {
             on.taken = on.written;
         }
         self.full = !on.overwrite && on.room() < MARGIN;
+    }
+}
+
+/// An exit of which no more is known than the switcher keeps of the last ones.
+pub(crate) fn brief(left: &Left) -> lguest_trace_record {
+    let (reason, vector, error) = reason(&left.exit);
+    let (address, rax) = match left.exit {
+        Exit::PageFault { gva, .. } => (gva.get(), 0),
+        Exit::Hypercall => (0, left.rax),
+        _ => (0, 0),
+    };
+    lguest_trace_record {
+        reason: reason as u16,
+        vector,
+        error,
+        address,
+        rax,
+        rip: left.rip,
+        user_mode: left.user_mode.into(),
+        ..Default::default()
     }
 }
 
@@ -248,6 +262,6 @@ fn reason(exit: &Exit) -> (u32, u8, u32) {
         Exit::Protection(event) => of(LGUEST_TRACE_PROTECTION, event),
         Exit::Exception(event) => of(LGUEST_TRACE_EXCEPTION, event),
         Exit::Impossible(event) => of(LGUEST_TRACE_IMPOSSIBLE, event),
-        Exit::SwitcherFault { vector, .. } => (LGUEST_TRACE_SWITCHER, *vector, 0),
+        Exit::SwitcherFault(vector) => (LGUEST_TRACE_SWITCHER, *vector, 0),
     }
 }

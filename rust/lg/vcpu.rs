@@ -28,6 +28,7 @@ use crate::{
         power::Life,
         shadow::Root, //
     },
+    record,
     shared::Shared,
     sys::{
         cpu::IrqsOff,
@@ -115,6 +116,7 @@ impl Vcpu {
             in_nmi: false,
             monitor: None,
             life: Life::NONE,
+            watched: false,
             shared,
             inbox,
             counts: Counts::default(),
@@ -275,19 +277,29 @@ impl Vcpu {
             cpu.counts.msr_writes(section.msr_writes());
             loop {
                 let next = lguest::event::deliver(cpu)?;
-                match debug.end_step(cpu, run, next) {
-                    Next::Resume | Next::Again => {}
-                    next => return Ok(next),
+                // One test for the debugger and the record.
+                let next = match cpu.watched {
+                    true => debug.end_step(cpu, run, next),
+                    false => next,
+                };
+                if let Next::Launcher(_) = next {
+                    return Ok(next);
+                }
+                if cpu.watched && !cpu.counts.entry(&mut cpu.switcher) {
+                    return Ok(Next::Again);
                 }
                 // In, and only then a look whether it may be: `lg_core::presence`.
                 cpu.inbox.presence.enter();
-                if !cpu.is_alive() || !cpu.counts.entry(&mut cpu.switcher) {
+                if !cpu.is_alive() {
                     cpu.inbox.presence.leave();
                     return Ok(Next::Again);
                 }
                 *exit = cpu.switcher.enter(section);
                 cpu.inbox.presence.leave();
-                cpu.counts.exit(exit, &mut cpu.switcher, &cpu.root);
+                if cpu.watched {
+                    cpu.counts.record(exit, &mut cpu.switcher, &cpu.root);
+                }
+                cpu.counts.exit(exit, &mut cpu.switcher);
                 let next = exits::handle(cpu, debug, exit, run, Wait::Forbidden);
                 let go_on = matches!(next, Ok(Next::Resume | Next::Again));
                 if !go_on || exit.is_hosts() || cpu.switcher.has_exceptions() || task::has_work() {
@@ -314,7 +326,9 @@ impl Vcpu {
     /// LGUEST_SET_DEBUG.
     pub(crate) fn set_debug(&mut self, flags: u32) -> Result {
         self.check_not_over()?;
-        self.debug.set(&mut self.cpu, flags)
+        let result = self.debug.set(&mut self.cpu, flags);
+        self.cpu.watch();
+        result
     }
 
     /// The entries of the shadow by which the CPU gets to `gva` in one of the Guest's modes, without addresses.
@@ -322,10 +336,18 @@ impl Vcpu {
         self.cpu.shared.way(&self.cpu.root, user, gva)
     }
 
+    /// LGUEST_GET_EXIT: the exit `back` exits before the last; `ENOENT` if it is not kept.
+    pub(crate) fn exit(&self, back: u32) -> Result<lguest_trace_record> {
+        let left = self.cpu.switcher.exit(back).ok_or(ENOENT)?;
+        Ok(record::brief(left))
+    }
+
     /// LGUEST_SET_TRACE.
     pub(crate) fn set_trace(&mut self, trace: &lguest_trace) -> Result {
         let cpu = &mut self.cpu;
-        cpu.counts.set_trace(trace, &mut cpu.switcher)
+        let result = cpu.counts.set_trace(trace, &mut cpu.switcher);
+        cpu.watch();
+        result
     }
 
     /// Maps the ring of the record.

@@ -104,6 +104,8 @@ impl Vm {
 
     /// `EEXIST` if it exists, `EINVAL` for one that can't, `EBUSY` if the caller's address space
     /// runs another VM, or while another thread makes one, `EINTR` on a signal.
+    // Not a part of ioctl's frame on the stack, on which LGUEST_RUN has the Host's interrupts, too.
+    #[inline(never)]
     pub(crate) fn create_vcpu(&self, init: &lguest_vcpu) -> Result {
         let id = init.id as usize;
         let place = nospec::get(&self.vcpus, id).ok_or(EINVAL)?;
@@ -201,6 +203,13 @@ impl Vm {
         }
         let vcpu = self.vcpu(walk.vcpu)?.try_lock().ok_or(EBUSY)?;
         walk.entries = vcpu.way(walk.user_mode != 0, Gva::new(walk.gva));
+        Ok(())
+    }
+
+    /// `EBUSY` while the vCPU runs, `ENXIO` if there is none, `ENOENT` if that exit is not kept.
+    pub(crate) fn exit(&self, exit: &mut lguest_exit) -> Result {
+        let vcpu = self.vcpu(exit.vcpu)?.try_lock().ok_or(EBUSY)?;
+        exit.record = vcpu.exit(exit.back)?;
         Ok(())
     }
 

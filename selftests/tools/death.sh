@@ -40,11 +40,13 @@ grep '^to read: Documentation/shadow-memory.md' /tmp/death/text
 grep 'hypercall write_cr3(0x2000000000) .*to lg: death$' /tmp/death/text
 grep '^  kernel mode  fetch  goes through to 0x' /tmp/death/text
 
-# Without --trace it says how to have the switches; the page walk is of the address that the reason names.
+# Without --trace the switches have no times, and end with the one that it died of; the page walk is of the address that
+# the reason names.
 fails_with 255 lg "$guest" --append crime=table-outside 2>/tmp/death/said
 account=$(sed -n 's/^lg: more of it: lg explain //p' /tmp/death/said)
 /usr/lib/lg/lg explain "$account" >/tmp/death/text
-grep 'lg run --trace FILE' /tmp/death/text
+sed -n '/^the last world switches:/,/^$/p' /tmp/death/text >/tmp/death/switches
+grep '^            -          -        -  kernel  ' /tmp/death/switches | tail -n 1 | grep 'page fault: '
 grep "not in the guest's RAM$" /tmp/death/text
 grep '^  .* mode  read   exit: the guest is killed$' /tmp/death/text
 
@@ -55,6 +57,7 @@ account=$(sed -n 's/^lg: more of it: lg explain //p' /tmp/death/said)
 /usr/lib/lg/lg explain "$account" >/tmp/death/text
 cat /tmp/death/text
 grep "^the guest's kernel panicked: .*sysrq" /tmp/death/text
+[ "$(grep -c '^            -          -        -  ' /tmp/death/text)" -eq 20 ]
 names </tmp/death/text | in_order lguest_panic panic sysrq_handle_crash write_sysrq_trigger
 grep '^ *[0-9a-f]\{16\} ?' /tmp/death/text && exit 1
 

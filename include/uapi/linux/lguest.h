@@ -562,6 +562,17 @@ struct lguest_trace_record {
 };
 
 /*
+ * One of the last exits of a vCPU, which are kept without a record too, 32 of them at most.  In
+ * .record are .rip, .user_mode, .reason, .vector, .error, .address, and of a hypercall .rax; the
+ * rest is 0.
+ */
+struct lguest_exit {
+	__u32 vcpu;		/* in */
+	__u32 back;		/* in: 0, the last; 1, the one before; ... */
+	struct lguest_trace_record record; /* out */
+};
+
+/*
  * The way to gva in the tables that the CPU walks for the Guest, as the last LGUEST_RUN left them:
  * from the top (.paging_levels of struct lguest_info) to the first entry that is not present or
  * maps a page; behind it, and for the switcher's slot, all is 0.  Addresses in the entries are the
@@ -602,5 +613,7 @@ struct lguest_walk {
 #define LGUEST_GET_WALK		_IOWR(LGUEST_IOC, 9, struct lguest_walk)
 /* Of one vCPU; what is all vCPUs' is 0.  -EBUSY: it is running in another thread. */
 #define LGUEST_GET_VCPU_STATS	_IOWR(LGUEST_IOC, 10, struct lguest_vcpu_stats)
+/* -EBUSY: the vCPU is running in another thread.  -ENOENT: that one is not kept. */
+#define LGUEST_GET_EXIT		_IOWR(LGUEST_IOC, 11, struct lguest_exit)
 
 #endif /* _UAPI_LINUX_LGUEST_H */

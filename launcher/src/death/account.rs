@@ -37,7 +37,7 @@ pub struct Death {
     regs: lguest_regs,
     /// From the innermost.
     backtrace: Vec<Called>,
-    /// The last world switches that were recorded.
+    /// The last world switches.
     switches: Vec<String>,
     /// The page tables of the address in question.
     pub(super) walk: Option<PageTable>,
@@ -239,7 +239,7 @@ impl Death {
         (self.backtrace.iter()).for_each(|called| text += &format!("    {called}\n"));
         text += "\nthe last world switches:\n";
         match &self.switches[..] {
-            [] => text += "    none were recorded; lg run --trace FILE has them recorded\n",
+            [] => text += "    none: the guest never ran\n",
             switches => {
                 text += crate::trace::text::HEAD;
                 switches

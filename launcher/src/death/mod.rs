@@ -80,11 +80,9 @@ impl Inquest {
             Where::Monitor | Where::Program => Vec::new(),
         };
         let frames = frames.iter().map(|frame| Called::new(frame, &symbols));
-        let tail = view.record();
-        let switches = tail.into_iter().flat_map(|trace| {
-            let line = |event| text::line(trace, event, &symbols).trim_end().to_string();
-            trace.events.iter().map(line)
-        });
+        let trace = view.exits();
+        let switches = trace.events.iter();
+        let switches = switches.map(|event| text::line(&trace, event, &symbols).trim_end().into());
         let mut death = Death::new(end, regs, frames.collect(), switches.collect());
         let (address, _) = death.address();
         death.walk = view.page_table(address).ok();

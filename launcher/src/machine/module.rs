@@ -10,7 +10,7 @@
 use std::ffi::{c_ulong, c_void};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::mem::offset_of;
+use std::mem::{self, offset_of};
 use std::num::NonZero;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
@@ -31,7 +31,7 @@ use crate::plan::told::Clock;
 use crate::report::codes::Code;
 use crate::report::system::MORE_FILES;
 use crate::report::Explain;
-use crate::trace::event;
+use crate::trace::event::{self, Event};
 
 /// The entries of the shadow on the way to an address in one of the Guest's modes, from the top. 0 ends it.
 pub type Way = [u64; 5];
@@ -227,6 +227,30 @@ impl Vm {
         };
         ring.slots = ring.word(offset_of!(lguest_trace_head, slots));
         Ok(ring)
+    }
+
+    /// The last exits of a vCPU that does not run, from the oldest, but no more than so many; without times, and without what
+    /// came of them. Fewer, or none, if the module does not say.
+    pub fn exits(&self, vcpu: u32, most: u32) -> Vec<Event> {
+        let mut exits = Vec::new();
+        for back in 0..most {
+            let mut exit = lguest_exit {
+                vcpu,
+                back,
+                ..Default::default()
+            };
+            // SAFETY: GET_EXIT reads and writes a struct lguest_exit.
+            let result =
+                unsafe { ioctl_with_mut_ref(&self.device, LGUEST_IOCTL_GET_EXIT, &mut exit) };
+            // SAFETY: It is made of integers alone, and without padding.
+            let record: [u8; event::SIZE] = unsafe { mem::transmute(exit.record) };
+            match Event::parse(&record) {
+                Ok(exit) if result == 0 => exits.push(exit),
+                _ => break,
+            }
+        }
+        exits.reverse();
+        exits
     }
 
     /// The event counters of one vCPU, while it does not run.

@@ -15,8 +15,8 @@ use crate::trace::file::{Header, Trace, Writer};
 /// Pages of the ring: 32 records each. With 1 MiB, the Guest has to wait for a file once in some thousand exits.
 const PAGES: u32 = 256;
 
-/// The records of the end that are kept in memory, too: for an account of a death.
-const LAST: u64 = 20;
+/// So many of the last exits an account of a death has.
+pub const LAST: u32 = 20;
 
 /// The last records of a vCPU, once it is over.
 pub type Tail = Arc<OnceLock<Trace>>;
@@ -112,7 +112,7 @@ impl Recorder {
     pub fn end(&mut self) -> Result<(), Error> {
         self.take()?;
         // None of these is overwritten: the ring stops when it is full.
-        let last = self.taken.saturating_sub(LAST)..self.taken;
+        let last = self.taken.saturating_sub(LAST.into())..self.taken;
         let events = last.filter_map(|number| Event::parse(&self.ring.record(number)).ok());
         let _ = self.tail.set(Trace {
             header: self.header.clone(),

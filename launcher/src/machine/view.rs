@@ -22,12 +22,12 @@ use crate::machine::gdb::memory::Tables;
 use crate::machine::module::Vm;
 use crate::machine::pagetable::PageTable;
 use crate::machine::pause::Pause;
-use crate::machine::recorder::Tail;
+use crate::machine::recorder::{Tail, LAST};
 use crate::memory::Memory;
 use crate::plan::Plan;
 use crate::queries::Query;
 use crate::report::stats;
-use crate::trace::file::Trace;
+use crate::trace::file::{Header, Trace};
 
 /// Why there is no answer.
 const CANNOT_STOP: &str = "the guest's vCPU cannot be stopped";
@@ -200,9 +200,18 @@ impl View {
         &self.about.kernel
     }
 
-    /// The end of the record of the vCPU, if there was one, once it is over.
-    pub fn record(&self) -> Option<&Trace> {
-        self.tail.as_ref()?.get()
+    /// The last exits of the vCPU which [`View::regs`] are of: the end of its record, once it is over, or else what the
+    /// module keeps of them always.
+    pub fn exits(&self) -> Trace {
+        let recorded = self.tail.as_ref().and_then(|tail| tail.get());
+        recorded.cloned().unwrap_or_else(|| Trace {
+            header: Header {
+                tsc_khz: self.vm.tsc_khz(),
+                build_id: Vec::new(),
+            },
+            events: self.vm.exits(self.last(), LAST),
+            cut_off: false,
+        })
     }
 }
 

@@ -164,6 +164,12 @@ impl Event {
         Ok(event)
     }
 
+    /// It is one of the last exits as the module keeps them always: without times, for which 0 stands, which the time
+    /// stamp counter never is; and without what came of it, or the arguments of a hypercall.
+    pub fn is_brief(&self) -> bool {
+        self.entered == 0
+    }
+
     /// Is this, one of `LGUEST_TRACE_FILLED` and the others, what came of it?
     pub fn did(&self, what: u32) -> bool {
         u32::from(self.did) & what != 0
@@ -199,6 +205,7 @@ impl Event {
             Reason::Interrupt => "interrupt of the host".into(),
             Reason::Nmi => "NMI".into(),
             Reason::MachineCheck => "machine check".into(),
+            Reason::PageFault if self.is_brief() => "page fault".into(),
             Reason::PageFault => format!("page fault, {}", self.fault()),
             Reason::Int80 => "int 0x80".into(),
             Reason::Protection if self.did(LGUEST_TRACE_EMULATED) => {

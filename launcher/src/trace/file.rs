@@ -127,7 +127,7 @@ fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// A trace that was read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Trace {
     /// What holds for all of it.
     pub header: Header,

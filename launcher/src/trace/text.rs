@@ -14,18 +14,21 @@ pub const HEAD: &str =
 /// The line of a record of `trace`.
 pub fn line(trace: &Trace, event: &Event, symbols: &Symbols) -> String {
     let (guest, host) = event.ticks();
+    let times = match event.is_brief() {
+        true => format!("{:>13} {:>10} {:>8}", '-', '-', '-'),
+        false => format!(
+            "{:13.3} {:10.3} {:8.3}",
+            trace.microseconds(event.entered),
+            trace.duration(guest),
+            trace.duration(host)
+        ),
+    };
     let mode = match (event.is_entry(), event.user_mode) {
         (false, _) => "-",
         (true, true) => "user",
         (true, false) => "kernel",
     };
-    let mut line = format!(
-        "{:13.3} {:10.3} {:8.3}  {mode:<6}  {}",
-        trace.microseconds(event.entered),
-        trace.duration(guest),
-        trace.duration(host),
-        what(event, symbols),
-    );
+    let mut line = format!("{times}  {mode:<6}  {}", what(event, symbols));
     for part in came_of(event) {
         line += "; ";
         line += &part;
@@ -43,6 +46,7 @@ fn what(event: &Event, symbols: &Symbols) -> String {
     let at = place(event.rip);
     match event.reason {
         Reason::Launcher => kind,
+        Reason::Hypercall if event.is_brief() => format!("{kind} at {at}"),
         Reason::Hypercall => format!("{kind}{} at {at}", arguments(event)),
         Reason::PageFault => format!("{kind}: {} {:#x} at {at}", event.access(), event.address),
         _ if event.error != 0 => format!("{kind}, error {:#x}, at {at}", event.error),

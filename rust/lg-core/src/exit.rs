@@ -25,8 +25,6 @@ pub struct Raw {
     pub error: u64,
     /// CR2, which means something for a page fault.
     pub cr2: u64,
-    /// The address in the switcher, if the fault is its own.
-    pub fault_rip: u64,
     /// The mode that the Guest left.
     pub user_mode: bool,
     /// A SYSCALL of Guest kernel mode is the monitor's, if the Guest left by one.
@@ -74,18 +72,12 @@ pub enum Exit {
     /// A vector that cannot happen at CPL 3 under the switcher's IDT and GDT. It only ends the
     /// Guest.
     Impossible(Event),
-    /// An exception in the switcher: a bug of lg's.
-    SwitcherFault {
-        /// Its vector.
-        vector: u8,
-        /// Its error code.
-        error: u64,
-        /// The address in the switcher.
-        rip: u64,
-        /// CR2.
-        cr2: u64,
-    },
+    /// An exception in the switcher, by its vector: a bug of lg's.
+    SwitcherFault(u8),
 }
+
+// Two words, for every exit writes one down.
+const _: () = assert!(size_of::<Exit>() == 16);
 
 impl Exit {
     /// Decodes what the switcher wrote.
@@ -100,12 +92,7 @@ impl Exit {
                     user_mode: raw.user_mode,
                 },
                 INTERRUPTED => Self::Interrupted,
-                fault => Self::SwitcherFault {
-                    vector: fault as u8,
-                    error: raw.error,
-                    rip: raw.fault_rip,
-                    cr2: raw.cr2,
-                },
+                fault => Self::SwitcherFault(fault as u8),
             };
         };
         let error = raw.error as u32;

@@ -136,12 +136,19 @@ pub(crate) struct Cpu {
     pub(crate) monitor: Option<Monitor>,
     /// The life that it goes on with: if that is over, nothing of it runs.
     pub(crate) life: Life,
+    /// It is stepped, or there is a record: [`Cpu::watch`].
+    pub(crate) watched: bool,
     pub(crate) shared: Arc<Shared>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) counts: Counts,
 }
 
 impl Cpu {
+    /// After a change of what is asked for: does anybody look at each exit?
+    pub(crate) fn watch(&mut self) {
+        self.watched = self.switcher.stepping() || self.counts.recording();
+    }
+
     /// Tells the switcher what [`root`](Self::root) is.
     pub(crate) fn enter_root(&mut self) {
         self.switcher

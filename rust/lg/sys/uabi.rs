@@ -28,7 +28,8 @@ plain!(
     lguest_walk,
     lguest_run,
     lguest_stats,
-    lguest_vcpu_stats
+    lguest_vcpu_stats,
+    lguest_exit
 );
 
 /// The part of an exit besides its number.

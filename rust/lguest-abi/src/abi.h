@@ -15,3 +15,4 @@ static const unsigned long LGUEST_IOCTL_SET_DEBUG = LGUEST_SET_DEBUG;
 static const unsigned long LGUEST_IOCTL_SET_TRACE = LGUEST_SET_TRACE;
 static const unsigned long LGUEST_IOCTL_GET_WALK = LGUEST_GET_WALK;
 static const unsigned long LGUEST_IOCTL_GET_VCPU_STATS = LGUEST_GET_VCPU_STATS;
+static const unsigned long LGUEST_IOCTL_GET_EXIT = LGUEST_GET_EXIT;

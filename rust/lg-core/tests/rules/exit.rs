@@ -18,7 +18,6 @@ fn exit(vector: u64, error: u64, user_mode: bool, int80_is_a_device: bool) -> Ex
         int80_is_a_device,
         monitored: false,
         cr2: 0x1234,
-        fault_rip: 0x5678,
     })
 }
 
@@ -79,13 +78,7 @@ fn what_the_switcher_met_is_told_apart_from_what_the_guest_did() {
     assert!(interrupted.is_hosts());
     for vector in 0..32u8 {
         let got = exit(SWITCHER_FAULT | u64::from(vector), 7, true, false);
-        let fault = Exit::SwitcherFault {
-            vector,
-            error: 7,
-            rip: 0x5678,
-            cr2: 0x1234,
-        };
-        assert_eq!(got, fault);
+        assert_eq!(got, Exit::SwitcherFault(vector));
     }
 }
 

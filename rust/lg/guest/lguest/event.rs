@@ -137,8 +137,7 @@ pub(crate) fn inject_page_fault(cpu: &mut Cpu, gva: Gva, code: u32) -> Result<Ne
     set_cr2(cpu, gva.get());
     let next = inject(cpu, Event::new(event::PF, code))?;
     if user {
-        let watched = cpu.switcher.stepping() || cpu.counts.recording();
-        let note = if gva.is_upper() || watched || cpu.switcher.page.takes_spurious() == 0 {
+        let note = if gva.is_upper() || cpu.watched || cpu.switcher.page.takes_spurious() == 0 {
             Note::default()
         } else {
             let root = cpu.root.gpa();

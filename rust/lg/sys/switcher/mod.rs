@@ -5,11 +5,13 @@
 //! `layout` is what both sides agree on; `slot` maps the regions, `region` fills one; `shared_page` is the
 //! Guest's part of it.
 
+mod last;
 mod layout;
 mod region;
 mod shared_page;
 mod slot;
 
+pub(crate) use last::Left;
 pub(crate) use layout::Regs;
 pub(crate) use shared_page::SharedPage;
 pub(crate) use slot::{
@@ -69,13 +71,15 @@ use crate::{
     }, //
 };
 use kernel::prelude::*;
+use last::Last;
 use layout::*;
 
 /// DR6: 0 after a bus lock.
 const DR6_NO_BUS_LOCK: u64 = 1 << 11;
 
-/// System calls, returns from them, the Guest's page faults, and spurious ones that the switcher dealt with alone.
+/// Entries; and the system calls, returns from them, the Guest's page faults, and spurious ones that the switcher dealt with alone.
 pub(crate) struct Alone {
+    pub(crate) entries: u64,
     pub(crate) syscalls: u64,
     pub(crate) erets: u64,
     pub(crate) faults: u64,
@@ -109,6 +113,9 @@ pub(crate) struct Switcher {
     guest_mce: bool,
     /// In the next section, split locks do not fault.
     split_locks: bool,
+    /// How often the Guest was entered.
+    entries: u64,
+    last: Last,
     int80_is_a_device: bool,
 }
 
@@ -132,6 +139,8 @@ impl Switcher {
             guest_stepping: false,
             guest_mce: false,
             split_locks: false,
+            entries: 0,
+            last: Last::new()?,
             int80_is_a_device: !host::int80_is_system_call(),
         };
         let base = this.base;
@@ -308,10 +317,17 @@ impl Switcher {
         self.state().irq_waiting = waiting.into();
     }
 
+    /// The exit `back` exits before the last. `None` if it is not kept.
+    pub(crate) fn exit(&self, back: u32) -> Option<&Left> {
+        self.last.get(self.entries, back.into())
+    }
+
     /// The counts of what the switcher dealt with alone.
     pub(crate) fn alone(&mut self) -> Alone {
+        let entries = self.entries;
         let state = self.state();
         Alone {
+            entries,
             syscalls: state.direct_syscalls,
             erets: state.direct_erets,
             faults: state.direct_faults,
@@ -400,6 +416,7 @@ impl Switcher {
     /// meanwhile wait for [`replay_exceptions`](Self::replay_exceptions).
     pub(crate) fn enter(&mut self, _: &Section<'_>) -> Exit {
         let guest_tf = self.prepare();
+        self.entries = self.entries.wrapping_add(1);
         let enter = self.base + offset(&raw const lg_switcher_enter);
         let untrain = self.policy.does(Set::UNTRAIN);
         // SAFETY: The region is mapped at `base` in this address space (`Vcpu::run` checks that it
@@ -451,7 +468,6 @@ impl Switcher {
             vector: state.regs.vector,
             error: state.regs.error,
             cr2: state.cr2,
-            fault_rip: state.fault_rip,
             user_mode: state.mode != 0,
             monitored: state.monitor_entry != 0 && !monitor::is_hypercall(state.regs.rip),
             int80_is_a_device,
@@ -481,7 +497,21 @@ impl Switcher {
             _ => {}
         }
         self.guest_stepping = guest_tf != 0;
+        let state = self.state();
+        let left = Left {
+            exit,
+            user_mode: state.mode != 0,
+            rip: state.regs.rip,
+            rax: state.regs.rax,
+        };
+        self.last.note(self.entries, left);
         exit
+    }
+
+    /// Error code, RIP and CR2 of an exception in the switcher itself.
+    pub(crate) fn own_fault(&mut self) -> (u64, u64, u64) {
+        let state = self.state();
+        (state.regs.error, state.fault_rip, state.cr2)
     }
 
     /// Does an NMI or a machine check of the Host's wait?

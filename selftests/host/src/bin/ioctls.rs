@@ -9,12 +9,13 @@ use std::path::Path;
 const GUEST: &str = "/usr/lib/lg/selftests/guests/registers";
 
 /// Fails unless `result` is `errno`.
-fn expect(what: &str, result: io::Result<i32>, errno: i32) {
+fn expect<T>(what: &str, result: io::Result<T>, errno: i32) {
     let found = result.err().and_then(|error| error.raw_os_error());
     assert_eq!(found, Some(errno), "{what}");
 }
 
-const STRUCTURES: [u64; 9] = [
+const STRUCTURES: [u64; 10] = [
+    abi::LGUEST_IOCTL_GET_EXIT,
     abi::LGUEST_IOCTL_GET_INFO,
     abi::LGUEST_IOCTL_ADD_MEMORY,
     abi::LGUEST_IOCTL_CREATE_VCPU,
@@ -201,8 +202,29 @@ fn several_vcpus(device: &Device) -> Result<()> {
         let result = device.ioctl_on(abi::LGUEST_IOCTL_GET_VCPU_STATS, &mut stats);
         expect("GET_VCPU_STATS", result, errno);
     }
+    let exit = |vcpu, back| {
+        let mut exit = abi::lguest_exit {
+            vcpu,
+            back,
+            ..Default::default()
+        };
+        device.ioctl_on(abi::LGUEST_IOCTL_GET_EXIT, &mut exit)?;
+        Ok(exit.record)
+    };
+    for (vcpu, errno) in [
+        (abi::LGUEST_MAX_VCPUS, libc::EINVAL),
+        (u32::MAX, libc::EINVAL),
+        (0, libc::ENOENT),
+    ] {
+        expect("GET_EXIT", exit(vcpu, 0), errno);
+    }
     // The Guest dies on its first vCPU, and that ends the others, which were never on.
     assert_eq!(device.run()?.exit, abi::LGUEST_EXIT_DEATH);
+    assert_eq!(exit(0, 0)?.rip, 0x1000);
+    for back in [32, u32::MAX] {
+        expect("an exit that is not kept", exit(0, back), libc::ENOENT);
+    }
+    expect("an exit of one that never ran", exit(1, 0), libc::ENOENT);
     let mut run = abi::lguest_run {
         vcpu: 1,
         ..Default::default()
