@@ -11,7 +11,7 @@
 //! plan         what is to run, found and checked
 //! cli          what the user asks for
 //! session      the user's side of a run: terminal, streams, keys, time
-//! xen          what serves a kernel of Xen's ABI: events, grants, console, xenstore, PCI bus
+//! xen          what serves a kernel of Xen's ABI: events, console, xenstore, PCI bus
 //! boot_report  a run as a page for a browser
 //! trace        what a vCPU did: its file, and how people read it
 //! boot         how a Guest gets into RAM
@@ -20,7 +20,7 @@
 //! sandbox      what lg may do while a Guest runs
 //! socket_file  where others come to us
 //! queries      what others may ask us while a Guest runs, and how
-//! memory       where RAM is, and how much there can be
+//! memory       where RAM is, how much there can be, and how devices reach it
 //! signal       signals that do nothing
 //! report       what users and programs are told: errors, ends, records
 //! ```

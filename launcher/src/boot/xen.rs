@@ -28,6 +28,7 @@ use crate::boot::ram::{kernel_end, write, Entry, LoadError};
 use crate::devices::pci::BAR_SIZE;
 use crate::image::xen::Notes;
 use crate::image::{Image, ImageError};
+use crate::memory::grants::Grants;
 use crate::memory::{Memory, PAGE};
 use crate::report::codes::Code;
 use crate::report::{Error, Explain};
@@ -36,7 +37,7 @@ use crate::report::{Error, Explain};
 pub const INSTALLED_SHIM: &str = "/usr/lib/lg/xen-shim";
 
 /// Pages of the grant table: version 1, 512 grants each.
-pub const GRANT_FRAMES: u64 = 32;
+const GRANT_FRAMES: u64 = 32;
 
 const LARGE: u64 = 2 << 20;
 /// A table of level 2 maps so much.
@@ -98,6 +99,11 @@ pub struct Places {
 }
 
 impl Places {
+    /// The grant table, in `memory`.
+    pub fn grants(&self, memory: &Memory) -> Grants {
+        Grants::new(memory.clone(), self.grants, GRANT_FRAMES, self.ram_pages)
+    }
+
     /// The GPA from which on the devices' registers are: behind all memory, and behind what the kernel calls by.
     pub fn bars(&self) -> u64 {
         (self.notify + PAGE).next_multiple_of(BAR_SIZE)

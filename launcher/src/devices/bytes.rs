@@ -14,7 +14,7 @@ use std::time::Duration;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
 use super::Fault;
-use crate::memory::Memory;
+use crate::memory::dma::Dma;
 
 /// Bytes on their way to the Guest.
 #[derive(Default)]
@@ -82,7 +82,7 @@ impl Input {
 
     /// Moves what waits into buffers of `queue`, as long as there are both. Tells whether any were
     /// used.
-    pub(super) fn fill(&self, queue: &mut Queue, memory: &Memory) -> Result<bool, Fault> {
+    pub(super) fn fill(&self, queue: &mut Queue, memory: &Dma) -> Result<bool, Fault> {
         let waiting = &mut self.state.lock().unwrap().waiting;
         let mut used = false;
         while !waiting.is_empty() {
@@ -289,7 +289,7 @@ impl Outlet {
     }
 
     /// Takes what is in the buffers of `queue`, as long as there is room. Tells whether any were used.
-    pub(super) fn fill(&self, queue: &mut Queue, memory: &Memory) -> Result<bool, Fault> {
+    pub(super) fn fill(&self, queue: &mut Queue, memory: &Dma) -> Result<bool, Fault> {
         let mut used = false;
         while self.has_room() {
             let Some(chain) = queue.iter(memory)?.next() else {
@@ -318,7 +318,7 @@ pub type Output = Box<dyn FnMut(&[u8]) + Send>;
 pub(super) fn drain(
     output: &mut dyn FnMut(&[u8]),
     queue: &mut Queue,
-    memory: &Memory,
+    memory: &Dma,
 ) -> Result<bool, Fault> {
     let mut used = false;
     let mut buffer = [0; 4096];

@@ -28,7 +28,7 @@ use std::os::fd::RawFd;
 
 use virtio_queue::{Queue, QueueT};
 
-use crate::memory::Memory;
+use crate::memory::dma::Dma;
 
 pub use interrupt::{Cause, Interrupt};
 
@@ -70,7 +70,7 @@ pub struct Served {
 /// Each `pass` serves what is there, and tells whether further buffers would be of use.
 fn until_quiet(
     queue: &mut Queue,
-    memory: &Memory,
+    memory: &Dma,
     mut pass: impl FnMut(&mut Queue) -> Result<(Served, bool), Fault>,
 ) -> Result<Served, Fault> {
     let mut all = Served::default();
@@ -141,14 +141,14 @@ pub trait Device: Send {
     }
     /// There may be something to do for queue `index`, which is set up: the driver said so, or our
     /// side of the device.
-    fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault>;
+    fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault>;
     /// Serves queue `index`, of [`Kicked::VcpuFirst`], as far as nothing has to wait, and not for long: the Guest
     /// stands still meanwhile. What is left is in [`Served::then`], this queue included.
     fn serve_first(
         &mut self,
         index: usize,
         _queue: &mut Queue,
-        _memory: &Memory,
+        _memory: &Dma,
     ) -> Result<Served, Fault> {
         Ok(Served {
             used: false,

@@ -19,7 +19,7 @@ use vm_memory::{Address, Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use super::{Device, Fault, Interrupt, Kicked, Served, Source};
-use crate::memory::Memory;
+use crate::memory::dma::Dma;
 
 const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
 /// The queues' iterators walk indirect tables as they do the ring's own.
@@ -30,7 +30,7 @@ const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
 type OnFault = Box<dyn Fn(&str, &Fault) + Send>;
 
 /// A way to serve a queue of a device.
-type Serve = fn(&mut (dyn Device + 'static), usize, &mut Queue, &Memory) -> Result<Served, Fault>;
+type Serve = fn(&mut (dyn Device + 'static), usize, &mut Queue, &Dma) -> Result<Served, Fault>;
 
 /// A device and its queues.
 pub struct Virtio {
@@ -45,7 +45,7 @@ pub struct Virtio {
 pub(super) struct State {
     pub(super) device: Box<dyn Device>,
     transport: u64,
-    memory: Memory,
+    memory: Dma,
     interrupt: Arc<Interrupt>,
     kicks: Vec<Option<Arc<EventFd>>>,
     on_fault: OnFault,
@@ -68,7 +68,7 @@ impl Virtio {
     pub fn new(
         device: Box<dyn Device>,
         transport: u64,
-        memory: Memory,
+        memory: Dma,
         interrupt: Arc<Interrupt>,
         on_fault: impl Fn(&str, &Fault) + Send + 'static,
     ) -> io::Result<Self> {
@@ -206,7 +206,7 @@ impl State {
     /// The reasons of interrupts go to the GPA with this upper half; see [`Interrupt::tell_at`].
     pub(super) fn tell_reasons_at(&self, high: u32) {
         let gpa = (u64::from(high) << 32) | u64::from(self.reasons_low);
-        self.interrupt.tell_at(&self.memory, gpa);
+        self.interrupt.tell_at(self.memory.memory(), gpa);
     }
 
     /// The queue that is selected.
@@ -366,7 +366,7 @@ fn half_of(features: u64, half: u32) -> u32 {
 /// Does the driver want to hear of the buffers that were used since the used ring's index was
 /// `before`? (Sections 2.7.7 and 2.7.10 of the specification. [`QueueT::needs_notification`] knows only
 /// of buffers that were used one by one.)
-fn wants_interrupt(queue: &Queue, memory: &Memory, before: u16) -> Result<bool, Fault> {
+fn wants_interrupt(queue: &Queue, memory: &Dma, before: u16) -> Result<bool, Fault> {
     const NO_INTERRUPT: u16 = VRING_AVAIL_F_NO_INTERRUPT as u16;
     // What the driver reads must be there before what it wants is looked at.
     fence(Ordering::SeqCst);

@@ -15,6 +15,7 @@ use crate::devices::slot::Slot;
 use crate::devices::virtio::Virtio;
 use crate::devices::{Device, Fault, Interrupt, Kicked, Source, Window};
 use crate::machine::module::Vm;
+use crate::memory::dma::Dma;
 use crate::memory::Memory;
 use crate::report::messages::say;
 use crate::report::system::setup;
@@ -28,8 +29,8 @@ const OF_SOURCE: u64 = 1 << 32;
 /// Offset of the register whose GPA hypercall NOTIFY names.
 const NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 
-/// A driver on a PCI bus reaches for memory as the platform says. Linux asks for this where the platform is Xen, and
-/// without grants that is by GPA.
+/// A driver on a PCI bus reaches for memory as the platform says. Linux asks for this where the platform is Xen: with
+/// CONFIG_XEN_VIRTIO it makes grants of its buffers, and without it names GPAs.
 const ACCESS_PLATFORM: u64 = 1 << VIRTIO_F_ACCESS_PLATFORM;
 
 /// The devices, each at its number.
@@ -44,16 +45,18 @@ pub struct Devices {
 struct Bus {
     /// GPA of the first device's BAR. The next is behind it.
     bars: u64,
+    memory: Dma,
     events: Arc<Events>,
     functions: Vec<Arc<Pci>>,
 }
 
 impl Devices {
     /// Devices for a kernel of Xen's: functions of a PCI bus, whose BARs are from GPA `bars` on, a multiple of their
-    /// size, behind all memory.
-    pub fn on_bus(bars: u64, events: Arc<Events>) -> Self {
+    /// size, behind all memory. Their buffers are in `memory`.
+    pub fn on_bus(bars: u64, memory: Dma, events: Arc<Events>) -> Self {
         let bus = Bus {
             bars,
+            memory,
             events,
             functions: Vec::new(),
         };
@@ -70,7 +73,7 @@ impl Devices {
             .map_or(Vec::new(), |bus| bus.functions.clone())
     }
 
-    /// Adds a device whose buffers are in `memory`. `raise` raises the line whose number it gets.
+    /// Adds a device whose buffers are in `memory`, if it is on no bus. `raise` raises the line whose number it gets.
     pub fn add(
         &mut self,
         device: Box<dyn Device>,
@@ -80,12 +83,12 @@ impl Devices {
         let slot = Slot::new(self.all.len())?;
         let Some(bus) = &mut self.bus else {
             let interrupt = Interrupt::new(move |_| raise(slot.line()));
-            let device = virtio(device, 0, memory, interrupt)?;
+            let device = virtio(device, 0, memory.clone().into(), interrupt)?;
             let window = Arc::new(Mmio::new(device.clone()));
             self.all.push((device.clone(), window));
             return Ok(device);
         };
-        let function = bus.add(slot.on_bus()?, device, memory)?;
+        let function = bus.add(slot.on_bus()?, device)?;
         let device = function.device().clone();
         self.all.push((device.clone(), function));
         Ok(device)
@@ -154,12 +157,7 @@ impl Devices {
 
 impl Bus {
     /// Adds device `number`. Its interrupts are the physical ones of Xen's ABI.
-    fn add(
-        &mut self,
-        number: u8,
-        device: Box<dyn Device>,
-        memory: &Memory,
-    ) -> Result<Arc<Pci>, Error> {
+    fn add(&mut self, number: u8, device: Box<dyn Device>) -> Result<Arc<Pci>, Error> {
         let line = pci::line(number);
         let routes = Arc::new(Routes::new(device.queue_sizes().len(), line.into()));
         let (ways, events) = (routes.clone(), self.events.clone());
@@ -168,7 +166,7 @@ impl Bus {
                 events.pirq(pirq);
             }
         });
-        let device = virtio(device, ACCESS_PLATFORM, memory, interrupt)?;
+        let device = virtio(device, ACCESS_PLATFORM, self.memory.clone(), interrupt)?;
         let bar = self.bars + u64::from(number) * BAR_SIZE;
         let function = Arc::new(Pci::new(device, routes, bar, line));
         self.functions.push(function.clone());
@@ -180,7 +178,7 @@ impl Bus {
 fn virtio(
     device: Box<dyn Device>,
     transport: u64,
-    memory: &Memory,
+    memory: Dma,
     interrupt: Interrupt,
 ) -> Result<Arc<Virtio>, Error> {
     let on_fault = |name: &str, fault: &Fault| {
@@ -188,13 +186,7 @@ fn virtio(
             "{name}: stopped until the guest resets it: {fault}"
         ));
     };
-    let device = Virtio::new(
-        device,
-        transport,
-        memory.clone(),
-        Arc::new(interrupt),
-        on_fault,
-    );
+    let device = Virtio::new(device, transport, memory, Arc::new(interrupt), on_fault);
     Ok(Arc::new(device.map_err(setup("a device"))?))
 }
 

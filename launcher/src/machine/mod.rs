@@ -48,6 +48,7 @@ use crate::machine::gdb::Gdb;
 use crate::machine::module::{Vcpu, Vm};
 use crate::machine::recorder::{Recorder, Takers};
 use crate::machine::view::{About, View};
+use crate::memory::dma::Dma;
 use crate::memory::{self, Memory};
 use crate::plan::{self, told, Make, Plan};
 use crate::report::end::End;
@@ -120,7 +121,10 @@ impl Machine {
             }))
         });
         let mut devices = match (&places, &events) {
-            (Some(places), Some(events)) => Devices::on_bus(places.bars(), events.clone()),
+            (Some(places), Some(events)) => {
+                let dma = Dma::with_grants(memory.clone(), places.grants(&memory));
+                Devices::on_bus(places.bars(), dma, events.clone())
+            }
             _ => Devices::default(),
         };
         let mut add = |device| devices.add(device, &memory, raise(&vm));

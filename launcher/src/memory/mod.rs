@@ -2,6 +2,8 @@
 //! Guest-physical memory: where RAM and devices lie, and how RAM is made.
 
 pub mod cgroup;
+pub mod dma;
+pub mod grants;
 
 use std::fs;
 use std::io;

@@ -6,14 +6,13 @@
 //! these, mostly with interrupts off, and another thread would have to be woken for it. The virtio devices behind
 //! the bus have their threads, as any.
 //!
-//! The kernel is hostile: see [`ring`], [`grants`], [`store`] for what holds it. A ring that it has broken is not
+//! The kernel is hostile: see [`ring`], [`crate::memory::grants`], [`store`] for what holds it. A ring that it has broken is not
 //! served any more, which is told once.
 
 #![forbid(unsafe_code)]
 
 pub mod console;
 pub mod events;
-pub mod grants;
 pub mod pci;
 pub mod ring;
 pub mod store;
@@ -25,14 +24,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use xen_abi::handover::{CONSOLE_PORT, STORE_PORT};
 
-use crate::boot::xen::{Places, GRANT_FRAMES};
+use crate::boot::xen::Places;
 use crate::devices::bytes::{Input, Output};
 use crate::devices::pci::Pci;
 use crate::memory::Memory;
 use crate::report::messages::say;
 use console::Console;
 use events::Events;
-use grants::Grants;
 use pci::Bus;
 use store::Store;
 
@@ -61,12 +59,7 @@ impl Xen {
         (input, output): (Arc<Input>, Output),
         events: Arc<Events>,
     ) -> Self {
-        let grants = Grants::new(
-            memory.clone(),
-            places.grants,
-            GRANT_FRAMES,
-            places.ram_pages,
-        );
+        let grants = places.grants(memory);
         let console = Console::new(memory.clone(), places.console, input, output);
         let mut store = Store::new(memory.clone(), places.store);
         for (path, text) in [

@@ -15,8 +15,8 @@ use xen_abi::handover::PIRQS;
 use xen_abi::rings::{Pci as Page, PciRequest, PCI_ACTIVE, PCI_MESSAGES};
 
 use crate::devices::pci::Pci;
+use crate::memory::grants::{Grants, Use};
 use crate::memory::Memory;
-use crate::xen::grants::{Grants, Use};
 use crate::xen::store::Store;
 
 /// Devices on the bus.

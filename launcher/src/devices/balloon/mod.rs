@@ -10,7 +10,8 @@ use vm_memory::{Address, GuestAddress};
 
 use self::give_back::give_back;
 use super::{until_quiet, Device, Fault, Kicked, Served};
-use crate::memory::{Memory, PAGE};
+use crate::memory::dma::Dma;
+use crate::memory::PAGE;
 
 /// The driver reports free pages: `linux:include/uapi/linux/virtio_balloon.h`.
 const VIRTIO_BALLOON_F_REPORTING: u32 = 5;
@@ -56,7 +57,7 @@ impl Device for Balloon {
 
     fn start(&mut self, _: u64) {}
 
-    fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         until_quiet(queue, memory, |queue| {
             let mut used = false;
             while let Some(chain) = queue.iter(memory)?.next() {

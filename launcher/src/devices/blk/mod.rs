@@ -17,7 +17,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::{until_quiet, Device, Fault, Kicked, Served, Source};
 use crate::devices::blk::disk::ring::{Operation, Ring};
 use crate::devices::blk::disk::{Buffers, Disk, SECTOR};
-use crate::memory::Memory;
+use crate::memory::dma::Dma;
 use request::{
     Limits, Piece, Request, Status, Task, MAX_CHAIN, MAX_RANGES, MAX_RANGE_SECTORS, QUEUE,
 };
@@ -80,7 +80,7 @@ impl Blk {
     }
 
     /// Takes the requests that are there, as far as there is room for them.
-    fn begin(&mut self, queue: &mut Queue, memory: &Memory) -> Result<bool, Fault> {
+    fn begin(&mut self, queue: &mut Queue, memory: &Dma) -> Result<bool, Fault> {
         let mut used = false;
         while self.has_room() {
             let Some(chain) = queue.iter(memory)?.next() else {
@@ -111,7 +111,7 @@ impl Blk {
         &mut self,
         task: Task,
         request: Pending,
-        memory: &Memory,
+        memory: &Dma,
     ) -> Result<Option<(Status, usize)>, Fault> {
         let (operation, buffers, offset) = match task {
             Task::Read(into, offset) => (Operation::Read, into, offset),
@@ -212,7 +212,7 @@ impl Blk {
     }
 
     /// GET_ID: the name of the file, as far as it fits.
-    fn tell_id(&self, pieces: Vec<Piece>, memory: &Memory) -> Result<(Status, usize), Fault> {
+    fn tell_id(&self, pieces: Vec<Piece>, memory: &Dma) -> Result<(Status, usize), Fault> {
         let name = self.disk.path().file_name().unwrap_or_default();
         let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
         for (to, from) in id.iter_mut().zip(name.as_encoded_bytes()) {
@@ -228,7 +228,7 @@ impl Blk {
     }
 
     /// Answers the requests that the ring is done with.
-    fn finish(&mut self, queue: &mut Queue, memory: &Memory) -> Result<bool, Fault> {
+    fn finish(&mut self, queue: &mut Queue, memory: &Dma) -> Result<bool, Fault> {
         let mut used = false;
         while let Some((in_flight, buffers, result)) = self.ring.as_mut().and_then(Ring::next) {
             let InFlight {
@@ -262,7 +262,7 @@ fn answer(
     status: Status,
     filled: usize,
     queue: &mut Queue,
-    memory: &Memory,
+    memory: &Dma,
 ) -> Result<(), Fault> {
     let Pending { head, status: gpa } = request;
     memory
@@ -367,7 +367,7 @@ impl Device for Blk {
         })
     }
 
-    fn serve(&mut self, _: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn serve(&mut self, _: usize, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         until_quiet(queue, memory, |queue| {
             let mut used = self.finish(queue, memory)?;
             used |= self.begin(queue, memory)?;
@@ -380,12 +380,7 @@ impl Device for Blk {
 
     /// Transfers of which the file system says beforehand that they need not wait. It has the last word: whatever the
     /// sizes, the Guest's next instruction waits for the copying alone.
-    fn serve_first(
-        &mut self,
-        _: usize,
-        queue: &mut Queue,
-        memory: &Memory,
-    ) -> Result<Served, Fault> {
+    fn serve_first(&mut self, _: usize, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         let mut left = AT_ONCE;
         until_quiet(queue, memory, |queue| {
             let mut used = false;

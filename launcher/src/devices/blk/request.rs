@@ -12,7 +12,7 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemory};
 
 use crate::devices::blk::disk::{Buffers, SECTOR};
 use crate::devices::Fault;
-use crate::memory::Memory;
+use crate::memory::dma::Dma;
 
 /// The size of the queue, and how many requests are in flight at most.
 pub(super) const QUEUE: u16 = 256;
@@ -81,8 +81,8 @@ impl Request {
     ///
     /// It cannot even be answered.
     pub(super) fn take(
-        chain: DescriptorChain<&Memory>,
-        memory: &Memory,
+        chain: DescriptorChain<&Dma>,
+        memory: &Dma,
         limits: &Limits,
     ) -> Result<Self, Fault> {
         let (readable, mut writable) = pieces(chain)?;
@@ -123,7 +123,7 @@ impl Request {
 }
 
 /// The readable and the writable buffers of `chain`.
-fn pieces(chain: DescriptorChain<&Memory>) -> Result<(Vec<Piece>, Vec<Piece>), Fault> {
+fn pieces(chain: DescriptorChain<&Dma>) -> Result<(Vec<Piece>, Vec<Piece>), Fault> {
     let (mut readable, mut writable) = (Vec::new(), Vec::new());
     let mut goes_on = false;
     for (count, descriptor) in chain.enumerate() {
@@ -176,7 +176,7 @@ fn split(pieces: Vec<Piece>, mut length: usize) -> (Vec<Piece>, Vec<Piece>) {
 }
 
 /// What is there.
-fn copy(pieces: &[Piece], memory: &Memory) -> Result<Vec<u8>, Fault> {
+fn copy(pieces: &[Piece], memory: &Dma) -> Result<Vec<u8>, Fault> {
     let mut bytes = Vec::new();
     for &(gpa, length) in pieces {
         let start = bytes.len();
@@ -189,7 +189,7 @@ fn copy(pieces: &[Piece], memory: &Memory) -> Result<Vec<u8>, Fault> {
 }
 
 /// The data's buffers.
-fn buffers(memory: &Memory, pieces: Vec<Piece>) -> Result<Buffers, Fault> {
+fn buffers(memory: &Dma, pieces: Vec<Piece>) -> Result<Buffers, Fault> {
     Buffers::new(memory, pieces).map_err(outside)
 }
 
@@ -212,7 +212,7 @@ fn place(limits: &Limits, sector: u64, length: usize) -> Result<u64, Status> {
 }
 
 /// The bytes of the ranges of a DISCARD or a WRITE_ZEROES; none if there are too many, or a part of one.
-fn copy_ranges(data: &[Piece], memory: &Memory) -> Result<Vec<u8>, Fault> {
+fn copy_ranges(data: &[Piece], memory: &Dma) -> Result<Vec<u8>, Fault> {
     let length: usize = data.iter().map(|&(_, length)| length).sum();
     match length % RANGE == 0 && length <= RANGE * MAX_RANGES as usize {
         true => copy(data, memory),

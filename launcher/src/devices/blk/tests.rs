@@ -14,6 +14,7 @@ use super::*;
 use crate::devices::blk::disk::tests::{disk_on, file};
 use crate::devices::blk::disk::Access;
 use crate::devices::testing::driver::{Driver, Registers, SIZE, WRITE};
+use crate::memory::Memory;
 
 const NEXT: u16 = VRING_DESC_F_NEXT as u16;
 const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
@@ -462,7 +463,7 @@ fn a_driver_that_does_not_flush() {
 #[test]
 fn a_failed_flush_is_not_forgotten() {
     let mut device = blk(&file(&content()), Access::Write, false);
-    let memory = Memory::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+    let memory = Dma::from(Memory::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap());
     let none = Buffers::none(&memory);
     let mut flush = |result| device.outcome(Operation::Flush, &none, result).0;
     assert_eq!(flush(Ok(())), Status::Ok);
@@ -587,7 +588,7 @@ fn a_flush_that_fails_during_a_reset() {
     let (pipe, _writer) = nix::unistd::pipe().unwrap();
     let ring = Ring::new(&pipe.into(), Blk::DEPTH).unwrap();
     let mut blk = Blk::new(disk, Some(ring));
-    let memory = crate::memory::create(2 << 20).unwrap();
+    let memory = Dma::from(crate::memory::create(2 << 20).unwrap());
     let request = Pending {
         head: 0,
         status: GuestAddress(STATUS),

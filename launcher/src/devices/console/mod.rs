@@ -12,7 +12,7 @@ use virtio_queue::Queue;
 
 use super::bytes::{drain, Input, Output};
 use super::{until_quiet, Device, Fault, Kicked, Served};
-use crate::memory::Memory;
+use crate::memory::dma::Dma;
 
 /// The queue that carries input to the driver.
 pub const RECEIVE: usize = 0;
@@ -90,7 +90,7 @@ impl Device for Console {
 
     fn start(&mut self, _: u64) {}
 
-    fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         if index == RECEIVE {
             // A driver that offers buffers is there to take what comes.
             self.input.want();

@@ -15,7 +15,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
 use crate::devices::bytes::{drain, Input, Outlet, Output};
 use crate::devices::{copy_config, until_quiet, Device, Fault, Kicked, Served};
-use crate::memory::Memory;
+use crate::memory::dma::Dma;
 
 /// The most ports there can be.
 const PORTS_MAX: usize = 5;
@@ -113,7 +113,7 @@ impl Ports {
     }
 
     /// Moves what waits for a port into buffers.
-    fn receive(&mut self, id: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn receive(&mut self, id: usize, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         let Port {
             stream: Stream {
                 input: Some(input), ..
@@ -139,7 +139,7 @@ impl Ports {
     }
 
     /// Gives what is in the buffers of a port to its output.
-    fn transmit(&mut self, id: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn transmit(&mut self, id: usize, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         let Port {
             stream,
             open,
@@ -177,7 +177,7 @@ impl Ports {
     }
 
     /// Sends control messages, as many as there are buffers for.
-    fn control_receive(&mut self, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn control_receive(&mut self, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         let mut served = Served::default();
         while let Some(message) = self.answers.front() {
             let Some(chain) = queue.iter(memory)?.next() else {
@@ -196,7 +196,7 @@ impl Ports {
     }
 
     /// Takes control messages from the driver.
-    fn control_transmit(&mut self, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn control_transmit(&mut self, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         let mut served = Served {
             used: false,
             then: 1 << CONTROL_RECEIVE,
@@ -326,7 +326,7 @@ impl Device for Ports {
         }
     }
 
-    fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         until_quiet(queue, memory, |queue| {
             let served = match index {
                 CONTROL_RECEIVE => self.control_receive(queue, memory)?,

@@ -39,7 +39,7 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::{until_quiet, Device, Fault, Kicked, Served, Source};
 use crate::devices::fs::newer::{Answer, Files};
-use crate::memory::Memory;
+use crate::memory::dma::Dma;
 
 /// The longest tag, in bytes: the field of the device's configuration space.
 pub const TAG_MAX: usize = 36;
@@ -94,8 +94,8 @@ impl<F: Files> Fs<F> {
     /// `may_wait` for a lock.
     fn answer(
         &mut self,
-        chain: DescriptorChain<&Memory>,
-        memory: &Memory,
+        chain: DescriptorChain<&Dma>,
+        memory: &Dma,
         may_wait: bool,
     ) -> Result<Option<usize>, Fault> {
         let head = chain.head_index();
@@ -127,7 +127,7 @@ impl<F: Files> Fs<F> {
     }
 
     /// Answers those that have waited for locks.
-    fn finish(&mut self, queue: &mut Queue, memory: &Memory) -> Result<bool, Fault> {
+    fn finish(&mut self, queue: &mut Queue, memory: &Dma) -> Result<bool, Fault> {
         let mut used = false;
         for (number, result) in self.files.locked() {
             let Some(Waiting { head, unique, room }) = self.waiting.remove(&number) else {
@@ -215,7 +215,7 @@ impl<F: Files> Device for Fs<F> {
         })
     }
 
-    fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         until_quiet(queue, memory, |queue| {
             let may_wait = index == REQUEST_QUEUE;
             let mut used = may_wait && self.finish(queue, memory)?;

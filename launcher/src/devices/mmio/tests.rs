@@ -15,6 +15,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::devices::testing::driver::Registers;
 use crate::devices::{Device, Fault, Interrupt, Kicked, Served};
+use crate::memory::dma::Dma;
 use crate::memory::Memory;
 
 const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
@@ -58,7 +59,7 @@ impl Device for Sink {
 
     fn start(&mut self, _: u64) {}
 
-    fn serve(&mut self, _: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn serve(&mut self, _: usize, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         let mut used = false;
         while let Some(chain) = queue.iter(memory)?.next() {
             queue.add_used(memory, chain.head_index(), 0)?;
@@ -82,7 +83,13 @@ fn sink_in(memory: Memory) -> (Mmio, Arc<AtomicU32>) {
     let interrupt = Interrupt::new(move |_| {
         raised.fetch_add(1, Ordering::SeqCst);
     });
-    let device = Virtio::new(Box::new(Sink), 0, memory, Arc::new(interrupt), |_, _| {});
+    let device = Virtio::new(
+        Box::new(Sink),
+        0,
+        memory.into(),
+        Arc::new(interrupt),
+        |_, _| {},
+    );
     (Mmio::new(Arc::new(device.unwrap())), count)
 }
 

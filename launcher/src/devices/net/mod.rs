@@ -22,7 +22,7 @@ use vm_memory::{Address, Bytes, GuestAddress};
 
 use super::{Device, Fault, Kicked, Served, Source};
 use crate::devices::net::peer::{Mac, Peer, FRAME_MAX, FRAME_MIN, HEADER_SIZE};
-use crate::memory::Memory;
+use crate::memory::dma::Dma;
 
 /// The queue of empty buffers.
 pub const RECEIVE: usize = 0;
@@ -94,7 +94,7 @@ impl Net {
     }
 
     /// Moves frames from the peer into buffers.
-    fn receive(&mut self, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn receive(&mut self, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         let mut served = Served {
             used: false,
             // It may be that there is room again.
@@ -125,7 +125,7 @@ impl Net {
     }
 
     /// Gives the driver's frames to the peer.
-    fn transmit(&mut self, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn transmit(&mut self, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         let mut served = Served {
             used: false,
             then: u64::from(mem::take(&mut self.more)) << RECEIVE,
@@ -180,7 +180,7 @@ fn place(
     mut header: [u8; HEADER_SIZE],
     frame: &[u8],
     queue: &mut Queue,
-    memory: &Memory,
+    memory: &Dma,
     mergeable: bool,
 ) -> Result<Placed, Fault> {
     let size = HEADER_SIZE + frame.len();
@@ -230,7 +230,7 @@ fn fill(mut writer: Writer, rest: &mut [&[u8]; 2]) -> io::Result<u32> {
 
 /// Uses these buffers, as head and length, all at once: when a driver finds the first buffer of a
 /// frame, it expects the others there.
-fn add_used(queue: &mut Queue, memory: &Memory, buffers: &[(u16, u32)]) -> Result<(), Fault> {
+fn add_used(queue: &mut Queue, memory: &Dma, buffers: &[(u16, u32)]) -> Result<(), Fault> {
     let Some(((last, length), others)) = buffers.split_last() else {
         return Ok(());
     };
@@ -306,7 +306,7 @@ impl Device for Net {
         mem::take(&mut self.config_changed)
     }
 
-    fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         match index {
             RECEIVE => self.receive(queue, memory),
             _ => self.transmit(queue, memory),

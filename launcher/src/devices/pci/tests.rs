@@ -36,7 +36,7 @@ impl Driver {
         let device = Virtio::new(
             Box::new(Rng),
             transport,
-            memory.clone(),
+            memory.clone().into(),
             Arc::new(interrupt),
             |_, _| {},
         );

@@ -9,7 +9,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
 use super::{until_quiet, Device, Fault, Kicked, Served};
-use crate::memory::Memory;
+use crate::memory::dma::Dma;
 
 /// A buffer gets this much at most, whatever its length: a driver that wants more asks again, and
 /// has not kept the device busy for seconds with one descriptor.
@@ -54,7 +54,7 @@ impl Device for Rng {
 
     fn start(&mut self, _: u64) {}
 
-    fn serve(&mut self, _: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn serve(&mut self, _: usize, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         until_quiet(queue, memory, |queue| {
             let mut used = false;
             while let Some(chain) = queue.iter(memory)?.next() {

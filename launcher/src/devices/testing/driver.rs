@@ -150,7 +150,7 @@ impl Driver {
         let device = Virtio::new(
             Box::new(device),
             0,
-            memory.clone(),
+            memory.clone().into(),
             interrupt.clone(),
             |_, _| {},
         );

@@ -17,7 +17,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use super::{until_quiet, Device, Fault, Kicked, Served, Source};
 use crate::devices::vsock::hub::{Hub, DATA_MAX};
 use crate::devices::vsock::packet::{Header, HEADER};
-use crate::memory::Memory;
+use crate::memory::dma::Dma;
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
@@ -47,7 +47,7 @@ impl Vsock {
     }
 
     /// Puts packets into buffers, as long as there are both.
-    fn receive(&mut self, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn receive(&mut self, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         let mut served = Served::default();
         self.exhausted = false;
         for _ in 0..AT_ONCE {
@@ -86,7 +86,7 @@ impl Vsock {
     }
 
     /// Takes packets, as long as there is room for what they are answered with.
-    fn transmit(&mut self, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn transmit(&mut self, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         let mut served = Served::default();
         self.stalled = false;
         loop {
@@ -158,7 +158,7 @@ impl Device for Vsock {
         })
     }
 
-    fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Memory) -> Result<Served, Fault> {
+    fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {
         until_quiet(queue, memory, |queue| match index {
             RECEIVE => {
                 let served = self.receive(queue, memory)?;

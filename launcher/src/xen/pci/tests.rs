@@ -51,7 +51,7 @@ impl Front {
             let device = Virtio::new(
                 Box::new(Rng),
                 transport,
-                memory.clone(),
+                memory.clone().into(),
                 interrupt,
                 |_, _| {},
             );

@@ -16,7 +16,7 @@ use crate::devices::rng::Rng;
 use crate::devices::testing::fuzz::Choices;
 use crate::devices::virtio::Virtio;
 use crate::devices::{Interrupt, Window};
-use crate::memory::Memory;
+use crate::memory::dma::Dma;
 use crate::xen::events::Events;
 use crate::xen::store::Store;
 use crate::xen::{pci, Xen};
@@ -82,9 +82,6 @@ pub fn all(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
     let memory = crate::memory::create(1 << 20).expect("memory");
     let events = Arc::new(Events::new(memory.clone(), RAISED, || {}));
-    let functions: Vec<_> = (0..2)
-        .map(|number| function(number, &memory, &events))
-        .collect();
     let places = Places {
         ram_pages: 0xc0,
         store: STORE,
@@ -93,6 +90,10 @@ pub fn all(bytes: &[u8]) {
         raised: RAISED,
         notify: NOTIFY,
     };
+    let dma = Dma::with_grants(memory.clone(), places.grants(&memory));
+    let functions: Vec<_> = (0..2)
+        .map(|number| function(number, &dma, &events))
+        .collect();
     let console = (Arc::default(), Box::new(|_: &[u8]| {}) as _);
     let xen = Xen::new(&memory, &places, functions.clone(), console, events);
     let mut kernel = Kernel::new(memory.clone(), STORE);
@@ -106,7 +107,7 @@ pub fn all(bytes: &[u8]) {
     xen.finish();
 }
 
-fn function(number: u8, memory: &Memory, events: &Arc<Events>) -> Arc<Pci> {
+fn function(number: u8, memory: &Dma, events: &Arc<Events>) -> Arc<Pci> {
     let line = pci::line(number);
     let routes = Arc::new(Routes::new(1, line.into()));
     let (ways, events) = (routes.clone(), events.clone());

@@ -136,6 +136,7 @@ mod tests {
 
     use super::*;
     use crate::devices::blk::disk::tests::file;
+    use crate::memory::dma::Dma;
     use crate::memory::Memory;
 
     /// Not a multiple of BLOCK.
@@ -152,7 +153,7 @@ mod tests {
         fn like_a_disk(steps in prop::collection::vec(
             (0u8..3, 0..SIZE / 512, 1..SIZE / 512, any::<u8>()), 1..20,
         )) {
-            let memory = Memory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+            let memory = Dma::from(Memory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap());
             let mut disk = base();
             let below = file(&disk);
             let mut overlay =

@@ -188,6 +188,7 @@ mod tests {
 
     use super::*;
     use crate::devices::blk::disk::tests::file;
+    use crate::memory::dma::Dma;
     use crate::memory::Memory;
 
     const DEPTH: u16 = 8;
@@ -214,7 +215,7 @@ mod tests {
 
     #[test]
     fn operations() {
-        let memory = Memory::from_ranges(&[(GuestAddress(0), 0x10_000)]).unwrap();
+        let memory = Dma::from(Memory::from_ranges(&[(GuestAddress(0), 0x10_000)]).unwrap());
         let file = file(&[0; 0x1000]);
         let mut ring = Ring::new(&file, DEPTH).unwrap();
         let buffers = |gpa, length| Buffers::new(&memory, [(GuestAddress(gpa), length)]).unwrap();
@@ -240,7 +241,7 @@ mod tests {
 
     #[test]
     fn full_and_forgotten() {
-        let memory = Memory::from_ranges(&[(GuestAddress(0), 0x10_000)]).unwrap();
+        let memory = Dma::from(Memory::from_ranges(&[(GuestAddress(0), 0x10_000)]).unwrap());
         let file = file(&[0; 0x1000]);
         let mut ring = Ring::new(&file, DEPTH).unwrap();
         memory.write_slice(&[5; 0x1000], GuestAddress(0)).unwrap();

@@ -14,7 +14,7 @@ use vm_memory::{GuestAddress, GuestMemory};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_io_nr;
 
-use crate::memory::Memory;
+use crate::memory::dma::Dma;
 
 /// The unit of a disk's size, in bytes.
 pub const SECTOR: u64 = 512;
@@ -29,7 +29,7 @@ pub struct Buffers {
     /// Each lies within a mapping that `memory` holds.
     pieces: Vec<iovec>,
     length: usize,
-    memory: Memory,
+    memory: Dma,
 }
 
 // SAFETY: the pointers are to mappings shared by all threads, and `memory` keeps them in place.
@@ -42,7 +42,7 @@ impl Buffers {
     ///
     /// One of them is not in RAM.
     pub fn new(
-        memory: &Memory,
+        memory: &Dma,
         pieces: impl IntoIterator<Item = (GuestAddress, usize)>,
     ) -> Result<Self, vm_memory::GuestMemoryError> {
         let mut buffers = Self::none(memory);
@@ -60,7 +60,7 @@ impl Buffers {
     }
 
     /// No pieces, for what needs none.
-    pub fn none(memory: &Memory) -> Self {
+    pub fn none(memory: &Dma) -> Self {
         Self {
             pieces: Vec::new(),
             length: 0,
@@ -222,6 +222,7 @@ mod tests {
     use vm_memory::Bytes;
 
     use super::*;
+    use crate::memory::Memory;
 
     const PIECES: [(GuestAddress, usize); 4] = [
         (GuestAddress(0x1000), 10),
@@ -231,7 +232,7 @@ mod tests {
     ];
     const LENGTH: usize = 27;
 
-    fn bytes(memory: &Memory) -> Vec<u8> {
+    fn bytes(memory: &Dma) -> Vec<u8> {
         let read = |(gpa, length)| {
             let mut bytes = vec![0; length];
             memory.read_slice(&mut bytes, gpa).unwrap();
@@ -240,8 +241,10 @@ mod tests {
         PIECES.into_iter().flat_map(read).collect()
     }
 
-    fn memory() -> Memory {
-        Memory::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap()
+    fn memory() -> Dma {
+        Memory::from_ranges(&[(GuestAddress(0), 0x4000)])
+            .unwrap()
+            .into()
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub enum BadGrant {
     Refused(u32),
     #[error("grant {0} is of no RAM")]
     Frame(u32),
+    #[error("grant {0} is of a frame that does not follow that of the one before")]
+    Apart(u32),
 }
 
 impl Grants {
@@ -57,6 +59,11 @@ impl Grants {
             entries,
             ram_pages,
         }
+    }
+
+    /// The memory whose pages are granted.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// The GPA of the page that `grant` names.
