@@ -4,6 +4,9 @@
 # A kernel that has no driver for the bus of the devices, although its modules say so, is told of at once.
 . "${0%/*}/lib.sh"
 
+# It cannot be taken from a kernel that has it built in.
+! grep -q '/xen-pcifront[.]ko$' "/lib/modules/$RELEASE/modules.builtin" || exit 0
+
 tree=$(mktemp -d)
 cp -r "/lib/modules/$RELEASE/." "$tree"
 name=$(grep -o '^[^:]*/xen-pcifront[.]ko[^:]*' "$tree/modules.dep")

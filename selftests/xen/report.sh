@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # timeout: 900
-# The page about a run of the Host's own kernel has its phases, its initcalls by their levels, its log, and every exit
+# The page about a run of a stock kernel has its phases, its initcalls by their levels, its log, and every exit
 # that the counters count.
 . "${0%/*}/lib.sh"
 
@@ -14,7 +14,7 @@ for id in phases exits time kinds pages initcalls counters log; do grep "<sectio
 for phase in 'kernel read' 'memory mapped' 'kernel, before initcalls' 'initcalls: core' 'initcalls: device' init command; do
 	grep -o "\"name\":\"$phase\"" stock.html
 done
-grep -o "\"kernel_version\":\"Linux version $(uname -r)\"" stock.html
+grep -o "\"kernel_version\":\"Linux version $RELEASE\"" stock.html
 count=$(grep -o '"initcalls":{"count":[0-9]*' stock.html | grep -o '[0-9]*$')
 [ "$count" -gt 500 ]
 grep -o '"log":\[".*reboot: ' stock.html >log
