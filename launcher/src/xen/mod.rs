@@ -13,6 +13,7 @@
 
 pub mod console;
 pub mod events;
+pub mod link;
 pub mod pci;
 pub mod ring;
 pub mod store;
@@ -70,10 +71,11 @@ impl Xen {
         ] {
             store.set(path, text);
         }
-        if !functions.is_empty() {
-            Bus::announce(&mut store);
-        }
+        let has_bus = !functions.is_empty();
         let bus = Bus::new(memory.clone(), grants, functions);
+        if has_bus {
+            bus.announce(&mut store);
+        }
         let state = Mutex::new(State {
             console: Some(console),
             store: Some(store),

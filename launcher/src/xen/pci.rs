@@ -17,6 +17,7 @@ use xen_abi::rings::{Pci as Page, PciRequest, PCI_ACTIVE, PCI_MESSAGES};
 use crate::devices::pci::Pci;
 use crate::memory::grants::{Grants, Use};
 use crate::memory::Memory;
+use crate::xen::link::{Link, Next};
 use crate::xen::store::Store;
 
 /// Devices on the bus.
@@ -25,8 +26,6 @@ pub const DEVICES_MAX: usize = 32;
 pub const FIRST_LINE: u8 = 16;
 const FIRST_MESSAGE: u32 = FIRST_LINE as u32 + DEVICES_MAX as u32;
 
-const FRONTEND: &str = "/local/domain/1/device/pci/0";
-const BACKEND: &str = "/local/domain/0/backend/pci/1/0";
 /// The version of the protocol.
 const MAGIC: &str = "7";
 
@@ -42,16 +41,9 @@ const BAD_OFFSET: Failed = -2;
 const NOT_IMPLEMENTED: Failed = -4;
 const OP_FAILED: Failed = -5;
 
-/// The steps by which a frontend and its backend meet (`enum xenbus_state`).
-const INITIALISING: &str = "1";
-const INIT_WAIT: &str = "2";
-const INITIALISED: &str = "3";
-const CONNECTED: &str = "4";
-const CLOSING: &str = "5";
-const CLOSED: &str = "6";
-
 /// The bus.
 pub struct Bus {
+    link: Link,
     memory: Memory,
     grants: Grants,
     functions: Vec<Arc<Pci>>,
@@ -90,6 +82,7 @@ impl Bus {
     pub fn new(memory: Memory, grants: Grants, functions: Vec<Arc<Pci>>) -> Self {
         let free = (FIRST_MESSAGE..PIRQS as u32).rev().collect();
         Self {
+            link: Link::new("pci", 0, "pci-op-ref"),
             memory,
             grants,
             functions,
@@ -99,74 +92,33 @@ impl Bus {
     }
 
     /// Tells the kernel of the bus.
-    pub fn announce(store: &mut Store) {
-        for (name, value) in [
-            ("backend", BACKEND),
-            ("backend-id", "0"),
-            ("state", INITIALISING),
-        ] {
-            store.set(&format!("{FRONTEND}/{name}"), value);
-        }
-        for (name, value) in [
-            ("frontend", FRONTEND),
-            ("frontend-id", "1"),
-            ("online", "1"),
-            ("root_num", "1"),
-            ("root-0", "0000:00"),
-            ("state", INIT_WAIT),
-        ] {
-            store.set(&format!("{BACKEND}/{name}"), value);
-        }
+    pub fn announce(&self, store: &mut Store) {
+        let backend = [("root_num", "1"), ("root-0", "0000:00")];
+        self.link.announce(store, &[], &backend);
     }
 
     /// Looks where the frontend is, and follows. Tells whether something has changed, of which the kernel is to hear.
     pub fn follow(&mut self, store: &mut Store) -> bool {
-        let page = format!("{FRONTEND}/pci-op-ref");
-        let frontend = store.get(&format!("{FRONTEND}/state")).unwrap_or(CLOSED);
-        let backend = store.get(&format!("{BACKEND}/state")).unwrap_or(CLOSED);
-        let (end, next) = match (frontend, backend) {
-            // Linux takes a frontend for a new one if it reads this state and has meanwhile stored another, which can
-            // happen while it connects (xenbus_dev_changed in 7.3). So it is another from the moment on in
-            // which it has said where its page is, before it hears of that itself.
-            (INITIALISING, INIT_WAIT) if store.get(&page).is_some() => (FRONTEND, INIT_WAIT),
-            (INITIALISED, INIT_WAIT | CLOSED) => match self.connect(store) {
-                Some(kernel) => {
-                    self.kernel = Some(kernel);
-                    (BACKEND, CONNECTED)
-                }
-                None if backend == CLOSED => return false,
-                None => (BACKEND, CLOSED),
-            },
-            // A kernel that powers off waits for this.
-            (CLOSING, INIT_WAIT | CONNECTED) => {
-                self.disconnect();
-                (BACKEND, CLOSING)
-            }
-            (CLOSED, INIT_WAIT | CONNECTED | CLOSING) => {
-                self.disconnect();
-                (BACKEND, CLOSED)
-            }
-            (INITIALISING, CLOSED) => (BACKEND, INIT_WAIT),
-            _ => return false,
+        let Some(next) = self.link.next(store) else {
+            return false;
         };
-        // Who asks until nothing changes must come to an end where there is no room.
-        store.set(&format!("{end}/state"), next)
+        match next {
+            Next::Connect => self.kernel = self.connect(store),
+            Next::Leave(_) => self.disconnect(),
+            Next::Begin | Next::Reopen => {}
+        }
+        self.link.done(store, next, self.kernel.is_some())
     }
 
     fn connect(&self, store: &Store) -> Option<Kernel> {
-        let number = |name| {
-            store
-                .get(&format!("{FRONTEND}/{name}"))?
-                .parse::<u32>()
-                .ok()
-        };
-        if store.get(&format!("{FRONTEND}/magic")) != Some(MAGIC) {
+        if self.link.told(store, "magic") != Some(MAGIC) {
             return None;
         }
-        let page = self.grants.page(number("pci-op-ref")?, Use::Write).ok()?;
+        let grant = self.link.number(store, "pci-op-ref")?;
+        let page = self.grants.page(grant, Use::Write).ok()?;
         Some(Kernel {
             page,
-            port: number("event-channel")?,
+            port: self.link.number(store, "event-channel")?,
         })
     }
 

@@ -9,8 +9,14 @@ use crate::devices::pci::Routes;
 use crate::devices::rng::Rng;
 use crate::devices::virtio::Virtio;
 use crate::devices::Interrupt;
+use crate::xen::link::{CLOSED, CONNECTED};
 use crate::xen::testing::kernel::Kernel;
 
+const FRONTEND: &str = "/local/domain/1/device/pci/0";
+const BACKEND: &str = "/local/domain/0/backend/pci/1/0";
+const INIT_WAIT: &str = "2";
+const INITIALISED: &str = "3";
+const CLOSING: &str = "5";
 const STORE: u64 = 0x4000;
 const TABLE: u64 = 0x8000;
 const PAGE: u64 = 0x6000;
@@ -60,15 +66,17 @@ impl Front {
         };
         let functions = (0..2).map(function).collect();
         let mut store = Store::new(memory.clone(), STORE);
-        Bus::announce(&mut store);
         let grants = Grants::new(memory.clone(), TABLE, 1, RAM_PAGES);
         let entry = 1 | ((PAGE >> 12) << 32);
         memory
             .write_obj(entry, GuestAddress(TABLE + 8 * GRANT))
             .unwrap();
+        let kernel = Kernel::new(memory.clone(), STORE);
+        let bus = Bus::new(memory.clone(), grants, functions);
+        bus.announce(&mut store);
         Self {
-            kernel: Kernel::new(memory.clone(), STORE),
-            bus: Bus::new(memory.clone(), grants, functions),
+            kernel,
+            bus,
             memory,
             store,
         }

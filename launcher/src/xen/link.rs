@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0
+//! How a frontend, the kernel's half of a device, and its backend meet: by nodes of the xenstore, in which each stores its
+//! state (`enum xenbus_state`, io/xenbus.h of Xen).
+
+use crate::xen::store::Store;
+
+const INITIALISING: &str = "1";
+const INIT_WAIT: &str = "2";
+const INITIALISED: &str = "3";
+pub(super) const CONNECTED: &str = "4";
+const CLOSING: &str = "5";
+pub(super) const CLOSED: &str = "6";
+
+/// The two directories of a device.
+pub struct Link {
+    frontend: String,
+    backend: String,
+    /// A node that the frontend stores when it connects, before its state.
+    mark: &'static str,
+}
+
+/// The backend's next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The frontend has begun to connect, which is to be seen.
+    Begin,
+    /// It has told all that it takes to connect.
+    Connect,
+    /// It leaves: nothing of it may be used any more. This is the backend's state then.
+    Leave(&'static str),
+    /// Another frontend is there.
+    Reopen,
+}
+
+impl Link {
+    /// That of device `number` of a `kind`, such as "pci". The frontend stores the node `mark` when it connects.
+    pub fn new(kind: &str, number: u32, mark: &'static str) -> Self {
+        Self {
+            frontend: format!("/local/domain/1/device/{kind}/{number}"),
+            backend: format!("/local/domain/0/backend/{kind}/1/{number}"),
+            mark,
+        }
+    }
+
+    /// Tells the kernel of the device, whose frontend and backend have these nodes beside the usual ones.
+    pub fn announce(&self, store: &mut Store, frontend: &[(&str, &str)], backend: &[(&str, &str)]) {
+        let usual = [
+            ("frontend", &self.frontend[..]),
+            ("frontend-id", "1"),
+            ("online", "1"),
+            ("state", INIT_WAIT),
+        ];
+        for (name, value) in backend.iter().chain(&usual) {
+            store.set(&format!("{}/{name}", self.backend), value);
+        }
+        // The state comes last: who sees it finds all the others.
+        let usual = [
+            ("backend", &self.backend[..]),
+            ("backend-id", "0"),
+            ("state", INITIALISING),
+        ];
+        for (name, value) in frontend.iter().chain(&usual) {
+            store.set(&format!("{}/{name}", self.frontend), value);
+        }
+    }
+
+    /// What the frontend says under `name`.
+    pub fn told<'a>(&self, store: &'a Store, name: &str) -> Option<&'a str> {
+        store.get(&format!("{}/{name}", self.frontend))
+    }
+
+    /// The number that it says under `name`.
+    pub fn number(&self, store: &Store, name: &str) -> Option<u32> {
+        self.told(store, name)?.parse().ok()
+    }
+
+    /// What is to be done now, if anything is.
+    pub fn next(&self, store: &Store) -> Option<Next> {
+        let frontend = self.told(store, "state").unwrap_or(CLOSED);
+        Some(match (frontend, self.state(store)) {
+            // Linux takes a frontend for a new one if it reads this state and has meanwhile stored another, which can
+            // happen while it connects (xenbus_dev_changed in 7.3). So it is another from the moment on in
+            // which it has said where its page is, before it hears of that itself.
+            (INITIALISING, INIT_WAIT) if self.told(store, self.mark).is_some() => Next::Begin,
+            (INITIALISED, INIT_WAIT | CLOSED) => Next::Connect,
+            // A kernel that powers off waits for this.
+            (CLOSING, INIT_WAIT | CONNECTED) => Next::Leave(CLOSING),
+            (CLOSED, INIT_WAIT | CONNECTED | CLOSING) => Next::Leave(CLOSED),
+            (INITIALISING, CLOSED) => Next::Reopen,
+            _ => return None,
+        })
+    }
+
+    /// The step `next` is done; if it was to connect, with success or not. Tells whether something has changed, of which the
+    /// kernel is to hear.
+    pub fn done(&self, store: &mut Store, next: Next, connected: bool) -> bool {
+        let (end, state) = match next {
+            Next::Begin => (&self.frontend, INIT_WAIT),
+            Next::Connect if connected => (&self.backend, CONNECTED),
+            Next::Connect if self.state(store) == CLOSED => return false,
+            Next::Connect => (&self.backend, CLOSED),
+            Next::Leave(state) => (&self.backend, state),
+            Next::Reopen => (&self.backend, INIT_WAIT),
+        };
+        // Who asks until nothing changes must come to an end where there is no room.
+        store.set(&format!("{end}/state"), state)
+    }
+
+    /// The backend's state.
+    pub(super) fn state<'a>(&self, store: &'a Store) -> &'a str {
+        store
+            .get(&format!("{}/state", self.backend))
+            .unwrap_or(CLOSED)
+    }
+}
