@@ -282,9 +282,14 @@ pub fn vsock(bytes: &[u8]) {
     }
 }
 
-/// A kernel of Xen's: rings, grants, requests to the PCI bus, and functions on it.
+/// A kernel of Xen's: rings, grants, requests to the PCI bus and to a disk, and functions on the bus.
 pub fn xen(bytes: &[u8]) {
-    kernel::all(bytes);
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.as_path().join("disk");
+    fs::write(&path, [b'x'; 64 * SECTOR as usize]).expect("a file");
+    let access = Access::Overlay;
+    let disk = Disk::open(&disk::Spec { path, access }).expect("it is one");
+    kernel::all(bytes, disk);
 }
 
 /// A kernel of Xen's that sends messages to the xenstore.

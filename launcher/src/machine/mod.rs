@@ -151,6 +151,7 @@ impl Machine {
                 &memory,
                 &places,
                 devices.functions(),
+                plan.disks,
                 console,
                 events,
             ))
@@ -232,6 +233,12 @@ impl Machine {
                 }
             };
             let thread = thread::Builder::new().name("device".into()).spawn(serve);
+            thread.map_err(setup("a thread"))?;
+        }
+        for block in self.xen.iter().flat_map(|xen| xen.blocks()) {
+            let block = block.clone();
+            let serve = move || block.serve_calls();
+            let thread = thread::Builder::new().name("disk".into()).spawn(serve);
             thread.map_err(setup("a thread"))?;
         }
         let driver = self

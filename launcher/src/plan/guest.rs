@@ -108,6 +108,8 @@ pub struct Guest {
     pub shares: Vec<Share>,
     /// The kinds of the command's standard streams.
     pub streams: Streams,
+    /// It runs by Xen's ABI and has no driver for the bus of virtio's devices: its disks are Xen's.
+    pub has_no_bus: bool,
 }
 
 impl Guest {
@@ -131,9 +133,20 @@ impl Guest {
             true => Some(find_initrd(options.initrd.as_deref())?),
             false => options.initrd.clone(),
         };
+        let tree = match image.abi {
+            Abi::Lguest => None,
+            Abi::Xen(_) => modules::tree(options.modules.as_deref(), image.release().as_deref()),
+        };
+        let has_no_bus = match &tree {
+            Some(tree) => can_be_without_bus(options, root.is_some()) && !modules::has_bus(tree)?,
+            None => false,
+        };
         let told = match image.linux {
             true => {
-                let modules = modules(options, &image, root.is_some())?;
+                let modules = match has_no_bus {
+                    true => Some(Vec::new()),
+                    false => modules(options, &image, root.is_some(), tree.as_deref())?,
+                };
                 told::archive(options, &streams, root.as_ref(), modules.as_deref())?
             }
             false => Vec::new(),
@@ -151,6 +164,7 @@ impl Guest {
             shares: shares.chain(options.share.iter().cloned()).collect(),
             root,
             streams,
+            has_no_bus,
         })
     }
 
@@ -177,13 +191,28 @@ impl Guest {
     }
 }
 
+/// Is nothing asked for that is on the bus of virtio's devices? Our own init has its streams there.
+fn can_be_without_bus(options: &Run, has_root: bool) -> bool {
+    options.initrd.is_some()
+        && options.command.is_empty()
+        && !has_root
+        && options.share.is_empty()
+        && options.net.is_none()
+        && options.vsock.is_none()
+}
+
 /// The modules for the devices of a kernel that runs by Xen's ABI; none for others.
-fn modules(options: &Run, image: &Image, has_root: bool) -> Result<Option<Vec<Module>>, Error> {
+fn modules(
+    options: &Run,
+    image: &Image,
+    has_root: bool,
+    tree: Option<&Path>,
+) -> Result<Option<Vec<Module>>, Error> {
     if image.abi == Abi::Lguest {
         return Ok(None);
     }
-    let release = image.release();
-    let Some(tree) = modules::tree(options.modules.as_deref(), release.as_deref()) else {
+    let Some(tree) = tree else {
+        let release = image.release();
         let release = release.as_deref().unwrap_or("this kernel");
         say(&format!(
             "there are no modules of {release}; it must have built in what it needs (--modules names them)"
@@ -198,7 +227,7 @@ fn modules(options: &Run, image: &Image, has_root: bool) -> Result<Option<Vec<Mo
     ];
     let kinds = kinds.iter().filter_map(|&(kind, has)| has.then_some(kind));
     let kinds: Vec<_> = ["console", "rng"].into_iter().chain(kinds).collect();
-    modules::find(&tree, &modules::wanted(&kinds)).map(Some)
+    modules::find(tree, &modules::wanted(&kinds)).map(Some)
 }
 
 /// The kernel that the Host runs, where a distribution puts it.
@@ -362,6 +391,7 @@ mod tests {
             initrd: Vec::new(),
             root: None,
             command_line: vec![append.into()],
+            has_no_bus: false,
             shares: Vec::new(),
             streams: Streams {
                 place: None,

@@ -28,7 +28,7 @@ use crate::boot::Layout;
 use crate::cli::place::GdbError;
 use crate::cli::Run;
 use crate::devices;
-use crate::devices::blk::disk::{Access, Disk};
+use crate::devices::blk::disk::{self, Access, Disk, DisksError};
 use crate::devices::fs::share::{self, Share};
 use crate::devices::net::options as net;
 use crate::devices::pci::BAR_SIZE;
@@ -43,6 +43,7 @@ use crate::report::Error;
 use crate::sandbox::Grant;
 use crate::session::streams::Streams;
 use crate::socket_file;
+use crate::xen::block::BLOCKS_MAX;
 
 /// What runs. It is checked, and nothing of it is made: who drops it has changed nothing.
 #[derive(Serialize)]
@@ -65,6 +66,9 @@ pub struct Plan {
     command_line: String,
     /// The devices, in the order of their numbers.
     pub devices: Vec<Device>,
+    /// What each of the disks is that a kernel without a driver for the bus of those has beside them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    blocks: Vec<String>,
     #[serde(flatten)]
     command: Option<Command>,
     /// Seconds.
@@ -72,6 +76,9 @@ pub struct Plan {
     /// The roots that are loaded.
     #[serde(skip)]
     pub load: Load,
+    /// The disks of `blocks`, which are open and locked.
+    #[serde(skip)]
+    pub disks: Vec<Disk>,
     /// The user's side.
     #[serde(skip)]
     pub streams: Arc<Streams>,
@@ -174,7 +181,20 @@ impl Plan {
             socket_file::check(path).map_err(GdbError::Socket)?;
         }
         let grants = guest.shares.iter().map(Share::grant).collect();
-        let devices = devices(options, &guest, shares, disks);
+        let disks = (options.disk.iter().zip(disks)).collect::<Vec<_>>();
+        let (on_bus, beside) = match guest.has_no_bus {
+            true if disks.len() > BLOCKS_MAX => {
+                let (count, limit) = (disks.len(), BLOCKS_MAX);
+                return Err(DisksError::TooMany { count, limit }.into());
+            }
+            true => (Vec::new(), disks),
+            false => (disks, Vec::new()),
+        };
+        let blocks = ('a'..).zip(&beside);
+        let blocks = blocks
+            .map(|(name, (spec, disk))| of_disk(spec, disk, "xvd", name))
+            .collect();
+        let devices = devices(options, &guest, shares, on_bus);
         let slots = (0..devices.len()).map(Slot::new);
         let slots: Vec<_> = slots.collect::<Result<_, _>>()?;
         let command_line = guest.command_line(&slots)?;
@@ -202,6 +222,7 @@ impl Plan {
                     make,
                 })
                 .collect(),
+            blocks,
             command,
             timeout: options.timeout.map(|time| time.as_secs_f64()),
             load: Load {
@@ -210,6 +231,7 @@ impl Plan {
                 command_line,
                 layout,
             },
+            disks: beside.into_iter().map(|(_, disk)| disk).collect(),
             streams: Arc::new(guest.streams),
             grants,
             sockets: options.vsock.as_ref().map(|spec| spec.directory().into()),
@@ -278,7 +300,7 @@ fn devices(
     options: &Run,
     guest: &Guest,
     shares: Vec<Box<dyn devices::Device>>,
-    disks: Vec<Disk>,
+    disks: Vec<(&disk::Spec, Disk)>,
 ) -> Vec<(&'static str, String, Make)> {
     let mut all = vec![("console", "the terminal".into(), Make::Console)];
     let ports = &guest.streams.names;
@@ -296,20 +318,24 @@ fn devices(
         let what = format!("{path}, the guest's CID is {}", vsock.cid);
         all.push(("vsock", what, Make::Vsock(vsock.clone())));
     }
-    for (name, (spec, disk)) in ('a'..).zip(options.disk.iter().zip(disks)) {
-        let access = match spec.access {
-            Access::Write => "",
-            Access::Read => ", read-only",
-            Access::Overlay => ", writes go to a temporary file",
-        };
-        let (path, size) = (spec.path.display(), disk.size());
-        let what = format!("{path} as /dev/vd{name}, {size} bytes{access}");
+    for (name, (spec, disk)) in ('a'..).zip(disks) {
+        let what = of_disk(spec, &disk, "vd", name);
         all.push(("blk", what, Make::Disk(disk)));
     }
     all.push(("rng", "random numbers".into(), Make::Random));
     let what = "gives free memory back to the host";
     all.push(("balloon", what.into(), Make::Balloon));
     all
+}
+
+fn of_disk(spec: &disk::Spec, disk: &Disk, kind: &str, name: char) -> String {
+    let access = match spec.access {
+        Access::Write => "",
+        Access::Read => ", read-only",
+        Access::Overlay => ", writes go to a temporary file",
+    };
+    let (path, size) = (spec.path.display(), disk.size());
+    format!("{path} as /dev/{kind}{name}, {size} bytes{access}")
 }
 
 fn of_share(share: &Share) -> String {
@@ -359,6 +385,9 @@ impl Display for Plan {
                 &format!("device {number}"),
                 &format!("{place} {kind:<7} {what}"),
             )?;
+        }
+        for block in &self.blocks {
+            row("disk of Xen's", block)?;
         }
         if let Some(command) = &self.command {
             if let Some(root) = &command.root {

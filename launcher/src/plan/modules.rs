@@ -31,13 +31,13 @@ pub struct Wanted {
 /// Whose driver may be missing: there are others that give random numbers.
 const RANDOM: &str = "random numbers of the host's";
 
+/// The driver of the bus that all devices of virtio's are on.
+const PCIFRONT: Wanted = driver("xen-pcifront", "XEN_PCIDEV_FRONTEND", "all devices");
+
 /// The modules for these kinds of devices, as `plan::Device` has them.
 pub fn wanted(kinds: &[&str]) -> Vec<Wanted> {
     const ALL: [(&str, Wanted); 8] = [
-        (
-            "",
-            driver("xen-pcifront", "XEN_PCIDEV_FRONTEND", "all devices"),
-        ),
+        ("", PCIFRONT),
         ("", driver("virtio_pci", "VIRTIO_PCI", "all devices")),
         (
             "console",
@@ -106,7 +106,13 @@ impl Explain for ModulesError {
     fn fix(&self) -> String {
         match self {
             Self::Missing { wanted, .. } => {
-                format!("build the kernel with CONFIG_{}=y or =m", wanted.option)
+                let alone =
+                    "; without it, it can have disks alone, and an initrd of your own (--initrd)";
+                let alone = if *wanted == PCIFRONT { alone } else { "" };
+                format!(
+                    "build the kernel with CONFIG_{}=y or =m{alone}",
+                    wanted.option
+                )
             }
             _ => self.code().fix().to_string(),
         }
@@ -126,17 +132,33 @@ pub fn tree(named: Option<&Path>, release: Option<&str>) -> Option<PathBuf> {
     named.map(PathBuf::from).or_else(usual)
 }
 
+/// Does the kernel of `tree` have the driver of the bus that all devices of virtio's are on?
+///
+/// # Errors
+///
+/// The tree is none.
+pub fn has_bus(tree: &Path) -> Result<bool, Error> {
+    let (dependencies, builtin) = lists(tree)?;
+    let is_built_in = builtin.lines().any(|path| is_name_of(PCIFRONT.name, path));
+    Ok(is_built_in || in_order(&dependencies, PCIFRONT.name).is_some())
+}
+
+/// What is in the lists of `tree`: of modules, and of what is built in.
+fn lists(tree: &Path) -> Result<(String, String), Error> {
+    let read = |name| fs::read_to_string(tree.join(name));
+    let dependencies =
+        read("modules.dep").map_err(|error| ModulesError::NoTree(tree.into(), error))?;
+    // Trees of before Linux 2.6.33 are without.
+    Ok((dependencies, read("modules.builtin").unwrap_or_default()))
+}
+
 /// Finds `wanted` in `tree`, and what they need, in the order of loading.
 ///
 /// # Errors
 ///
 /// The tree is none, or has them neither as modules nor built in.
 pub fn find(tree: &Path, wanted: &[Wanted]) -> Result<Vec<Module>, Error> {
-    let read = |name| fs::read_to_string(tree.join(name));
-    let dependencies =
-        read("modules.dep").map_err(|error| ModulesError::NoTree(tree.into(), error))?;
-    // Trees of before Linux 2.6.33 are without.
-    let builtin = read("modules.builtin").unwrap_or_default();
+    let (dependencies, builtin) = lists(tree)?;
     let mut files = Vec::new();
     for &wanted in wanted {
         match in_order(&dependencies, wanted.name) {
@@ -261,6 +283,24 @@ mod tests {
     fn random_numbers_come_from_elsewhere_too() {
         let rng = wanted(&["rng"]).pop().unwrap();
         assert_eq!(find(a_tree().path(), &[rng]).unwrap(), []);
+    }
+
+    #[test]
+    fn a_bus_as_a_module_or_built_in_or_none() {
+        let tree = a_tree();
+        assert!(!has_bus(tree.path()).unwrap());
+        let error = find(tree.path(), &wanted(&[])).unwrap_err();
+        assert!(error.fix().contains("disks alone"), "{}", error.fix());
+        let path = "kernel/drivers/pci/xen-pcifront.ko";
+        for (name, list) in [
+            ("modules.builtin", path.into()),
+            ("modules.dep", format!("{path}:\n")),
+        ] {
+            let tree = a_tree();
+            fs::write(tree.path().join(name), list).unwrap();
+            assert!(has_bus(tree.path()).unwrap(), "{name}");
+        }
+        assert!(has_bus(Path::new("/no/such")).is_err());
     }
 
     #[test]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a kernel that runs by Xen's paravirtual ABI finds around it: the console, the xenstore, and the PCI bus.
+//! What a kernel that runs by Xen's paravirtual ABI finds around it: the console, the xenstore, the PCI bus, and disks.
 //!
 //! The kernel calls by a port of an event channel, which the shim passes on: hypercall NOTIFY, which has no eventfd
 //! here. So it is the vCPU's thread that serves the call, before the hypercall returns: Linux waits for each of
@@ -11,11 +11,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod block;
 pub mod console;
 pub mod events;
 pub mod link;
 pub mod pci;
 pub mod ring;
+pub mod slots;
 pub mod store;
 #[cfg(any(test, fuzzing))]
 pub mod testing;
@@ -26,10 +28,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xen_abi::handover::{CONSOLE_PORT, STORE_PORT};
 
 use crate::boot::xen::Places;
+use crate::devices::blk::disk::Disk;
 use crate::devices::bytes::{Input, Output};
 use crate::devices::pci::Pci;
 use crate::memory::Memory;
 use crate::report::messages::say;
+use block::Block;
 use console::Console;
 use events::Events;
 use pci::Bus;
@@ -40,6 +44,7 @@ pub struct Xen {
     notify: u64,
     events: Arc<Events>,
     state: Mutex<State>,
+    blocks: Vec<Arc<Block>>,
 }
 
 struct State {
@@ -48,15 +53,17 @@ struct State {
     /// The same.
     store: Option<Store>,
     bus: Bus,
+    blocks: Vec<Arc<Block>>,
 }
 
 impl Xen {
-    /// For the kernel at `places` of `memory`, with these functions on its PCI bus. What is typed at the console
+    /// For the kernel at `places` of `memory`, with these functions on its PCI bus, and these disks beside it. What is typed at the console
     /// comes from `input`, what is printed goes to `output`.
     pub fn new(
         memory: &Memory,
         places: &Places,
         functions: Vec<Arc<Pci>>,
+        disks: Vec<Disk>,
         (input, output): (Arc<Input>, Output),
         events: Arc<Events>,
     ) -> Self {
@@ -71,7 +78,16 @@ impl Xen {
         ] {
             store.set(path, text);
         }
-        let has_bus = !functions.is_empty();
+        let block = |(number, disk)| {
+            let block = Block::new(number, disk, memory.clone(), grants.clone(), events.clone());
+            Arc::new(block)
+        };
+        let blocks: Vec<_> = (0..).zip(disks).map(block).collect();
+        for block in &blocks {
+            block.announce(&mut store);
+        }
+        // A kernel with such disks has no driver for the bus.
+        let has_bus = !functions.is_empty() && blocks.is_empty();
         let bus = Bus::new(memory.clone(), grants, functions);
         if has_bus {
             bus.announce(&mut store);
@@ -80,11 +96,13 @@ impl Xen {
             console: Some(console),
             store: Some(store),
             bus,
+            blocks: blocks.clone(),
         });
         Self {
             notify: places.notify,
             events,
             state,
+            blocks,
         }
     }
 
@@ -106,13 +124,20 @@ impl Xen {
             _ => state.bus.serve(port),
         };
         drop(state);
+        self.blocks.iter().for_each(|block| block.serve(port));
         if is_served {
             self.events.port(port);
         }
     }
 
-    /// Shows all that the kernel has printed: it ends.
+    /// The disks that are no functions. Each wants a thread.
+    pub fn blocks(&self) -> &[Arc<Block>] {
+        &self.blocks
+    }
+
+    /// Does all that the kernel has asked for, and shows all that it has printed: it ends.
     pub fn finish(&self) {
+        self.blocks.iter().for_each(|block| block.process());
         self.serve(CONSOLE_PORT);
         if let Some(console) = &mut self.state().console {
             console.finish();
@@ -144,7 +169,11 @@ impl State {
             match store.serve() {
                 Ok(served) => {
                     is_served |= served.busy;
-                    if !self.bus.follow(store) && !served.changed {
+                    let mut followed = self.bus.follow(store);
+                    for block in &self.blocks {
+                        followed |= block.follow(store);
+                    }
+                    if !followed && !served.changed {
                         return is_served;
                     }
                 }

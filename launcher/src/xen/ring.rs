@@ -27,7 +27,7 @@ pub struct Ring {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum Broken {
-    #[error("a ring of {size} bytes cannot hold {held}")]
+    #[error("a ring of {size} cannot hold {held}")]
     Indices { size: u32, held: u32 },
     #[error("a ring is not in RAM: {0}")]
     Memory(#[from] GuestMemoryError),

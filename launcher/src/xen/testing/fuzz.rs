@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A fuzzer's bytes, as the deeds of a kernel that is out for trouble.
 //!
-//! It begins in good order, with the PCI bus connected, so that few bytes get deep.
+//! It begins in good order, with the PCI bus and a disk connected, so that few bytes get deep.
 
 use std::sync::Arc;
 
@@ -11,12 +11,14 @@ use xen_abi::handover::STORE_PORT;
 
 use super::kernel::Kernel;
 use crate::boot::xen::Places;
+use crate::devices::blk::disk::Disk;
 use crate::devices::pci::{Pci, Routes, BAR_SIZE};
 use crate::devices::rng::Rng;
 use crate::devices::testing::fuzz::Choices;
 use crate::devices::virtio::Virtio;
 use crate::devices::{Interrupt, Window};
 use crate::memory::dma::Dma;
+use crate::memory::Memory;
 use crate::xen::events::Events;
 use crate::xen::store::Store;
 use crate::xen::{pci, Xen};
@@ -27,10 +29,12 @@ const DEEDS_MAX: usize = 64;
 const STORE: u64 = 0x4000;
 const CONSOLE: u64 = 0x5000;
 const BUS: u64 = 0x6000;
+const RING: u64 = 0x7000;
 const GRANTS: u64 = 0xc_0000;
 const RAISED: u64 = 0xf_0000;
 const NOTIFY: u64 = 0x10_0000;
 const BUS_PORT: u32 = 7;
+const DISK_PORT: u32 = 8;
 const WRITE: u32 = 11;
 
 /// What a payload is made of.
@@ -77,8 +81,8 @@ fn send(kernel: &mut Kernel, choices: &mut Choices<'_>) {
     kernel.send(kind.into(), transaction.into(), &payload);
 }
 
-/// A kernel that stores anything into rings, grants and requests, calls all ports, and sets up devices.
-pub fn all(bytes: &[u8]) {
+/// A kernel with this disk that stores anything into rings, grants and requests, calls all ports, and sets up devices.
+pub fn all(bytes: &[u8], disk: Disk) {
     let mut choices = Choices::new(bytes);
     let memory = crate::memory::create(1 << 20).expect("memory");
     let events = Arc::new(Events::new(memory.clone(), RAISED, || {}));
@@ -95,7 +99,14 @@ pub fn all(bytes: &[u8]) {
         .map(|number| function(number, &dma, &events))
         .collect();
     let console = (Arc::default(), Box::new(|_: &[u8]| {}) as _);
-    let xen = Xen::new(&memory, &places, functions.clone(), console, events);
+    let xen = Xen::new(
+        &memory,
+        &places,
+        functions.clone(),
+        vec![disk],
+        console,
+        events,
+    );
     let mut kernel = Kernel::new(memory.clone(), STORE);
     connect(&mut kernel, &xen);
     for _ in 0..DEEDS_MAX {
@@ -103,6 +114,7 @@ pub fn all(bytes: &[u8]) {
             break;
         }
         act(&mut kernel, &xen, &functions, &mut choices);
+        xen.blocks().iter().for_each(|block| block.process());
     }
     xen.finish();
 }
@@ -131,28 +143,54 @@ fn function(number: u8, memory: &Dma, events: &Arc<Events>) -> Arc<Pci> {
 }
 
 fn connect(kernel: &mut Kernel, xen: &Xen) {
-    let grant = 1 | ((BUS >> 12) << 32);
     let memory = kernel.memory.clone();
-    memory
-        .write_obj(grant, GuestAddress(GRANTS + 8))
-        .expect("it is RAM");
+    for (grant, page) in [(1, BUS), (2, RING)] {
+        memory
+            .write_obj(1 | ((page >> 12) << 32), GuestAddress(GRANTS + 8 * grant))
+            .expect("it is RAM");
+    }
     let nodes = [
-        ("pci-op-ref", "1"),
-        ("event-channel", "7"),
-        ("magic", "7"),
-        ("state", "3"),
+        ("pci/0/pci-op-ref", "1"),
+        ("pci/0/event-channel", "7"),
+        ("pci/0/magic", "7"),
+        ("pci/0/state", "3"),
+        ("vbd/51712/ring-ref", "2"),
+        ("vbd/51712/event-channel", "8"),
+        ("vbd/51712/state", "3"),
     ];
     for (name, value) in nodes {
-        kernel.send(WRITE, 0, format!("device/pci/0/{name}\0{value}").as_bytes());
+        kernel.send(WRITE, 0, format!("device/{name}\0{value}").as_bytes());
         xen.notify(NOTIFY, STORE_PORT.into());
         kernel.replies();
     }
 }
 
+/// Asks the disk for something, of grants that may be there.
+fn ask_disk(memory: &Memory, xen: &Xen, choices: &mut Choices<'_>) {
+    let added: u32 = memory.read_obj(GuestAddress(RING)).expect("it is RAM");
+    let slot = 64 + (added % 32) as usize * 112;
+    let mut request = [0; 112];
+    request[0] = choices.byte() % 8;
+    request[1] = choices.byte() % 13;
+    request[16] = choices.byte() % 80;
+    for piece in request[24..].chunks_exact_mut(8) {
+        piece[0] = choices.byte() % 8;
+        piece[4] = choices.byte() % 9;
+        piece[5] = choices.byte() % 9;
+    }
+    let place = GuestAddress(RING + slot as u64);
+    memory.write_slice(&request, place).expect("it is RAM");
+    memory
+        .write_obj(added.wrapping_add(1), GuestAddress(RING))
+        .expect("it is RAM");
+    xen.notify(NOTIFY, DISK_PORT.into());
+}
+
 fn act(kernel: &mut Kernel, xen: &Xen, functions: &[Arc<Pci>], choices: &mut Choices<'_>) {
     let memory = kernel.memory.clone();
     let function = &functions[choices.one_of(functions.len())];
-    match choices.byte() % 8 {
+    match choices.byte() % 9 {
+        8 => ask_disk(&memory, xen, choices),
         0 | 1 => {
             let command = u32::from(choices.byte() % 7);
             let (device, offset) = (u32::from(choices.byte() % 4) * 8, u32::from(choices.byte()));
@@ -164,7 +202,7 @@ fn act(kernel: &mut Kernel, xen: &Xen, functions: &[Arc<Pci>], choices: &mut Cho
             xen.notify(NOTIFY, BUS_PORT.into());
         }
         2 => {
-            let page = [STORE, CONSOLE, BUS, GRANTS][choices.one_of(4)];
+            let page = [STORE, CONSOLE, BUS, GRANTS, RING][choices.one_of(5)];
             // The indices of both rings are at 2048 and 3072.
             let offset = [0, 2048, 3072][choices.one_of(3)] + u64::from(choices.byte() % 64) * 4;
             memory
