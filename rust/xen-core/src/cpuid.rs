@@ -78,9 +78,9 @@ const FEATURES: [(u32, u32, Registers); 7] = [
             ebx: bits(&[
                 3, 5, 6, 8, 9, 13, 16, 17, 18, 19, 21, 23, 24, 26, 27, 28, 29, 30, 31,
             ]),
-            // AVX512VBMI, AVX512_VBMI2, GFNI, VAES, VPCLMULQDQ, AVX512_VNNI, AVX512_BITALG, AVX512_VPOPCNTDQ, CLDEMOTE,
+            // AVX512VBMI, UMIP, AVX512_VBMI2, GFNI, VAES, VPCLMULQDQ, AVX512_VNNI, AVX512_BITALG, AVX512_VPOPCNTDQ, CLDEMOTE,
             // MOVDIRI, MOVDIR64B
-            ecx: bits(&[1, 6, 8, 9, 10, 11, 12, 14, 25, 27, 28]),
+            ecx: bits(&[1, 2, 6, 8, 9, 10, 11, 12, 14, 25, 27, 28]),
             // AVX512_4VNNIW, AVX512_4FMAPS, FSRM, AVX512_VP2INTERSECT, MD_CLEAR, SERIALIZE, AVX512_FP16
             edx: bits(&[2, 3, 4, 8, 10, 14, 23]),
         },

@@ -47,6 +47,11 @@ pub const fn msr_value(msr: u32) -> Option<u64> {
     }
 }
 
+/// The byte that CLI is.
+pub const CLI: u8 = 0xfa;
+/// The byte that STI is.
+pub const STI: u8 = 0xfb;
+
 /// Bytes that an instruction has at most.
 pub const MAX_LENGTH: usize = 15;
 
@@ -111,4 +116,76 @@ impl PortAccess {
             _ => 0xffff_ffff,
         }
     }
+}
+
+/// A table whose register an instruction stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// SGDT: a limit of 16 bits and a base of 64.
+    Gdt,
+    /// SIDT: likewise.
+    Idt,
+    /// SLDT: a selector of 16 bits.
+    Ldt,
+}
+
+/// SGDT, SIDT or SLDT to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableStore {
+    /// Whose register it is.
+    pub table: Table,
+    /// Where it goes: a GVA, perhaps not a canonical one.
+    pub to: u64,
+    /// Bytes of the instruction.
+    pub length: u64,
+}
+
+/// The store of a table's register that `code`, at `rip`, begins with, if it is one: of 64-bit code, as compilers make it,
+/// with no prefix but REX. `register` is asked for general registers, by the CPU's numbers. (SDM volume 2, "Addressing-Mode
+/// Encoding of ModR/M and SIB Bytes".)
+pub fn table_store(code: &[u8], rip: u64, register: impl Fn(u8) -> u64) -> Option<TableStore> {
+    let (rex, opcode) = match *code {
+        [rex @ 0x40..=0x4f, ref opcode @ ..] => (rex, opcode),
+        ref opcode => (0, opcode),
+    };
+    let [0x0f, group, modrm, ref operand @ ..] = *opcode else {
+        return None;
+    };
+    let (mode, rm) = (modrm >> 6, modrm & 7);
+    let table = match (group, (modrm >> 3) & 7) {
+        (1, 0) => Table::Gdt,
+        (1, 1) => Table::Idt,
+        (0, 0) => Table::Ldt,
+        _ => return None,
+    };
+    // REX.B and REX.X are a fourth bit of the base's number and of the index'.
+    let (base_high, index_high) = ((rex & 1) << 3, (rex & 2) << 2);
+    let (base, index, operand) = match (rm, operand) {
+        // RSP is no index.
+        (4, &[sib, ref operand @ ..]) => match ((sib >> 3) & 7) | index_high {
+            4 => (sib & 7, 0, operand),
+            index => (sib & 7, register(index) << (sib >> 6), operand),
+        },
+        (4, []) => return None,
+        _ => (rm, 0, operand),
+    };
+    // In the place of RBP and R13 without a displacement are addresses without a base.
+    let no_base = mode == 0 && base == 5;
+    let (displacement, size) = match (mode, operand) {
+        (0, _) if !no_base => (0, 0),
+        (1, &[byte, ..]) => (i64::from(byte as i8), 1),
+        (0 | 2, &[a, b, c, d, ..]) => (i64::from(i32::from_le_bytes([a, b, c, d])), 4),
+        _ => return None,
+    };
+    let length = (code.len() - operand.len() + size) as u64;
+    let base = match rm {
+        5 if no_base => rip.wrapping_add(length),
+        _ if no_base => 0,
+        _ => register(base | base_high),
+    };
+    Some(TableStore {
+        table,
+        to: base.wrapping_add(index).wrapping_add_signed(displacement),
+        length,
+    })
 }

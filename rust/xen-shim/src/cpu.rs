@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The CPU: instructions that are done for the kernel, and registers that only instructions reach.
 
-use crate::memory::read;
+use crate::memory::{self, read, write};
 use crate::vcpu::{Vcpu, USER_CS, USER_CS32};
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid_count, _xgetbv};
 use lguest_call::abi::{LGUEST_HOST_CLEARS_BUFFERS, LGUEST_HOST_TSC_STABLE};
 use lguest_call::shared_read;
+use xen_abi::number::physdev::IO_PORTS;
 use xen_core::cpuid::{self, Registers};
-use xen_core::instruction::{self, Msr, PortAccess, FORCED_CPUID, MAX_LENGTH, MSR_LENGTH};
+use xen_core::descriptor::ENTRIES;
+use xen_core::instruction::{
+    self, Msr, PortAccess, Table, CLI, FORCED_CPUID, MAX_LENGTH, MSR_LENGTH, STI,
+};
 
 /// Executes Xen's CPUID, if that is what faulted.
 pub(crate) fn forced_cpuid(cpu: &mut Vcpu) -> bool {
@@ -88,26 +92,70 @@ pub(crate) fn msr(cpu: &mut Vcpu) -> bool {
     true
 }
 
-/// Does a program's access to I/O ports, if that is what faulted and the kernel grants it.
+/// Does a program's access to I/O ports, if that is what faulted and the kernel grants it; and nothing for its CLI or STI, if
+/// it is 32-bit code that may have all.
 pub(crate) fn port(cpu: &mut Vcpu) -> bool {
     if (cpu.iopl < 3 && cpu.io_ports == 0) || !matches!(cpu.user, USER_CS | USER_CS32) {
         return false;
     }
-    let (mut code, mut known) = ([0_u8; MAX_LENGTH], 0);
-    // It can be the last instruction of what is mapped.
-    for (gva, byte) in (cpu.frame.rip..).zip(&mut code) {
-        let Ok(value) = read(gva) else { break };
-        *byte = value;
-        known += 1;
+    let mut code = [0; MAX_LENGTH];
+    let code = fetch(cpu.frame.rip, &mut code);
+    // Linux has the same rule, but looks for the code segment by SGDT, which finds a table that is not its own where the Host
+    // has no UMIP.
+    if cpu.user == USER_CS32 && matches!(code, [CLI | STI, ..]) && has_all_ports(cpu) {
+        cpu.frame.rip += 1;
+        return true;
     }
-    let access =
-        instruction::port_access(&code[..known], cpu.frame.rdx as u16, cpu.user == USER_CS);
+    let access = instruction::port_access(code, cpu.frame.rdx as u16, cpu.user == USER_CS);
     let Some(access) = access.filter(|access| is_granted(cpu, access)) else {
         return false;
     };
     cpu.frame.rax = access.rax(cpu.frame.rax);
     cpu.frame.rip += access.length;
     true
+}
+
+/// The instruction at `rip`, in `code`: less of it where what is mapped ends.
+fn fetch(rip: u64, code: &mut [u8; MAX_LENGTH]) -> &[u8] {
+    let mut known = 0;
+    for (gva, byte) in (rip..).zip(&mut *code) {
+        let Ok(value) = read(gva) else { break };
+        *byte = value;
+        known += 1;
+    }
+    &code[..known]
+}
+
+/// Stores the register of a descriptor table for the kernel, if that is what faulted, as it does where the Host has UMIP on.
+/// The GDT is the kernel's own, in the alias; it has no IDT and no LDT. A pointer that cannot be written through is the
+/// kernel's #GP, and not the page fault that a CPU would raise.
+pub(crate) fn store_table(cpu: &mut Vcpu) -> bool {
+    let mut code = [0; MAX_LENGTH];
+    let code = fetch(cpu.frame.rip, &mut code);
+    let register = |number| cpu.frame.register(number);
+    let Some(store) = instruction::table_store(code, cpu.frame.rip, register) else {
+        return false;
+    };
+    let (limit, base): (u16, u64) = match store.table {
+        Table::Gdt if cpu.gdt != 0 => (ENTRIES as u16 * 8 - 1, memory::address(cpu.gdt)),
+        _ => (0, 0),
+    };
+    let [l0, l1] = limit.to_le_bytes();
+    let [b0, b1, b2, b3, b4, b5, b6, b7] = base.to_le_bytes();
+    let stored = match store.table {
+        Table::Gdt | Table::Idt => write(store.to, [l0, l1, b0, b1, b2, b3, b4, b5, b6, b7]),
+        Table::Ldt => write(store.to, [0_u8; 2]),
+    };
+    if stored.is_ok() {
+        cpu.frame.rip += store.length;
+    }
+    stored.is_ok()
+}
+
+fn has_all_ports(cpu: &Vcpu) -> bool {
+    let word = |i| read::<u64>(cpu.io_bitmap.wrapping_add(i * 8));
+    cpu.iopl == 3
+        || cpu.io_ports == IO_PORTS && (0..u64::from(IO_PORTS) / 64).all(|i| word(i) == Ok(0))
 }
 
 fn is_granted(cpu: &Vcpu, access: &PortAccess) -> bool {

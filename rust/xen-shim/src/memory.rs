@@ -128,6 +128,7 @@ plain!(
     u64,
     [u8; 2],
     [u8; 7],
+    [u8; 10],
     physdev::SetIopl,
     physdev::SetIobitmap,
     vcpu::VcpuTimeInfo,

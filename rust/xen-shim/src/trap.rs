@@ -79,8 +79,8 @@ fn int80(cpu: &mut Vcpu) {
     }
 }
 
-/// #GP: fast system calls of 32-bit code, which fault as they do under Xen if they have no callback; some MSRs are ours,
-/// and ports may be a program's.
+/// #GP: fast system calls of 32-bit code, which fault as they do under Xen if they have no callback; some MSRs are ours, and
+/// so are the registers of descriptor tables; ports may be a program's.
 fn protection(cpu: &mut Vcpu, error: u64) {
     if error == u64::from(LGUEST_ERROR_SYSENTER) {
         match cpu.sysenter.address {
@@ -97,7 +97,7 @@ fn protection(cpu: &mut Vcpu, error: u64) {
     } else {
         let done = error == 0
             && match cpu.user {
-                0 => cpu::msr(cpu),
+                0 => cpu::msr(cpu) || cpu::store_table(cpu),
                 _ => cpu::port(cpu),
             };
         if !done {

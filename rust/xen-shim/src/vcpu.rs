@@ -45,6 +45,30 @@ pub(crate) struct Frame {
     pub(crate) ss: u64,
 }
 
+impl Frame {
+    /// A general register, by the CPU's number, of which the low four bits count.
+    pub(crate) fn register(&self, number: u8) -> u64 {
+        match number & 15 {
+            0 => self.rax,
+            1 => self.rcx,
+            2 => self.rdx,
+            3 => self.rbx,
+            4 => self.rsp,
+            5 => self.rbp,
+            6 => self.rsi,
+            7 => self.rdi,
+            8 => self.r8,
+            9 => self.r9,
+            10 => self.r10,
+            11 => self.r11,
+            12 => self.r12,
+            13 => self.r13,
+            14 => self.r14,
+            _ => self.r15,
+        }
+    }
+}
+
 /// A handler that the kernel registered; its address is 0 if it has none.
 #[derive(Clone, Copy)]
 #[repr(C)]

@@ -15,6 +15,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("fast system calls of 32-bit programs", fast_32),
     ("XCR0 is what signal frames hold", xcr0),
     ("instructions of the kernel", privileged),
+    (
+        "instructions that the kernel does for programs",
+        done_by_the_kernel,
+    ),
     ("RDTSC", rdtsc),
     ("TLS segments", tls_segment),
     ("no LDTs", no_ldt),
@@ -391,6 +395,72 @@ fn privileged() {
     dies!(libc::SIGILL, "ud2");
     dies!(libc::SIGTRAP, "int3");
     dies!(libc::SIGTRAP, "pushf", "orl $0x100, (%rsp)", "popf", "nop");
+}
+
+// A program that may use all ports where that can be had, and what the kernel does for it: CLI and STI, which do nothing,
+// and SGDT and SMSW where the processor has UMIP. Its exit status is the number of what is wrong.
+global_asm!(
+    r#"
+    .pushsection .rodata
+    .code32
+program_done:
+    mov $110, %eax              /* iopl */
+    mov $3, %ebx
+    int $0x80
+    test %eax, %eax
+    jnz 3f                      /* not everybody may, and not every kernel has it */
+    cli
+    sti
+3:  mov $7, %eax
+    xor %ecx, %ecx
+    cpuid
+    test $(1 << 2), %ecx
+    jz 2f
+    mov $1, %esi
+    sgdt -16(%esp)
+    cmpw $0, -16(%esp)
+    jne 1f
+    cmpl $0xfffe0000, -14(%esp)
+    jne 1f
+    mov $2, %esi
+    smsw %ax
+    cmp $0x33, %ax
+    jne 1f
+2:  xor %esi, %esi
+1:  mov %esi, %ebx
+    mov $1, %eax
+    int $0x80
+program_done_end:
+    .code64
+    .popsection
+    "#,
+    options(att_syntax)
+);
+
+extern "C" {
+    static program_done: u8;
+    static program_done_end: u8;
+}
+
+/// Linux ignores CLI and STI of who may have all ports, and emulates what UMIP forbids, with numbers that say nothing.
+fn done_by_the_kernel() {
+    let status = run_32(&raw const program_done, &raw const program_done_end);
+    assert_eq!(status, 0, "32-bit code");
+    // SAFETY: every processor with 64-bit mode has leaf 7.
+    if unsafe { std::arch::x86_64::__cpuid_count(7, 0) }.ecx & (1 << 2) == 0 {
+        return;
+    }
+    let (mut gdt, mut idt) = ([0xcc_u8; 10], [0xcc_u8; 10]);
+    let (cr0, task, ldt): (u32, u32, u32);
+    // SAFETY: writes the two arrays and three registers.
+    unsafe {
+        asm!("sgdt ({})", "sidt ({})", in(reg) &mut gdt, in(reg) &mut idt, options(att_syntax, nostack));
+        asm!("smsw {0:e}", "str {1:e}", "sldt {2:e}", out(reg) cr0, out(reg) task, out(reg) ldt,
+            options(att_syntax, nostack));
+    }
+    assert_eq!(gdt, [0, 0, 0, 0, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff]);
+    assert_eq!(idt, [0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+    assert_eq!((cr0, task, ldt), (0x8005_0033, 0x40, 0));
 }
 
 fn rdtsc() {

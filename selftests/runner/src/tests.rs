@@ -255,6 +255,7 @@ const HOSTILE_XEN: &[(&str, &str, Fate)] = &[
     ),
     ("xen-events", "programs", Survives),
     ("xen-events", "io-ports", Survives),
+    ("xen-events", "registers-of-tables", Survives),
     ("xen-events", "event-storm", Survives),
     ("xen-events", "no-event-callback", Survives),
     ("xen-events", "block-for-ever", Spins),

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use xen_core::descriptor::{effect, limit, Effect};
-use xen_core::instruction::{msr, msr_value, port_access, Msr, PortAccess};
+use xen_core::instruction::{
+    msr, msr_value, port_access, table_store, Msr, PortAccess, Table, TableStore,
+};
 
 #[test]
 fn entries_of_the_gdt() {
@@ -105,4 +107,65 @@ fn a_port_is_granted_by_all_its_bits() {
         .rax(7),
         7
     );
+}
+
+#[test]
+fn stores_of_tables() {
+    // Each register holds its own number, a million times.
+    let at = |code: &[u8]| {
+        table_store(code, 0x10, |number| u64::from(number) * 1_000_000).map(
+            |TableStore { table, to, length }| {
+                // What is behind an instruction does not matter.
+                let longer = [code, &[0x90; 4]].concat();
+                let again = table_store(&longer, 0x10, |number| u64::from(number) * 1_000_000);
+                assert_eq!(again, Some(TableStore { table, to, length }), "{code:x?}");
+                assert_eq!(length, code.len() as u64, "{code:x?}");
+                (table, to)
+            },
+        )
+    };
+    for (code, expected) in [
+        // sgdt (%rax), (%r8), 6(%rsp), -2(%rbp), 0x100(%r13), sidt (%rdi), sldt (%rdx)
+        (&[0x0f, 0x01, 0x00][..], (Table::Gdt, 0)),
+        (&[0x41, 0x0f, 0x01, 0x00], (Table::Gdt, 8_000_000)),
+        (&[0x0f, 0x01, 0x44, 0x24, 6], (Table::Gdt, 4_000_006)),
+        (&[0x0f, 0x01, 0x45, 0xfe], (Table::Gdt, 4_999_998)),
+        (
+            &[0x41, 0x0f, 0x01, 0x85, 0, 1, 0, 0],
+            (Table::Gdt, 13_000_256),
+        ),
+        (&[0x0f, 0x01, 0x0f], (Table::Idt, 7_000_000)),
+        (&[0x0f, 0x00, 0x02], (Table::Ldt, 2_000_000)),
+        // sgdt (%rcx,%rdx,4), (%r12), (%rax,%r12), 8(,%rbx,8)
+        (&[0x0f, 0x01, 0x04, 0x91], (Table::Gdt, 9_000_000)),
+        (&[0x41, 0x0f, 0x01, 0x04, 0x24], (Table::Gdt, 12_000_000)),
+        (&[0x42, 0x0f, 0x01, 0x04, 0x20], (Table::Gdt, 12_000_000)),
+        (
+            &[0x0f, 0x01, 0x04, 0xdd, 8, 0, 0, 0],
+            (Table::Gdt, 24_000_008),
+        ),
+        // sgdt -1(%rip): behind the instruction is where that begins.
+        (
+            &[0x0f, 0x01, 0x05, 0xff, 0xff, 0xff, 0xff],
+            (Table::Gdt, 0x16),
+        ),
+    ] {
+        assert_eq!(at(code), Some(expected), "{code:x?}");
+    }
+    // vmcall, lgdt, str, smsw, another map, half an instruction, a prefix, none.
+    for code in [
+        &[0x0f, 0x01, 0xc1][..],
+        &[0x0f, 0x01, 0x10],
+        &[0x0f, 0x00, 0x08],
+        &[0x0f, 0x01, 0x20],
+        &[0x0f, 0x02, 0x00],
+        &[0x0f, 0x01, 0x04],
+        &[0x0f, 0x01, 0x44, 0x24],
+        &[0x0f, 0x01, 0x05, 0, 0, 0],
+        &[0x67, 0x0f, 0x01, 0x00],
+        &[0x41],
+        &[],
+    ] {
+        assert_eq!(at(code), None, "{code:x?}");
+    }
 }

@@ -7,14 +7,14 @@
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use lguest_hostile_xen::{
-    call, commit, entry, map_program, power_off, program, set_traps, start_info, Random, BASE,
-    FAILSAFE, PROGRAM, PROGRAM_STACK, SYSTEM_CALL,
+    call, catch, commit, entry, map_program, page, power_off, program, set_traps, start_info,
+    Random, BAD_POINTERS, BASE, FAILSAFE, PROGRAM, PROGRAM_STACK, SYSTEM_CALL,
 };
 use xen_abi::event_channel::{op, BindIpi, Port};
 use xen_abi::number::physdev::{self, SetIobitmap};
 use xen_abi::number::{
-    CALLBACK_OP, EVENT_CHANNEL_OP, IRET, PHYSDEV_OP, SCHED_OP, SET_TIMER_OP, SET_TRAP_TABLE,
-    STACK_SWITCH, UPDATE_VA_MAPPING, VCPU_OP, XEN_VERSION,
+    CALLBACK_OP, EVENT_CHANNEL_OP, IRET, PHYSDEV_OP, SCHED_OP, SET_GDT, SET_TIMER_OP,
+    SET_TRAP_TABLE, STACK_SWITCH, UPDATE_DESCRIPTOR, UPDATE_VA_MAPPING, VCPU_OP, XEN_VERSION,
 };
 use xen_abi::vcpu::{
     callback, sched, vcpu_op, CallbackRegister, IretFrame, SharedInfo, TrapInfo, TRAP_MASKS_EVENTS,
@@ -51,6 +51,7 @@ fn main() -> ! {
         ("iret-without-failsafe", iret_without_failsafe),
         ("programs", programs),
         ("io-ports", io_ports),
+        ("registers-of-tables", registers_of_tables),
         ("event-storm", event_storm),
         ("no-event-callback", no_event_callback),
         ("block-for-ever", block_for_ever),
@@ -296,6 +297,101 @@ fn io_ports() {
     }
     assert_eq!(bitmap(all, 0), 0);
     assert!(refused());
+
+    // cli; sti; int3: for 32-bit code that may have all ports, and no other.
+    map_program(&[0xfa, 0xfb, 0xcc]);
+    assert_eq!(
+        call(
+            xen_abi::number::MMUEXT_OP,
+            &[flush().as_ptr() as u64, 1, 0, xen_abi::memory::DOMID_SELF]
+        ),
+        0
+    );
+    let end = |cs| {
+        let caught = program(&start(PROGRAM, cs));
+        (caught.vector, caught.rip)
+    };
+    let (done, refused) = ((BREAKPOINT, PROGRAM + 3), (GENERAL_PROTECTION, PROGRAM));
+    let mut ports = [0_u8; physdev::IO_PORTS as usize / 8];
+    assert_eq!(end(CS32), refused);
+    assert_eq!(bitmap(ports.as_ptr() as u64, physdev::IO_PORTS), 0);
+    assert_eq!((end(CS32), end(CS64)), (done, refused));
+    assert_eq!(bitmap(ports.as_ptr() as u64, physdev::IO_PORTS - 1), 0);
+    assert_eq!(end(CS32), refused);
+    ports[ports.len() - 1] = 0x80;
+    assert_eq!(
+        bitmap(
+            core::hint::black_box(&ports).as_ptr() as u64,
+            physdev::IO_PORTS
+        ),
+        0
+    );
+    assert_eq!(end(CS32), refused);
+    assert_eq!(bitmap(NOTHING, physdev::IO_PORTS), 0);
+    assert_eq!(end(CS32), refused);
+    assert_eq!(iopl(3), 0);
+    assert_eq!((end(CS32), end(CS64)), (done, refused));
+}
+
+extern "C" fn sgdt(gva: u64) {
+    // SAFETY: if it cannot be written there, the fault is what the test wants.
+    unsafe { asm!("sgdt ({})", in(reg) gva, options(att_syntax, nostack)) };
+}
+
+extern "C" fn sidt(gva: u64) {
+    // SAFETY: as above.
+    unsafe { asm!("sidt ({})", in(reg) gva, options(att_syntax, nostack)) };
+}
+
+extern "C" fn sldt(gva: u64) {
+    // SAFETY: as above.
+    unsafe { asm!("sldt ({})", in(reg) gva, options(att_syntax, nostack)) };
+}
+
+/// Where a processor has UMIP, the kernel's SGDT is done for it, to where it could write itself; and that of no program is.
+fn registers_of_tables() {
+    // SAFETY: every processor with 64-bit mode has leaf 7.
+    if unsafe { core::arch::x86_64::__cpuid_count(7, 0) }.ecx & (1 << 2) == 0 {
+        return;
+    }
+    set_traps();
+    let stored = |instruction: extern "C" fn(u64)| {
+        let mut bytes = [0xcc_u8; 16];
+        let caught = catch(instruction, bytes.as_mut_ptr() as u64);
+        assert_eq!(caught, None);
+        bytes
+    };
+    let table = |limit: u16, base: u64| {
+        let mut bytes = [0xcc; 16];
+        bytes[..2].copy_from_slice(&limit.to_le_bytes());
+        bytes[2..10].copy_from_slice(&base.to_le_bytes());
+        bytes
+    };
+    assert_eq!(stored(sgdt), table(0, 0), "there is none yet");
+    assert_eq!(stored(sidt), table(0, 0));
+    assert_eq!(stored(sldt)[..3], [0, 0, 0xcc]);
+    let gdt = page();
+    let frames = [gdt.frame()];
+    assert_eq!(call(SET_GDT, &[frames.as_ptr() as u64, 16]), 0);
+    const DESCRIPTOR: u64 = 0x00af_9a00_0000_ffff;
+    let second = gdt.frame() * 4096 + 8;
+    assert_eq!(call(UPDATE_DESCRIPTOR, &[second, DESCRIPTOR]), 0);
+    let [_, _, b0, b1, b2, b3, b4, b5, b6, b7, ..] = stored(sgdt);
+    let base = u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]);
+    assert_eq!(stored(sgdt), table(16 * 8 - 1, base));
+    // SAFETY: the kernel may read its GDT there.
+    let second = unsafe { (base as *const u64).add(1).read_volatile() };
+    assert_eq!(second, DESCRIPTOR);
+    for instruction in [sgdt, sidt, sldt] {
+        for gva in BAD_POINTERS {
+            let caught = catch(instruction, gva).map(|caught| (caught.vector, caught.error));
+            assert_eq!(caught, Some((GENERAL_PROTECTION, 0)), "{gva:#x}");
+        }
+    }
+    // sgdt -16(%rsp); int3
+    map_program(&[0x0f, 0x01, 0x44, 0x24, 0xf0, 0xcc]);
+    let caught = program(&start(PROGRAM, CS64));
+    assert_eq!((caught.vector, caught.rip), (GENERAL_PROTECTION, PROGRAM));
 }
 
 /// What programs may not do, and may.
