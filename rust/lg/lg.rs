@@ -85,6 +85,7 @@ pub mod lg_core {
     pub mod segment;
     pub mod shadow;
     pub mod sync;
+    pub mod tags;
     pub mod xcr0;
 }
 

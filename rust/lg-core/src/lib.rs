@@ -30,4 +30,5 @@ pub mod presence;
 pub mod segment;
 pub mod shadow;
 pub mod sync;
+pub mod tags;
 pub mod xcr0;

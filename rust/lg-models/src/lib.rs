@@ -16,6 +16,8 @@ pub mod irq;
 pub mod power;
 #[path = "../../lg-core/src/presence.rs"]
 pub mod presence;
+#[path = "../../lg-core/src/tags.rs"]
+pub mod tags;
 
 /// Loom's, for the files above.
 mod sync {

@@ -16,4 +16,5 @@ mod paging;
 mod segment;
 mod shadow;
 mod tables;
+mod tags;
 mod xcr0;
