@@ -44,7 +44,7 @@ pub(crate) fn add(to: &mut lguest_stats, from: &lguest_stats) {
         }};
     }
     add!(entries interrupts nmis page_faults pf_filled pf_injected pf_spurious pf_mmio prefilled
-         exceptions emulated irqs halts direct_syscalls direct_erets direct_faults sections msr_writes cr3_loads
+         exceptions emulated irqs halts direct_syscalls direct_erets direct_faults sections msr_writes cr3_loads tlb_flushes
          shadow_pages shadow_recycled known_pages);
 }
 
@@ -199,6 +199,7 @@ impl Counts {
         // Into the Guest and out of it. A direct switch loads CR3 once, a return to kernel mode not at all: an upper
         // bound.
         stats.cr3_loads += 2 * stats.entries + alone.syscalls + alone.erets + alone.faults;
+        stats.tlb_flushes = alone.flushes;
         stats
     }
 }

@@ -118,6 +118,10 @@ module! {
             default: 16384,
             description: "Pages of shadow page tables per VM before the least recently used are dropped",
         },
+        pcids: u32 {
+            default: 0,
+            description: "1: Guests' translations stay in the TLB, under PCIDs of their own. 0: each switch flushes them",
+        },
     },
 }
 

@@ -45,6 +45,7 @@ use crate::{
             Shadow,
             MAX_CONTEXTS, //
         },
+        tags, //
     },
     sys::{
         hole,
@@ -124,10 +125,13 @@ impl From<Need> for Unresolved {
     }
 }
 
+/// What of one VM's shadow is gone, as those see it who do not hold its lock.
+pub(crate) type Generations = tags::Generations<MAX_CONTEXTS>;
+
 /// The whole cache of one VM. It points into the VM's RAM: a vCPU enters the Guest only where the Host has taken none of
 /// that since everything was forgotten (`Shared::follow`).
 pub(crate) struct Mmu {
-    shadow: Shadow<Table, KVec<Seat<Table>>>,
+    shadow: Shadow<Table, KVec<Seat<Table>>, Arc<Generations>>,
     slot: Arc<Lease>,
     /// For whom the grace period of dropped tables waits, while there is one.
     mourned: Visits,
@@ -136,10 +140,10 @@ pub(crate) struct Mmu {
 }
 
 impl Mmu {
-    /// `max_pages` is the budget for shadow tables. The first vCPU is on `root`.
+    /// `max_pages` is the budget for shadow tables, `generations` a new VM's. The first vCPU is on `root`.
     pub(crate) fn new(
         root: Gpa,
-        slot: Arc<Lease>,
+        (slot, generations): (Arc<Lease>, Arc<Generations>),
         five_levels: bool,
         max_pages: usize,
     ) -> Result<(Self, Root)> {
@@ -154,7 +158,7 @@ impl Mmu {
             max_tables: max_pages,
         };
         let mut mmu = Self {
-            shadow: Shadow::new(config, seats, TableBox::new()?),
+            shadow: Shadow::new(config, seats, TableBox::new()?, generations),
             slot,
             mourned: Visits::NONE,
             prefilled: 0,

@@ -41,6 +41,7 @@ use crate::{
     memory::Memory,
     mmu::{
         Fault,
+        Generations,
         Mmu,
         Need,
         Unresolved, //
@@ -77,6 +78,8 @@ use kernel::{
 pub(crate) struct Shared {
     #[pin]
     shadow: Mutex<Mmu>,
+    /// What of it is gone. Moves under its lock.
+    pub(crate) generations: Arc<Generations>,
     /// The epoch of RAM that the shadow is of. Changes under its lock.
     followed: AtomicU64,
     pub(crate) crew: Arc<Crew>,
@@ -87,13 +90,14 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(
-        shadow: Mmu,
+        (shadow, generations): (Mmu, Arc<Generations>),
         (crew, notify): (Arc<Crew>, Arc<Notify>),
         lease: Arc<Lease>,
         memory: Arc<Notifier<Memory>>,
     ) -> impl PinInit<Self, Infallible> {
         pin_init!(Self {
             shadow <- new_mutex!(shadow, "lg::shadow"),
+            generations,
             // Before there can be anything in the shadow.
             followed: AtomicU64::new(0),
             crew,

@@ -294,6 +294,10 @@ impl Vcpu {
                     cpu.inbox.presence.leave();
                     return Ok(Next::Again);
                 }
+                if cpu.switcher.is_tagged() {
+                    let now = cpu.shared.generations.now(cpu.root.seat());
+                    cpu.switcher.clean_tags(section, &now);
+                }
                 *exit = cpu.switcher.enter(section);
                 cpu.inbox.presence.leave();
                 if cpu.watched {

@@ -11,7 +11,10 @@ use crate::{
         Gva, //
     },
     memory::Memory,
-    mmu::Mmu,
+    mmu::{
+        Generations,
+        Mmu, //
+    },
     module_parameters,
     notify::Notify,
     shared::Shared,
@@ -23,7 +26,8 @@ use crate::{
         notifier::Notifier,
         ram::Regions,
         ring::Ring,
-        slots::Lease, //
+        slots::Lease,
+        tags, //
     },
     vcpu::{
         Parts,
@@ -127,7 +131,10 @@ impl Vm {
                 let max_pages = max_pages.max(MIN_SHADOW_PAGES) as usize;
                 let five_levels = cpu::paging_levels() == 5;
                 let root = Gpa::new(init.cr3);
-                let (mmu, root) = Mmu::new(root, slot.clone(), five_levels, max_pages)?;
+                let generations = Generations::new(tags::number_of_next_vm());
+                let generations = Arc::new(generations, GFP_KERNEL_ACCOUNT)?;
+                let shadow = (slot.clone(), generations.clone());
+                let (mmu, root) = Mmu::new(root, shadow, five_levels, max_pages)?;
                 inbox.presence.set_root(root.gpa().get());
                 let (room, seat) = (room()?, room()?);
                 let memory = Memory::new(self.crew.clone());
@@ -137,7 +144,8 @@ impl Vm {
                 let regions = core::mem::replace(regions, Regions::new());
                 memory.owner().ram.set(regions);
                 let others = (self.crew.clone(), self.notify.clone());
-                let Ok(shared) = room.pin_init_with(Shared::new(mmu, others, slot, memory));
+                let Ok(shared) =
+                    room.pin_init_with(Shared::new((mmu, generations), others, slot, memory));
                 let shared: Arc<Shared> = shared.into();
                 *stage = Stage::Shared(shared.clone());
                 (seat, Vcpu::new(init, parts, root, shared, inbox))

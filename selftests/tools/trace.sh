@@ -25,7 +25,8 @@ msr_writes
 prefilled
 sections
 shadow_pages
-shadow_recycled' ]
+shadow_recycled
+tlb_flushes' ]
 
 # The same in JSON; and the forms that are for other programs.
 /usr/lib/lg/lg trace --summary --json file | grep '"entries"'

@@ -466,6 +466,7 @@ struct lguest_stats {
 	__u64 sections;		/* run sections: MSRs and FPU changed hands, twice */
 	__u64 msr_writes;
 	__u64 cr3_loads;
+	__u64 tlb_flushes;	/* a CPU forgot what it knew of the Guest: with PCIDs, one tag */
 	__u64 shadow_pages;	/* now */
 	__u64 shadow_recycled;	/* roots thrown away for want of memory */
 	__u64 known_pages;	/* now */

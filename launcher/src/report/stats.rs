@@ -41,7 +41,7 @@ pub fn counters(stats: &lguest_stats) -> Vec<(String, u64)> {
     let mut counters = fields! {
         entries interrupts nmis page_faults pf_filled pf_injected pf_spurious pf_mmio prefilled
         exceptions emulated irqs halts direct_syscalls direct_erets direct_faults sections
-        msr_writes cr3_loads shadow_pages shadow_recycled known_pages
+        msr_writes cr3_loads tlb_flushes shadow_pages shadow_recycled known_pages
     };
     for (number, name) in HYPERCALLS {
         counters.push((

@@ -136,11 +136,12 @@ pub fn of_exits(stats: &lguest_stats) -> BTreeMap<String, u64> {
 }
 
 /// The counters that are not of exits.
-const NOT_OF_EXITS: [&str; 7] = [
+const NOT_OF_EXITS: [&str; 8] = [
     "prefilled",
     "sections",
     "msr_writes",
     "cr3_loads",
+    "tlb_flushes",
     "shadow_pages",
     "shadow_recycled",
     "known_pages",

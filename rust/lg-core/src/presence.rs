@@ -2,8 +2,8 @@
 
 //! Who is in the Guest.
 //!
-//! A vCPU that is out of the Guest has nothing of it in its processor: each entry loads CR3, and begins with an
-//! empty TLB. So whoever takes something away (a translation, a table, the right to run) has to wait for nobody
+//! A vCPU that is out of the Guest has nothing of it in its processor that it could use: each entry has that forget what
+//! is gone (`tags`), or all of it. So whoever takes something away (a translation, a table, the right to run) has to wait for nobody
 //! but those that are *in*, and only for the visit that they are on:
 //!
 //! ```text

@@ -69,13 +69,18 @@ pub(crate) unsafe fn write_cr4(value: u64) {
     unsafe { asm!("mov cr4, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
 
-/// The value of CR3 that leads back to where we are now, and keeps the TLB where that is possible.
-/// IRQs off.
-pub(crate) fn cr3_to_return_to() -> u64 {
+/// Are PCIDs on?
+pub(crate) fn pcids_are_on() -> bool {
+    read_cr4() & CR4_PCIDE != 0
+}
+
+/// The value of CR3 that leads back to where we are now, and keeps the TLB where that is possible: with
+/// PCIDs, if they are on. IRQs off.
+pub(crate) fn cr3_to_return_to(pcids: bool) -> u64 {
     let cr3: u64;
     // SAFETY: Reading CR3 has no side effects.
     unsafe { asm!("mov {}, cr3", out(reg) cr3, options(nomem, nostack, preserves_flags)) };
-    if read_cr4() & CR4_PCIDE != 0 {
+    if pcids {
         cr3 | CR3_NOFLUSH
     } else {
         cr3

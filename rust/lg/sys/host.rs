@@ -106,7 +106,7 @@ pub(crate) fn clear_xfd_err() {
 }
 
 /// From the address of a per-CPU variable to this CPU's. IRQs off, or it is another CPU's soon.
-fn this_cpu_offset() -> usize {
+pub(super) fn this_cpu_offset() -> usize {
     let offset: usize;
     // SAFETY: `this_cpu_off` is a per-CPU variable, so GS reaches it.
     unsafe {

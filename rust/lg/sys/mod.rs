@@ -23,6 +23,7 @@ pub(crate) mod section;
 pub(crate) mod slots;
 pub(crate) mod switcher;
 pub(crate) mod table;
+pub(crate) mod tags;
 pub(crate) mod task;
 pub(crate) mod timer;
 pub(crate) mod uabi;

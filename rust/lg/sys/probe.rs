@@ -12,6 +12,7 @@ use super::{
         tsc_is_stable,
         tsc_khz, //
     },
+    tags, //
 };
 use kernel::{
     bindings,
@@ -21,6 +22,7 @@ use kernel::{
 /// Can lg run on this machine? Says in the log why not.
 pub(crate) fn probe() -> Result {
     features::find_msrs();
+    tags::probe();
     let cr4 = read_cr4();
     // SAFETY: Written during boot.
     let xen = unsafe { (&raw const bindings::xen_domain_type).read() }

@@ -212,7 +212,7 @@ pub(crate) fn run<R>(
 
 /// The CPU is set up for the Guest. IRQs are off all the time.
 pub(crate) struct Section<'a> {
-    _irqs: &'a IrqsOff,
+    irqs: &'a IrqsOff,
     swapped: [Option<SwappedMsr>; 8],
     cr4: u64,
     dr7: u64,
@@ -228,7 +228,7 @@ impl<'a> Section<'a> {
         let cr4 = read_cr4();
         let host_xcr0 = read_xcr0();
         let mut this = Self {
-            _irqs: irqs,
+            irqs,
             swapped: [const { None }; 8],
             cr4,
             dr7: read_dr7(),
@@ -304,6 +304,10 @@ impl<'a> Section<'a> {
             unsafe { wrmsr(msr, value) };
             self.swapped[i] = Some(SwappedMsr { msr, host });
         }
+    }
+
+    pub(super) fn irqs(&self) -> &IrqsOff {
+        self.irqs
     }
 
     /// The number of MSR writes that the section takes, from begin to end.

@@ -33,8 +33,10 @@ use crate::lg_core::{
         Seat,
         Shadow,
         Table as _,
+        MAX_CONTEXTS,
         OWNED, //
     },
+    tags::Generations, //
 };
 use core::{
     mem::ManuallyDrop,
@@ -47,7 +49,10 @@ use core::{
         Ordering, //
     },
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
 
 /// An entry that owns the table at `hpa`.
 ///
@@ -107,7 +112,7 @@ impl Table {
 /// top to the first that is not present or maps a page, and then 0. They come without addresses, which are the
 /// Host's; the switcher's slot, whose layout is nobody's business, has none.
 pub(crate) fn way(
-    shadow: &Shadow<Table, KVec<Seat<Table>>>,
+    shadow: &Shadow<Table, KVec<Seat<Table>>, Arc<Generations<MAX_CONTEXTS>>>,
     at: &Root,
     user: bool,
     gva: Gva,

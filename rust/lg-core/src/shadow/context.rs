@@ -109,9 +109,14 @@ impl<T: Table> Context<T> {
         }
     }
 
+    /// Has the kernel root tables of its own for the top-level entry of `gva`, which is in the lower half?
+    pub(super) fn is_split(&mut self, gva: Gva) -> bool {
+        self.kernel.child(gva.index(4)).is_some()
+    }
+
     /// The tables for the translation `t` of `gva`, for `access`: those of which half.
     fn half_for(&mut self, gva: Gva, t: &Translation, access: Access) -> Half {
-        let split = |context: &mut Self| context.kernel.child(gva.index(4)).is_some();
+        let split = |context: &mut Self| context.is_split(gva);
         // The first page for the kernel alone splits: the link to the shared tables goes.
         if half(gva) == Half::Kernel || !t.user || (!access.user && split(self)) {
             Half::Kernel

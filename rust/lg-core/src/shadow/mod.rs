@@ -46,9 +46,12 @@ pub use table::{List, Table, OWNED, TABLE};
 
 use super::addr::{Gpa, Gva, Hpa, PAGE_SIZE};
 use super::monitor::{root_of, Monitor};
-use super::paging::{walk, Access, PageSize, Region, TableMemory, Translation, WalkError, A};
+use super::paging::{
+    walk, Access, PageSize, Region, TableMemory, Translation, WalkError, A, ADDR, NX, P, W,
+};
+use super::tags::Generations;
 use context::{Context, MOST_ROOTS};
-use core::ops::DerefMut;
+use core::ops::{Deref, DerefMut};
 use cursor::{clear, drop_page, make_leaf_table, Gone};
 use entry::put;
 use sleep::{put_to_sleep, Guest};
@@ -111,6 +114,11 @@ impl Root {
     pub fn user(&self) -> Hpa {
         self.user
     }
+
+    /// The seat of its context: of which generations ([`Generations`]) what a processor knows of it has to be.
+    pub fn seat(&self) -> usize {
+        self.index
+    }
 }
 
 /// A fault whose walk succeeded: what is to be filled in once the Host's page is known.
@@ -163,10 +171,12 @@ impl<T: Table> Default for Seat<T> {
     }
 }
 
-/// The whole cache of one VM. `S` is room for contexts: as many as there can be.
-pub struct Shadow<T: Table, S> {
+/// The whole cache of one VM. `S` is room for contexts: as many as there can be, and not more than
+/// [`MAX_CONTEXTS`]. `G` is where it says that something is gone.
+pub struct Shadow<T: Table, S, G> {
     config: Config,
     seats: S,
+    generations: G,
     /// The number of contexts.
     count: usize,
     upper: T::Owned,
@@ -181,12 +191,18 @@ pub struct Shadow<T: Table, S> {
     flushed: u64,
 }
 
-impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
+impl<T, S, G> Shadow<T, S, G>
+where
+    T: Table,
+    S: DerefMut<Target = [Seat<T>]>,
+    G: Deref<Target = Generations<MAX_CONTEXTS>>,
+{
     /// An empty one, without a stock; so are `seats` and `upper`.
-    pub fn new(config: Config, seats: S, upper: T::Owned) -> Self {
+    pub fn new(config: Config, seats: S, upper: T::Owned, generations: G) -> Self {
         Self {
             config,
             seats,
+            generations,
             count: 0,
             upper,
             stock: Stock::new(),
@@ -224,6 +240,7 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
             // No vCPU has been on it since, and at that time all processors forgot it.
             context.forget(self.flushed, self.config.slot, &mut self.stock.retired);
             context.link_all_upper(&*self.upper, self.config.slot);
+            self.generations.move_lower(index);
         }
         context.holders = context.holders.saturating_add(1);
         let (kernel, user) = context.roots();
@@ -287,6 +304,8 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
         let mut context = Context::new(&self.config, upper, self.flushed, &mut self.stock)?;
         context.link_all_upper(&*self.upper, self.config.slot);
         seat.context = Some(context);
+        // Whatever a processor knows by this seat is of another one.
+        self.generations.move_lower(index);
         self.tables = self.tables.saturating_add(before - self.stock.count);
         let place = self.count;
         self.count = self.count.saturating_add(1);
@@ -391,6 +410,7 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
         }
         let before = self.stock.count;
         let context = context(&mut self.seats, at.index)?;
+        let split = context.is_split(*gva);
         let guest = Memory {
             root: at.gpa,
             monitor: self.monitor.as_ref(),
@@ -403,9 +423,18 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
             self.config.slot,
             &mut self.stock,
             &guest,
-            |table, half| fill_around(table, *gva, t, *access, hpa, half, &guest),
+            |table, half| {
+                let old = table.get(gva.index(1));
+                let filled = fill_around(table, *gva, t, *access, hpa, half, &guest);
+                (filled, loses(old, table.get(gva.index(1))))
+            },
         )?;
         self.tables = self.tables.saturating_add(before - self.stock.count);
+        let (filled, lost) = filled;
+        // Where a split begins, kernel mode loses what it had of the shared tables.
+        if lost || context.is_split(*gva) != split {
+            self.lost(half(*gva), Some(at.index));
+        }
         Ok(match filled? {
             Filled::New(neighbours) => Filled::New(neighbours + refreshed),
             Filled::Spurious if refreshed > 0 => Filled::New(refreshed),
@@ -445,8 +474,12 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
             put_to_sleep(table, 0..512, &mut T::List::new());
         };
         let table = make_leaf_table(upper, gva, PageSize::Size4K, &mut self.stock, forget)?;
+        let lost = loses(table.get(gva.index(1)), entry);
         let new = put(table, gva.index(1), entry);
         self.tables = self.tables.saturating_add(before - self.stock.count);
+        if lost {
+            self.lost(half(gva), Some(at.index));
+        }
         let context = context(&mut self.seats, at.index)?;
         let linked = context.link_upper(&*self.upper, gva.index(4), self.config.slot);
         Ok(if new || linked {
@@ -475,6 +508,7 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
                     .context(index)
                     .is_ok_and(|context| context.put_lower_to_sleep(&mut tables));
                 if any {
+                    self.lost(Half::User, index);
                     Scope::Lower(root)
                 } else {
                     Scope::Nothing
@@ -509,11 +543,25 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
 
     /// Drops the page that `gva` is in.
     fn drop_page(&mut self, index: Option<usize>, gva: Gva, to: &mut T::List) -> Gone {
-        if half(gva) == Half::Kernel {
-            return drop_page(&mut *self.upper, gva, to);
+        let gone = if half(gva) == Half::Kernel {
+            drop_page(&mut *self.upper, gva, to)
+        } else {
+            self.context(index)
+                .map_or(Gone::Nothing, |context| context.drop_page(gva, to))
+        };
+        if gone != Gone::Nothing {
+            self.lost(half(gva), index);
         }
-        self.context(index)
-            .map_or(Gone::Nothing, |context| context.drop_page(gva, to))
+        gone
+    }
+
+    /// Something of this half is gone: of all contexts, or of the one in that seat.
+    fn lost(&self, half: Half, index: Option<usize>) {
+        match (half, index) {
+            (Half::Kernel, _) => self.generations.move_upper(),
+            (Half::User, Some(index)) => self.generations.move_lower(index),
+            (Half::User, None) => {}
+        }
     }
 
     /// The context in a seat, if there is one.
@@ -554,10 +602,12 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
             if let Ok(context) = context(&mut self.seats, index) {
                 if context.holders > 0 {
                     context.forget(self.flushed, self.config.slot, to);
+                    self.generations.move_lower(index);
                 }
             }
         }
         put_to_sleep(&mut *self.upper, 0..512, to);
+        self.generations.move_upper();
     }
 
     /// Forgets everything; the contexts that a vCPU is on stay, empty.
@@ -568,9 +618,11 @@ impl<T: Table, S: DerefMut<Target = [Seat<T>]>> Shadow<T, S> {
             if let Ok(context) = context(&mut self.seats, index) {
                 context.drop_lower(to);
                 context.unlink_upper(self.config.slot, to);
+                self.generations.move_lower(index);
             }
         }
         clear(&mut *self.upper, 0..512, to);
+        self.generations.move_upper();
     }
 
     /// Forgets even the roots of the vCPUs: the end, which no [`Root`] outlives.
@@ -660,6 +712,11 @@ impl<M: TableMemory, F: Fn(Gpa) -> Option<Hpa>> Guest for Memory<'_, M, F> {
             leaf(&t, (self.page)(t.gpa)?, half)
         })
     }
+}
+
+/// Is anything gone that entry `old` of level 1 allowed, now that it is `new`?
+fn loses(old: u64, new: u64) -> bool {
+    old & P != 0 && ((old ^ new) & (P | ADDR) != 0 || (old ^ NX) & !(new ^ NX) & (W | NX) != 0)
 }
 
 /// Fills a table of level 1 with the translation `t` of `gva`, whose page is at `hpa`, and with its neighbours.

@@ -7,22 +7,32 @@
 //! `SHADOW_SEED` is the seed to begin with, `SHADOW_STEPS` how many steps each machine takes. The
 //! test also runs under Miri (`cargo +nightly miri test --locked -p lg-core --test shadow`), with fewer.
 
+mod cpus;
 mod memory;
 mod oracle;
 
+use cpus::{Cpu, Fault, Told};
 use lg_core::addr::{Gpa, Gva, Hpa};
 use lg_core::paging::{Access, WalkError, A, D, NX, P, PS, U, W};
 use lg_core::shadow::{
-    Config, Dropped, Filled, Flush, Refused, Resolved, Root, Scope, Seat, Shadow, STOCK,
+    Config, Dropped, Filled, Flush, Refused, Resolved, Root, Scope, Seat, Shadow, MAX_CONTEXTS,
+    STOCK,
 };
+use lg_core::tags::{Generations, Tags};
 use memory::{Found, Host, Tree};
 use oracle::{pages, Above, Oracle, Ram, INDICES, TABLES};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 const SLOT: usize = 271;
 /// Beside pages of the Guest's.
 const SHARED: Gva = Gva::new(0xffff_8000_3fe0_2000);
 const VCPUS: usize = 2;
+const CPUS: usize = 2;
+/// The VM, and another one that the CPUs run as well.
+const VMS: [u64; 2] = [1, 2];
+/// Contexts of the other one.
+const OTHERS: usize = 2;
 /// The address at which the Host has the Guest's page 0.
 const RAM_AT: u64 = 1 << 44;
 
@@ -78,13 +88,21 @@ struct Counts {
     dropped_all: usize,
 }
 
+type TheShadow = Shadow<Tree, Vec<Seat<Tree>>, Rc<Generations<MAX_CONTEXTS>>>;
+
 struct Machine {
     random: Random,
     host: Host,
     ram: Ram,
     pages: Vec<Gva>,
     oracle: Oracle,
-    shadow: Shadow<Tree, Vec<Seat<Tree>>>,
+    shadow: TheShadow,
+    generations: Rc<Generations<MAX_CONTEXTS>>,
+    others: Generations<OTHERS>,
+    cpus: [Cpu; CPUS],
+    /// Where each vCPU's tags were the last time, the other VM's behind them.
+    hints: [Tags; VCPUS + 1],
+    fault: Fault,
     vcpus: Vec<Root>,
     /// The roots of the contexts that there are, as they were loaded.
     order: Vec<Gpa>,
@@ -97,15 +115,21 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(seed: u64, config: Config, contexts: usize) -> Self {
+    fn new(seed: u64, config: Config, contexts: usize, fault: Fault) -> Self {
         let host = Host::default();
+        let generations = Rc::new(Generations::new(VMS[0]));
         let room = (0..contexts).map(|_| Seat::new()).collect();
         let mut machine = Self {
             random: Random(seed),
             ram: Ram::new(),
             pages: pages(),
             oracle: Oracle::default(),
-            shadow: Shadow::new(config, room, host.table()),
+            shadow: Shadow::new(config, room, host.table(), generations.clone()),
+            generations,
+            others: Generations::new(VMS[1]),
+            cpus: Default::default(),
+            hints: Default::default(),
+            fault,
             host,
             vcpus: Vec::new(),
             order: Vec::new(),
@@ -336,6 +360,75 @@ impl Machine {
         }
     }
 
+    /// A vCPU is in the Guest for a while, on one of the CPUs. Whatever that still has under the tags for it is what a
+    /// TLB could hold.
+    fn visit(&mut self) {
+        let (vcpu, n) = (self.random.below(VCPUS), self.random.below(CPUS));
+        let root = &self.vcpus[vcpu];
+        let now = self.generations.now(root.seat());
+        let owner = (VMS[0], root.seat());
+        let tags = self.cpus[n].tags(owner, &now, &mut self.hints[vcpu], self.fault);
+        self.trace.push(format!("visit {vcpu} on {n}: {tags:?}"));
+        for user in [false, true] {
+            let (gpa, pcid) = (self.vcpus[vcpu].gpa(), tags.pcid(user));
+            for (page, found) in self.cpus[n].cached(pcid) {
+                self.check_one(gpa, user, Gva::new(page), found);
+            }
+            for (level, first, table) in self.cpus[n].remembered(pcid) {
+                let pages = self.pages.iter();
+                for &gva in pages.filter(|&&gva| beginning(gva, level) == first) {
+                    if let Some(found) = self.host.walk_on(table, gva, level, |_, _| false) {
+                        self.check_one(gpa, user, gva, found);
+                    }
+                }
+            }
+            self.use_pages(vcpu, n, user, pcid);
+        }
+    }
+
+    /// Some pages are used by the vCPU on that CPU, which remembers all that it finds.
+    fn use_pages(&mut self, vcpu: usize, n: usize, user: bool, pcid: u16) {
+        let root = &self.vcpus[vcpu];
+        let top = if user { root.user() } else { root.kernel() };
+        let (levels, random, cpu) = (self.levels(), &mut self.random, &mut self.cpus[n]);
+        for &gva in &self.pages {
+            if !random.one_in(4) {
+                continue;
+            }
+            let found = self.host.walk(top, gva, levels, |level, table| {
+                if level <= 3 {
+                    cpu.remember(pcid, level, beginning(gva, level), table);
+                }
+                true
+            });
+            if let Some(found) = found {
+                cpu.cache(pcid, gva.get(), found);
+            }
+        }
+    }
+
+    /// The other VM is on one of the CPUs, and leaves there what is nowhere in this one.
+    fn visit_other(&mut self) {
+        let (seat, n) = (self.random.below(OTHERS), self.random.below(CPUS));
+        if self.random.one_in(4) {
+            self.others.move_lower(seat);
+        }
+        let now = self.others.now(seat);
+        let hint = &mut self.hints[VCPUS];
+        let tags = self.cpus[n].tags((VMS[1], seat), &now, hint, self.fault);
+        self.trace.push(format!("the other VM on {n}: {tags:?}"));
+        let nowhere = Found {
+            hpa: RAM_AT - 4096,
+            writable: true,
+            executable: true,
+        };
+        let gva = self.random.of(&self.pages);
+        for user in [false, true] {
+            self.cpus[n].cache(tags.pcid(user), gva.get(), nowhere);
+            self.cpus[n].remember(tags.pcid(user), 1, beginning(gva, 1), nowhere);
+        }
+    }
+
     /// No table is lost, and not too many are kept.
     fn check_tables(&mut self) {
         while self.sweep() {}
@@ -385,6 +478,22 @@ impl Machine {
 
     /// True if it still held.
     fn fill(&mut self, fault: &Pending) -> bool {
+        let ways =
+            |machine: &Self| [false, true].map(|user| machine.walk(fault.vcpu, user, fault.gva));
+        let now = |machine: &Self| machine.generations.now(machine.vcpus[fault.vcpu].seat());
+        let before = (ways(self), now(self));
+        let filled = self.fill_in(fault);
+        // The page fault has emptied the Guest's TLB of this page, so that it may rely on what is there now.
+        let lost = |(before, now): (&Option<Found>, Option<Found>)| {
+            before.is_some_and(|before| !now.is_some_and(|now| now.includes(before)))
+        };
+        if before.0.iter().zip(ways(self)).any(lost) {
+            assert_ne!(before.1, now(self), "{}: what was there is gone", fault.gva);
+        }
+        filled
+    }
+
+    fn fill_in(&mut self, fault: &Pending) -> bool {
         let gpa = fault.resolved.gpa();
         loop {
             let at = &self.vcpus[fault.vcpu];
@@ -547,6 +656,15 @@ impl Machine {
             _ => self.evict(),
         }
         self.look();
+        match self.random.below(16) {
+            0..6 => self.visit(),
+            6 => self.visit_other(),
+            7 if self.random.one_in(100) => {
+                let n = self.random.below(CPUS);
+                self.cpus[n].forget_all();
+            }
+            _ => {}
+        }
         if n % 16 == 0 {
             self.check();
         }
@@ -556,14 +674,14 @@ impl Machine {
     }
 
     /// All is given back.
-    fn end(mut self) -> Counts {
+    fn end(mut self) -> (Counts, [Told; CPUS]) {
         let dropped = self.shadow.dismantle();
         self.shadow.retire(dropped);
         self.check_tables();
         let (host, counts) = (self.host, self.counts);
         drop(self.shadow);
         assert_eq!(host.alive(), (0, 0), "tables that nobody has any more");
-        counts
+        (counts, self.cpus.map(|cpu| cpu.told))
     }
 }
 
@@ -586,11 +704,19 @@ fn hpa(gpa: Gpa) -> Hpa {
     Hpa::new(gpa.page().get() + RAM_AT)
 }
 
+fn generations() -> Rc<Generations<MAX_CONTEXTS>> {
+    Rc::new(Generations::new(VMS[0]))
+}
+
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().expect(name))
 }
 
 fn run(five_levels: bool, max_tables: usize, contexts: usize) {
+    run_with(five_levels, max_tables, contexts, Fault::None);
+}
+
+fn run_with(five_levels: bool, max_tables: usize, contexts: usize, fault: Fault) {
     let steps = number("SHADOW_STEPS", if cfg!(miri) { 40 } else { 100_000 });
     let seed = number("SHADOW_SEED", 1);
     let config = Config {
@@ -599,7 +725,7 @@ fn run(five_levels: bool, max_tables: usize, contexts: usize) {
         five_levels,
         max_tables,
     };
-    let mut machine = Machine::new(seed, config, contexts);
+    let mut machine = Machine::new(seed, config, contexts, fault);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         (0..steps).for_each(|n| machine.step(n as usize));
     }));
@@ -609,8 +735,18 @@ fn run(five_levels: bool, max_tables: usize, contexts: usize) {
         std::mem::forget(machine);
         std::panic::resume_unwind(panic);
     }
-    let counts = machine.end();
+    let (counts, told) = machine.end();
     if steps >= 100_000 {
+        for told in told {
+            let Told {
+                nothing,
+                upper,
+                lower,
+                another,
+            } = told;
+            let least = nothing.min(upper).min(lower).min(another);
+            assert!(least > 100, "{told:?}");
+        }
         let Counts {
             filled,
             neighbours,
@@ -657,6 +793,42 @@ fn with_five_levels() {
     run(true, 64, 5);
 }
 
+/// Each command of a CPU's is needed.
+#[cfg(not(miri))]
+mod what_is_left_out_is_seen {
+    use super::{run_with, Fault};
+
+    #[test]
+    #[should_panic(expected = "a TLB could only hold")]
+    fn lower_for_user() {
+        run_with(false, 100_000, 128, Fault::LowerForUser);
+    }
+
+    #[test]
+    #[should_panic]
+    fn lower_for_kernel() {
+        run_with(false, 100_000, 128, Fault::LowerForKernel);
+    }
+
+    #[test]
+    #[should_panic]
+    fn upper() {
+        run_with(false, 100_000, 128, Fault::Upper);
+    }
+
+    #[test]
+    #[should_panic]
+    fn another() {
+        run_with(false, 100_000, 128, Fault::Another);
+    }
+
+    #[test]
+    #[should_panic]
+    fn another_vm() {
+        run_with(false, 100_000, 128, Fault::AnotherVm);
+    }
+}
+
 /// Among contexts that no vCPU is on, the one goes first that was loaded longest ago.
 #[test]
 fn the_least_recent_goes_first() {
@@ -669,10 +841,10 @@ fn the_least_recent_goes_first() {
         max_tables: 1000,
     };
     let seats = (0..MANY).map(|_| Seat::new()).collect();
-    let mut shadow = Shadow::new(config, seats, host.table());
+    let mut shadow = Shadow::new(config, seats, host.table(), generations());
     let mut random = Random(7);
     let root = |n: usize| Gpa::new(n as u64 * 4096);
-    let stock = |shadow: &mut Shadow<Tree, Vec<Seat<Tree>>>| {
+    let stock = |shadow: &mut TheShadow| {
         (0..shadow.wants()).for_each(|_| shadow.stock_up(host.table()));
     };
     stock(&mut shadow);
@@ -727,7 +899,7 @@ fn a_dropped_table_waits_for_the_grace_period() {
         max_tables: 1000,
     };
     let seats: Vec<Seat<Tree>> = (0..4).map(|_| Seat::new()).collect();
-    let mut shadow = Shadow::new(config, seats, host.table());
+    let mut shadow = Shadow::new(config, seats, host.table(), generations());
     (0..shadow.wants()).for_each(|_| shadow.stock_up(host.table()));
     let mut at = shadow.enter(Gpa::new(0)).unwrap();
     assert!(!shadow.begin_grace(), "there is nothing to wait for");

@@ -148,6 +148,15 @@ pub(crate) struct Found {
     pub(crate) executable: bool,
 }
 
+impl Found {
+    /// Does it lead to the same page, and allow as much?
+    pub(crate) fn includes(&self, other: Found) -> bool {
+        self.hpa == other.hpa
+            && (self.writable || !other.writable)
+            && (self.executable || !other.executable)
+    }
+}
+
 /// A table and what it owns.
 pub(crate) struct Tree {
     page: Rc<Page>,

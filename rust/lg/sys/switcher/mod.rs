@@ -39,6 +39,7 @@ use super::{
         Section,
         Setup, //
     },
+    tags, //
 };
 use crate::{
     abi::{
@@ -67,7 +68,11 @@ use crate::{
             Set, //
         },
         monitor,
-        segment, //
+        segment,
+        tags::{
+            Now,
+            Tags, //
+        }, //
     }, //
 };
 use kernel::prelude::*;
@@ -77,13 +82,15 @@ use layout::*;
 /// DR6: 0 after a bus lock.
 const DR6_NO_BUS_LOCK: u64 = 1 << 11;
 
-/// Entries; and the system calls, returns from them, the Guest's page faults, and spurious ones that the switcher dealt with alone.
+/// Entries; and the system calls, returns from them, the Guest's page faults, and spurious ones that the switcher dealt
+/// with alone; and how often a CPU forgot what it knew of the Guest.
 pub(crate) struct Alone {
     pub(crate) entries: u64,
     pub(crate) syscalls: u64,
     pub(crate) erets: u64,
     pub(crate) faults: u64,
     pub(crate) spurious: u64,
+    pub(crate) flushes: u64,
 }
 
 impl Alone {
@@ -103,6 +110,12 @@ pub(crate) struct Switcher {
     /// The Guest's view of it.
     pub(crate) page: SharedPage,
     gdt: *mut [u64; GDT_ENTRIES],
+    /// Where the root's tables are, for kernel mode and for user mode.
+    roots: [Hpa; 2],
+    /// Its tags, on the CPU where it was entered last; if it has such.
+    tags: Tags,
+    tagged: bool,
+    flushes: u64,
     tsc_aux: u64,
     policy: Policy,
     /// TF is set behind the Guest's back, and every SYSCALL comes to us.
@@ -133,6 +146,10 @@ impl Switcher {
             state: region.state.as_ptr(),
             page: SharedPage::new(&region.shared),
             gdt: region.gdt.as_ptr(),
+            roots: [Hpa::new(0); 2],
+            tags: Tags::default(),
+            tagged: false,
+            flushes: 0,
             tsc_aux: id as u64,
             policy,
             stepping: false,
@@ -303,9 +320,15 @@ impl Switcher {
     }
 
     pub(crate) fn set_roots(&mut self, kernel: Hpa, user: Hpa) {
+        self.roots = [kernel, user];
+        self.load_roots();
+    }
+
+    /// The roots without tags: what is loaded into CR3 flushes.
+    fn load_roots(&mut self) {
+        let [kernel, user] = self.roots.map(Hpa::get);
         let state = self.state();
-        state.kernel_cr3 = kernel.get();
-        state.user_cr3 = user.get();
+        (state.kernel_cr3, state.user_cr3) = (kernel, user);
     }
 
     /// Drop what the CPU knows of this page on the way in.
@@ -324,15 +347,21 @@ impl Switcher {
 
     /// The counts of what the switcher dealt with alone.
     pub(crate) fn alone(&mut self) -> Alone {
-        let entries = self.entries;
+        let (entries, tagged, flushes) = (self.entries, self.tagged, self.flushes);
         let state = self.state();
-        Alone {
+        let mut alone = Alone {
             entries,
             syscalls: state.direct_syscalls,
             erets: state.direct_erets,
             faults: state.direct_faults,
             spurious: state.spurious_count,
+            flushes,
+        };
+        if !tagged {
+            // Each of them loads CR3, but for a return to kernel mode: an upper bound.
+            alone.flushes += entries + alone.syscalls + alone.erets + alone.faults;
         }
+        alone
     }
 
     /// Sets one entry of the Guest's GDT. `descriptor` comes from `segment::tls_descriptor` or
@@ -395,11 +424,14 @@ impl Switcher {
         let barrier = self.policy.does(Set::VMSCAPE);
         let nmi_count = host::nmi_count();
         let host = HostTables::read();
+        let pcids = cpu::pcids_are_on();
+        self.tagged = tags::are_on(pcids);
+        self.load_roots();
         let state = self.state();
         if state.actions.ibrs != 0 {
             state.spec_ctrl = mitigations::host_spec_ctrl();
         }
-        state.host_cr3 = cpu::cr3_to_return_to();
+        state.host_cr3 = cpu::cr3_to_return_to(pcids);
         state.host_gdtr = host.gdtr;
         state.host_gdtr_rw = host.gdtr_rw;
         state.host_idtr = host.idtr;
@@ -428,6 +460,27 @@ impl Switcher {
             mitigations::untrain_returns();
         }
         self.take_stock(guest_tf)
+    }
+
+    /// Are there tags in this section? Then each entry comes after a [`clean_tags`](Self::clean_tags).
+    pub(crate) fn is_tagged(&self) -> bool {
+        self.tagged
+    }
+
+    /// Says what of the shadow is to be loaded into CR3 in each mode, in such a way that the CPU forgets nothing but
+    /// what is gone, and that now. `now` is of the context of its roots, and was looked up since the vCPU is in
+    /// (`lg_core::presence`).
+    pub(crate) fn clean_tags(&mut self, section: &Section<'_>, now: &Now) {
+        let [kernel, user] = self.roots.map(Hpa::get);
+        let irqs = section.irqs();
+        let tags = tags::clean(irqs, now, &mut self.tags, &mut self.flushes);
+        let state = self.state();
+        state.kernel_cr3 = tags.cr3(kernel, false);
+        state.user_cr3 = tags.cr3(user, true);
+        if state.invlpg != 0 {
+            // To the Guest, its two modes have one TLB, and a page fault empties that of the page.
+            tags::forget_page(irqs, tags, state.mode == 0, state.invlpg);
+        }
     }
 
     /// Fills in what `lg_switcher_enter` loads of the Guest. Returns the Guest's own TF.
