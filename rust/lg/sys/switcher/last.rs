@@ -3,9 +3,8 @@
 //! The last exits of a vCPU, which are always kept: whoever asks what a Guest died of has not asked for a
 //! record before.
 //!
-//! Every exit pays for this, so it is what [`Switcher::take_stock`](super::Switcher) has in registers at that
-//! moment: no times, and not what came of it. An array for each of the words, for then the CPU reckons with the
-//! index by itself.
+//! Every exit pays for this, so it is what [`Switcher::take_stock`](super::Switcher) has at hand at that moment: no
+//! times, and not what came of it.
 
 use crate::lg_core::exit::Exit;
 use kernel::prelude::*;
