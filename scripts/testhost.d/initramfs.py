@@ -122,6 +122,7 @@ def pack(path, options, interactive, channel):
     archive.node("dev/console", 5, 1)
     archive.copy("/usr/bin/busybox", "usr/bin/busybox")
     archive.copy("/lg/scripts/testhost.d/init", "init")
+    archive.copy("/lg/scripts/testhost.d/load-lg", "usr/sbin/load-lg")
     archive.text(
         "etc/passwd",
         "root::0:0:root:/root:/bin/sh\nuser::1000:1000:user:/tmp:/bin/sh\n"

@@ -3,12 +3,7 @@
 # What the doctor and a run say when lg.ko is not loaded.
 . "${0%/*}/../lib.sh"
 
-back() {
-	[ -e /dev/lguest ] || insmod lg.ko
-	chgrp lguest /dev/lguest
-	chmod 660 /dev/lguest
-}
-trap back EXIT
+trap 'test -e /dev/lguest || load-lg' EXIT
 rmmod lg
 fails_with 1 /usr/lib/lg/lg doctor >/tmp/said
 grep 'FAIL  module' /tmp/said

@@ -5,13 +5,9 @@ use crate::busy::{online, pin, pin_launcher, start_busy, start_spinner, unpin};
 use crate::command::{self, End, Running};
 use crate::module::{expect_no_users, load, unload};
 use crate::test::{text, Outcome, Row, HERE};
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{chown, PermissionsExt};
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// The group that may use the device, as `scripts/testhost.d/initramfs.py` numbers it.
-const LGUEST: u32 = 100;
 
 /// The rows of the table.
 pub(crate) const TESTS: &[Row] = &[
@@ -392,9 +388,6 @@ fn reload(_: Duration) -> Outcome {
         (0..ROUNDS).try_for_each(|_| round())?;
         lost.push(before - free_pages()?);
     }
-    // As the Host's init left it, for the tests of ordinary users that follow.
-    fs::set_permissions("/dev/lguest", Permissions::from_mode(0o660)).map_err(text)?;
-    chown("/dev/lguest", None, Some(LGUEST)).map_err(text)?;
     lost.sort_unstable();
     if lost[BATCHES / 2] < ROUNDS {
         Ok(())

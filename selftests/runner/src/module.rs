@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! lg.ko, and other modules of the Host's kernel: loaded, unloaded, in use.
 
-use crate::test::{text, Outcome, HERE};
+use crate::test::{text, Outcome};
 use std::ffi::CStr;
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// The reference count of the module; an error if it is not loaded.
@@ -42,8 +43,14 @@ pub(crate) fn remove(name: &CStr) -> Result<(), i32> {
     }
 }
 
+/// Loads the module as the machine's init does.
 pub(crate) fn load() -> Outcome {
-    insert(&format!("{HERE}/lg.ko"))
+    let loaded = Command::new("load-lg").status().map_err(text)?;
+    if loaded.success() {
+        Ok(())
+    } else {
+        Err(format!("the module does not load: {loaded}"))
+    }
 }
 
 /// Loads a module of the Host's kernel.

@@ -56,10 +56,7 @@ fn mitigations(timeout: Duration) -> Outcome {
     const PARAMETER: &str = "/sys/module/lg/parameters/mitigations";
     let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
     let load = |parameter: &str| {
-        format!(
-            "rmmod lg; insmod lg.ko {parameter} && chgrp lguest /dev/lguest && \
-             chmod 660 /dev/lguest && lg run guests/hello && cat {PARAMETER}"
-        )
+        format!("rmmod lg; load-lg {parameter} && lg run guests/hello && cat {PARAMETER}")
     };
     let mut expected = Vec::new();
     for (word, bugs, marks) in POLICY {
@@ -88,8 +85,7 @@ fn mitigations(timeout: Duration) -> Outcome {
     } else {
         shell(&barrier, timeout, libc::EINVAL, &["Invalid argument"])?;
     }
-    let nonsense = "rmmod lg 2>/dev/null; insmod lg.ko mitigations=no_rbs";
-    // busybox's insmod ends with the errno.
+    let nonsense = "rmmod lg 2>/dev/null; load-lg mitigations=no_rbs";
     shell(nonsense, timeout, libc::EINVAL, &["Invalid argument"])?;
     let plain = format!("\n{}\n", expected.join(","));
     shell(&load("2>/dev/null"), timeout, 0, &[&plain])
