@@ -132,7 +132,7 @@ pub(crate) type Generations = tags::Generations<MAX_CONTEXTS>;
 /// that since everything was forgotten (`Shared::follow`).
 pub(crate) struct Mmu {
     shadow: Shadow<Table, KVec<Seat<Table>>, Arc<Generations>>,
-    slot: Arc<Lease>,
+    lease: Arc<Lease>,
     /// For whom the grace period of dropped tables waits, while there is one.
     mourned: Visits,
     prefilled: u64,
@@ -140,37 +140,33 @@ pub(crate) struct Mmu {
 }
 
 impl Mmu {
-    /// `max_pages` is the budget for shadow tables, `generations` a new VM's. The first vCPU is on `root`.
+    /// `max_pages` is the budget for shadow tables, `generations` a new VM's.
     pub(crate) fn new(
-        root: Gpa,
-        (slot, generations): (Arc<Lease>, Arc<Generations>),
+        (lease, generations): (Arc<Lease>, Arc<Generations>),
         five_levels: bool,
         max_pages: usize,
-    ) -> Result<(Self, Root)> {
+    ) -> Result<impl Init<Self>> {
         let mut seats = KVec::with_capacity(MAX_CONTEXTS, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..MAX_CONTEXTS {
             seats.push(Seat::new(), GFP_KERNEL_ACCOUNT)?;
         }
+        let upper = TableBox::new()?;
         let config = Config {
             slot: hole::SLOT,
-            slot_entry: slot.link(),
+            slot_entry: lease.link(),
             five_levels,
             max_tables: max_pages,
         };
-        let mut mmu = Self {
-            shadow: Shadow::new(config, seats, TableBox::new()?, generations),
-            slot,
+        Ok(init!(Mmu {
+            shadow: Shadow::new(config, seats, upper, generations),
+            lease,
             mourned: Visits::NONE,
             prefilled: 0,
             recycled: 0,
-        };
-        mmu.stock_up()?;
-        // Nothing else is in there.
-        let root = mmu.shadow.enter(root).map_err(|_| ENOMEM)?;
-        Ok((mmu, root))
+        }))
     }
 
-    /// The root of another vCPU, which begins there.
+    /// The root of a vCPU that begins there.
     pub(crate) fn enter(&mut self, root: Gpa) -> Result<Root, Need> {
         self.shadow.enter(root).map_err(|refused| match refused {
             Refused::Room => Need::Room,
@@ -391,7 +387,7 @@ impl Mmu {
     /// Maps the shared page at `gva`, if there is one there.
     fn map_shared(&mut self, at: &Root, gva: Gva, access: Access) -> Result<Option<Fault>, Need> {
         let n = gva.page().get().wrapping_sub(LGUEST_SHARED_VA as u64) / 4096;
-        let Some(hpa) = self.slot.shared_hpa(n as usize) else {
+        let Some(hpa) = self.lease.shared_hpa(n as usize) else {
             return Ok(None);
         };
         let leaf = hpa.get() | SHARED_LEAF;

@@ -90,7 +90,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(
-        (shadow, generations): (Mmu, Arc<Generations>),
+        (shadow, generations): (impl Init<Mmu>, Arc<Generations>),
         (crew, notify): (Arc<Crew>, Arc<Notify>),
         lease: Arc<Lease>,
         memory: Arc<Notifier<Memory>>,

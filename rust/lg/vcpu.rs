@@ -60,18 +60,18 @@ pub(crate) struct Parts {
     switcher: Switcher,
     fpu: GuestFpu,
     xcr0: Xcr0,
-    slot: Arc<Lease>,
+    lease: Arc<Lease>,
 }
 
 impl Parts {
-    pub(crate) fn new(id: u32, slot: Arc<Lease>) -> Result<Self> {
+    pub(crate) fn new(id: u32, lease: Arc<Lease>) -> Result<Self> {
         let (fpu, xcr0) = GuestFpu::new()?;
-        slot.make_region(id as usize)?;
+        lease.make_region(id as usize)?;
         Ok(Self {
-            switcher: Switcher::new(&slot, id as usize)?,
+            switcher: Switcher::new(&lease, id as usize)?,
             fpu,
             xcr0,
-            slot,
+            lease,
         })
     }
 }
@@ -82,7 +82,7 @@ pub(crate) struct Vcpu {
     fpu: GuestFpu,
     debug: Debug,
     // Last: the switcher's pages.
-    slot: Arc<Lease>,
+    lease: Arc<Lease>,
 }
 
 impl Vcpu {
@@ -98,14 +98,14 @@ impl Vcpu {
 
     /// A vCPU as the contract describes it: number 0 at the entry point, and on; another one off. [`Vcpu::accepts`]
     /// said yes, and `root` is that of its CR3.
-    pub(crate) fn new(
-        init: &lguest_vcpu,
+    pub(crate) fn new<'a>(
+        init: &'a lguest_vcpu,
         parts: Parts,
         root: Root,
         shared: Arc<Shared>,
         inbox: Arc<Inbox>,
-    ) -> Self {
-        let mut cpu = Cpu {
+    ) -> impl Init<Self> + 'a {
+        let cpu = init!(Cpu {
             id: init.id,
             switcher: parts.switcher,
             xcr0: parts.xcr0,
@@ -120,29 +120,33 @@ impl Vcpu {
             shared,
             inbox,
             counts: Counts::default(),
-        };
-        let regs = cpu.switcher.regs();
-        *regs = Regs::default();
-        (regs.rip, regs.rsi) = (init.rip, init.rsi);
-        regs.rflags = flags::AT_EVENT_ENTRY;
-        if init.id == 0 {
-            // Nothing is to be read from there: it is here.
-            cpu.life = cpu.shared.crew.start_first();
-        }
-        cpu.enter_root();
-        lguest::begin(&mut cpu);
-        Self {
-            cpu,
+        });
+        let vcpu = init!(Vcpu {
+            cpu <- cpu,
             fpu: parts.fpu,
             debug: Debug::default(),
-            slot: parts.slot,
-        }
+            lease: parts.lease,
+        });
+        vcpu.chain(|vcpu| {
+            let cpu = &mut vcpu.cpu;
+            let regs = cpu.switcher.regs();
+            *regs = Regs::default();
+            (regs.rip, regs.rsi) = (init.rip, init.rsi);
+            regs.rflags = flags::AT_EVENT_ENTRY;
+            if init.id == 0 {
+                // Nothing is to be read from there: it is here.
+                cpu.life = cpu.shared.crew.start_first();
+            }
+            cpu.enter_root();
+            lguest::begin(cpu);
+            Ok(())
+        })
     }
 
     /// LGUEST_RUN: runs the Guest until there is something for the Launcher.
     pub(crate) fn run(&mut self, run: &mut lguest_run) -> Result {
         self.check_not_over()?;
-        if !task::is_current_mm(self.slot.mm()) {
+        if !task::is_current_mm(self.lease.mm()) {
             // The switcher is mapped in one address space only; a forked child has the file, but
             // not that.
             return Err(EPERM);

@@ -34,13 +34,10 @@ use crate::{
         Vcpu, //
     },
 };
-use core::{
-    cmp::Ordering::{
-        Equal,
-        Greater,
-        Less, //
-    },
-    mem::MaybeUninit, //
+use core::cmp::Ordering::{
+    Equal,
+    Greater,
+    Less, //
 };
 use kernel::{
     mm::virt::VmaNew,
@@ -98,7 +95,7 @@ impl Vm {
         }
     }
 
-    /// `EBUSY` once there is a vCPU, or while another thread makes one.
+    /// `EBUSY` once there is a vCPU, or there would be one if memory for it had not failed, or while another thread makes one.
     pub(crate) fn add_memory(&self, region: lguest_memory) -> Result {
         match &mut *self.stage.try_lock().ok_or(EBUSY)? {
             Stage::Setup(regions) => regions.add(region),
@@ -120,53 +117,52 @@ impl Vm {
             Greater => return Err(EINVAL),
         }
         let inbox = self.crew.inbox_of_next(id)?;
-        let new = match &mut *stage {
-            Stage::Setup(regions) => {
-                if !Vcpu::accepts(init, |gpa| regions.contains(gpa)) {
-                    return Err(EINVAL);
-                }
-                let slot = Arc::new(Lease::new()?, GFP_KERNEL_ACCOUNT)?;
-                let parts = Parts::new(init.id, slot.clone())?;
-                let max_pages = compat::parameter(module_parameters::max_shadow_pages.value());
-                let max_pages = max_pages.max(MIN_SHADOW_PAGES) as usize;
-                let five_levels = cpu::paging_levels() == 5;
-                let root = Gpa::new(init.cr3);
-                let generations = Generations::new(tags::number_of_next_vm());
-                let generations = Arc::new(generations, GFP_KERNEL_ACCOUNT)?;
-                let shadow = (slot.clone(), generations.clone());
-                let (mmu, root) = Mmu::new(root, shadow, five_levels, max_pages)?;
-                inbox.presence.set_root(root.gpa().get());
-                let (room, seat) = (room()?, room()?);
-                let memory = Memory::new(self.crew.clone());
-                let memory = Notifier::new(slot.mm().into(), memory);
-                let memory = Arc::pin_init(memory, GFP_KERNEL_ACCOUNT)?;
-                // Nothing can fail any more, so the regions may go.
-                let regions = core::mem::replace(regions, Regions::new());
-                memory.owner().ram.set(regions);
-                let others = (self.crew.clone(), self.notify.clone());
-                let Ok(shared) =
-                    room.pin_init_with(Shared::new((mmu, generations), others, slot, memory));
-                let shared: Arc<Shared> = shared.into();
-                *stage = Stage::Shared(shared.clone());
-                (seat, Vcpu::new(init, parts, root, shared, inbox))
-            }
-            Stage::Shared(shared) => {
-                if !Vcpu::accepts(init, |gpa| shared.ram().contains(gpa)) {
-                    return Err(EINVAL);
-                }
-                let parts = Parts::new(init.id, shared.lease.clone())?;
-                let seat = room()?;
-                let root = shared.enter(&inbox, Gpa::new(init.cr3));
-                let root = root.map_err(|_| ENOMEM)?;
-                (seat, Vcpu::new(init, parts, root, shared.clone(), inbox))
-            }
+        let accepted = match &*stage {
+            Stage::Setup(regions) => Vcpu::accepts(init, |gpa| regions.contains(gpa)),
+            Stage::Shared(shared) => Vcpu::accepts(init, |gpa| shared.ram().contains(gpa)),
         };
-        let (seat, vcpu): (UniqueArc<MaybeUninit<Mutex<Vcpu>>>, _) = new;
+        if !accepted {
+            return Err(EINVAL);
+        }
+        let shared = match &mut *stage {
+            Stage::Setup(regions) => {
+                let shared = self.share(regions)?;
+                *stage = Stage::Shared(shared.clone());
+                shared
+            }
+            Stage::Shared(shared) => shared.clone(),
+        };
+        let parts = Parts::new(init.id, shared.lease.clone())?;
+        let seat = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
+        let root = shared.enter(&inbox, Gpa::new(init.cr3));
+        let root = root.map_err(|_| ENOMEM)?;
+        let vcpu = Vcpu::new(init, parts, root, shared, inbox);
         let Ok(seat) = seat.pin_init_with(new_mutex!(vcpu, "lg::vcpu"));
         // First: whoever waits for those who are in the Guest has to see it before it can be.
         self.crew.enlist();
         place.populate(seat.into());
         Ok(())
+    }
+
+    /// What all vCPUs share. The regions go there, if nothing fails.
+    fn share(&self, regions: &mut Regions) -> Result<Arc<Shared>> {
+        let lease = Arc::new(Lease::new()?, GFP_KERNEL_ACCOUNT)?;
+        let max_pages = compat::parameter(module_parameters::max_shadow_pages.value());
+        let max_pages = max_pages.max(MIN_SHADOW_PAGES) as usize;
+        let five_levels = cpu::paging_levels() == 5;
+        let generations = Generations::new(tags::number_of_next_vm());
+        let generations = Arc::new(generations, GFP_KERNEL_ACCOUNT)?;
+        let shadow = (lease.clone(), generations.clone());
+        let shadow = Mmu::new(shadow, five_levels, max_pages)?;
+        let memory = Memory::new(self.crew.clone());
+        let memory = Notifier::new(lease.mm().into(), memory);
+        let memory = Arc::pin_init(memory, GFP_KERNEL_ACCOUNT)?;
+        let others = (self.crew.clone(), self.notify.clone());
+        let shared = Shared::new((shadow, generations), others, lease, memory);
+        let shared = Arc::pin_init(shared, GFP_KERNEL_ACCOUNT)?;
+        let regions = core::mem::replace(regions, Regions::new());
+        shared.ram().set(regions);
+        Ok(shared)
     }
 
     /// A vCPU, to be locked. `EINVAL` for one that can't be, `ENXIO` if there is none.
@@ -256,9 +252,4 @@ impl Vm {
         stats.stats = self.vcpu(stats.vcpu)?.try_lock().ok_or(EBUSY)?.stats();
         Ok(())
     }
-}
-
-/// Memory for an object that is made when nothing can fail any more.
-fn room<T>() -> Result<UniqueArc<MaybeUninit<T>>> {
-    Ok(UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?)
 }
