@@ -37,7 +37,7 @@ from qemu import qemu, serve_toolchain
 def run(options, scratch):
     """Boots the machine, runs the command, and returns its status."""
     deadline = time.monotonic() + options.timeout
-    on_bochs = options.machine.startswith("bochs:")
+    on_bochs = options.machine.startswith(("bochs:", "elephant:"))
     interactive = not on_bochs and os.isatty(0) and os.isatty(1)
     pack(f"{scratch}/initramfs", options, interactive, "serial" if on_bochs else "virtio")
     if on_bochs:
@@ -114,7 +114,8 @@ def parse(arguments):
         help="tests of stock kernels run this one of scripts/kernels, which scripts/setup has fetched (default: the Host's)")  # fmt: skip
     add("--cpu", default="max", metavar="MODEL", help="QEMU's CPU model (default: max)")
     add("--machine", default="q35", metavar="TYPE",
-        help="QEMU's machine type (default: q35), or bochs:MODEL: 30 s to boot, and no input")  # fmt: skip
+        help="QEMU's machine type (default: q35), or bochs:MODEL: 30 s to boot, and no input; "
+        "elephant:MODEL: the same, but its CPU never forgets a translation before it has to, by scripts/setup bochs")  # fmt: skip
     add("--smp", default=2, type=int, metavar="N", help="number of CPUs (default: 2)")
     add("--mem", default="1G", type=mebibytes, metavar="SIZE", help="like 512M (default: 1G)")
     add("--icount", action="store_true", help="the TSC counts instructions; implies --smp 1")
@@ -128,7 +129,7 @@ def parse(arguments):
     add("--keep", action="store_true", help="keep the scratch directory, and say where it is")
     add("command", nargs="*", default=["sh"], metavar="CMD", help="default: a shell")
     options = parser.parse_args(arguments)
-    if options.machine.startswith("bochs:") and (
+    if options.machine.startswith(("bochs:", "elephant:")) and (
         options.icount or options.toolchain or options.gdb or options.cpu != "max"
     ):
         parser.error("--cpu, --icount, --gdb and --toolchain are QEMU's")

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The machine as one of Debian's Bochs 3.0, which models more of the TLB and of CET than QEMU does."""
+"""The machine as one of Bochs 3.0, which models more of the TLB and of CET than QEMU does: Debian's, or the one that never
+forgets a translation (selftests/bochs)."""
 
 import os
 import shutil
 
-from common import CMDLINE, host_kernel, output_of
+from common import CACHE, CMDLINE, host_kernel, output_of
 
 # What its CPU models need.
 BOCHS_QUIRKS = {
     # The set-up of AMX state faults; the return from SMM checks CR4 without knowing LA57.
     "sapphire_rapids": {"exclude": " amx amx_int8 amx_bf16", "pci": ", advopts=noacpi"},
 }
+# The program, and what it has instead of a window.
+BOCHS = {"bochs": ("bochs", 'rfb, options="timeout=0"'), "elephant": (f"{CACHE}/bochs/bochs", "nogui")}
 BOCHSRC = """
 config_interface: textconfig
-display_library: rfb, options="timeout=0"
+display_library: {display}
 cpu: model={model}, exclude_features="rdrand rdseed{exclude}", count={smp}, ips=50000000
 cpu: reset_on_triple_fault=0
 memory: guest={megabytes}, host={megabytes}
@@ -47,8 +50,9 @@ boot
 
 
 def bochs(options, scratch):
-    """The same as qemu(), for --machine bochs:MODEL; random numbers and time are fixed there."""
-    model = options.machine.removeprefix("bochs:")
+    """The same as qemu(), for --machine bochs:MODEL or elephant:MODEL; random numbers and time are fixed there."""
+    which, model = options.machine.split(":", 1)
+    program, display = BOCHS[which]
     quirks = {"exclude": "", "pci": "", **BOCHS_QUIRKS.get(model, {})}
     boot = f"{scratch}/iso/boot"
     os.makedirs(f"{boot}/grub")
@@ -66,6 +70,6 @@ def bochs(options, scratch):
         ports[name], theirs[name] = open(ours, "rb", 0), open(peer, "wb", 0)
     with open(f"{scratch}/bochsrc", "w", encoding="ascii") as config:
         fields = {name: file.fileno() for name, file in theirs.items()} | quirks
-        fields |= {"model": model, "smp": options.smp, "megabytes": options.mem, "scratch": scratch}
+        fields |= {"model": model, "display": display, "smp": options.smp, "megabytes": options.mem, "scratch": scratch}
         config.write(BOCHSRC.format_map(fields))
-    return ["bochs", "-q", "-f", f"{scratch}/bochsrc"], ports, list(theirs.values())
+    return [program, "-q", "-f", f"{scratch}/bochsrc"], ports, list(theirs.values())
