@@ -119,8 +119,8 @@ module! {
             description: "Pages of shadow page tables per VM before the least recently used are dropped",
         },
         pcids: u32 {
-            default: 0,
-            description: "1: Guests' translations stay in the TLB, under PCIDs of their own. 0: each switch flushes them",
+            default: 1,
+            description: "0: each switch flushes the TLB. Else guests' translations stay there, under PCIDs of their own",
         },
     },
 }
