@@ -299,8 +299,9 @@ impl Vcpu {
                     return Ok(Next::Again);
                 }
                 if cpu.switcher.is_tagged() {
-                    let now = cpu.shared.generations.now(cpu.root.seat());
-                    cpu.switcher.clean_tags(section, &now);
+                    let generations = &*cpu.shared.generations;
+                    let now = generations.now(cpu.root.seat());
+                    cpu.switcher.clean_tags(section, generations, &now);
                 }
                 *exit = cpu.switcher.enter(section);
                 cpu.inbox.presence.leave();

@@ -10,7 +10,7 @@
 //! > Whenever something is gone from the shadow, its **generation** moves: that of the lower half of one context, or
 //! > that of the upper half, which is all contexts'. A CPU notes of each of its tags the generations for which it was
 //! > last clean; and before a root is loaded with a tag whose generations are others, the CPU drops all that it has
-//! > under that tag.
+//! > under that tag; or what is gone since, where that was a few pages.
 //!
 //! A context has two tags on a CPU, since it has two roots. The kernel's lead to both halves, the user's to the lower one
 //! only, so that a flush of the upper half is nothing to them.
@@ -19,7 +19,8 @@
 //! matter: a tag is used for what its CPU *may* know. A context that comes or goes, a vCPU that moves to another CPU, a
 //! VM that ends: nothing has to be done for any of these either.
 
-use super::sync::{AtomicU64, Ordering};
+use super::addr::Gva;
+use super::sync::{fence, AtomicU64, Ordering};
 
 /// The first tag. Linux's own are below, whatever mitigations it has on: 0; 1 to 6 for kernel mode; to 2047 where the CPU
 /// broadcasts flushes (INVLPGB); and from 2049 to 2054 for user mode (linux:arch/x86/mm/tlb.c).
@@ -30,6 +31,11 @@ pub const SLOTS: usize = 48;
 const NO_FLUSH: u64 = 1 << 63;
 /// No VM's number.
 const NOBODY: u64 = 0;
+/// Up to so many pages of a half are dropped one by one. An INVPCID takes some 100 cycles, and all that a tag knows is
+/// rarely more than some hundred walks.
+pub const ONE_BY_ONE: usize = 8;
+/// In the place of a seat: the upper half.
+const UPPER: usize = 0xff;
 
 const _: () = assert!(FIRST as usize + 2 * SLOTS <= 1 << 12);
 
@@ -40,10 +46,39 @@ const _: () = assert!(FIRST as usize + 2 * SLOTS <= 1 << 12);
 /// who is in the Guest (`presence`); a vCPU that goes in looks at the generations behind its fence. So he sees the
 /// vCPU, or the vCPU sees that they have moved.
 #[derive(Debug)]
-pub struct Generations<const N: usize> {
+pub struct Generations<const N: usize, const NOTED: usize = 32> {
     vm: u64,
     upper: AtomicU64,
     lower: [AtomicU64; N],
+    /// The last generations, `NOTED` of them, at which it was one page that went.
+    noted: [Note; NOTED],
+    next: AtomicU64,
+}
+
+/// The page that was gone with one generation.
+#[derive(Debug)]
+struct Note {
+    /// The generation, and in the low 8 bits the seat. 0: none, or `page` is being written.
+    of: AtomicU64,
+    page: AtomicU64,
+}
+
+/// A few pages.
+#[derive(Clone, Copy)]
+struct Pages {
+    gvas: [u64; ONE_BY_ONE],
+    count: usize,
+}
+
+impl Pages {
+    const NONE: Self = Self {
+        gvas: [0; ONE_BY_ONE],
+        count: 0,
+    };
+
+    fn iter(&self) -> impl Iterator<Item = u64> + '_ {
+        self.gvas.iter().take(self.count).copied()
+    }
 }
 
 /// A context, and its generations at some time.
@@ -55,14 +90,76 @@ pub struct Now {
     upper: u64,
 }
 
-impl<const N: usize> Generations<N> {
+impl<const N: usize, const NOTED: usize> Generations<N, NOTED> {
     /// Of VM number `vm`: not 0, and no other VM's there ever was as long as the CPUs' [`Slots`] are there.
     pub fn new(vm: u64) -> Self {
         Self {
             vm,
             upper: AtomicU64::new(0),
             lower: core::array::from_fn(|_| AtomicU64::new(0)),
+            noted: core::array::from_fn(|_| Note {
+                of: AtomicU64::new(0),
+                page: AtomicU64::new(0),
+            }),
+            next: AtomicU64::new(0),
         }
+    }
+
+    /// The generation of the lower half of the context in this seat, or of the upper half.
+    fn of(&self, seat: usize) -> Option<&AtomicU64> {
+        match seat {
+            UPPER => Some(&self.upper),
+            _ => self.lower.get(seat),
+        }
+    }
+
+    /// The page at `gva` is gone, and nothing else, from the lower half of the context in this seat or, without one, from the
+    /// upper half. A table on the way to it is not. One at a time.
+    pub fn move_page(&self, seat: Option<usize>, gva: Gva) {
+        const { assert!(N <= UPPER && NOTED > 0) };
+        let seat = seat.unwrap_or(UPPER);
+        let next = self.next.load(Ordering::Relaxed);
+        let place = self.noted.get(next as usize % NOTED);
+        if let (Some(generation), Some(note)) = (self.of(seat), place) {
+            self.next.store(next.wrapping_add(1), Ordering::Relaxed);
+            note.of.store(0, Ordering::Relaxed);
+            // Who reads this page, and looks at `of` behind a fence of its own, finds that it is not what it was.
+            fence(Ordering::Release);
+            note.page
+                .store(gva.page().canonicalize().get(), Ordering::Relaxed);
+            let new = generation.load(Ordering::Relaxed).wrapping_add(1);
+            note.of.store((new << 8) | seat as u64, Ordering::Release);
+            // As in `move_upper`.
+            generation.store(new, Ordering::Release);
+        }
+    }
+
+    /// What is gone of a half since generation `since`, which is `now` by now, if that is known: a few pages.
+    fn pages(&self, seat: usize, since: u64, now: u64) -> Option<Pages> {
+        let mut pages = Pages::NONE;
+        let missing = now.wrapping_sub(since);
+        if missing == 0 {
+            return Some(pages);
+        }
+        if missing > ONE_BY_ONE as u64 {
+            return None;
+        }
+        for note in &self.noted {
+            let of = note.of.load(Ordering::Acquire);
+            let generation = of >> 8;
+            if of & 0xff != seat as u64 || generation <= since || generation > now {
+                continue;
+            }
+            let page = note.page.load(Ordering::Relaxed);
+            fence(Ordering::Acquire);
+            if note.of.load(Ordering::Relaxed) != of {
+                return None;
+            }
+            *pages.gvas.get_mut(pages.count)? = page;
+            pages.count += 1;
+        }
+        // No generation is noted twice.
+        (pages.count as u64 == missing).then_some(pages)
     }
 
     /// Something of the upper half is gone.
@@ -108,6 +205,15 @@ impl Tags {
     }
 }
 
+/// What a CPU is to drop of what it has under a PCID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forget {
+    /// All of it.
+    All(u16),
+    /// The page at this canonical address, but no table on the way to it.
+    Page(u16, u64),
+}
+
 /// What the tags in one place may know: nothing that was gone before these generations.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
@@ -139,10 +245,15 @@ impl<const N: usize> Slots<N> {
         }
     }
 
-    /// The tags for a context whose generations were `now` *before* this is called. What this CPU may have that is
-    /// older, `forget` drops: all that it has under a PCID. `hint` is where the tags were the last time,
-    /// wherever that was.
-    pub fn tags(&mut self, now: &Now, hint: &mut Tags, mut forget: impl FnMut(u16)) -> Tags {
+    /// The tags for a context whose generations were `now` *before* this is called, of those in `generations`. What this
+    /// CPU may have that is older, `forget` drops. `hint` is where the tags were the last time, wherever that was.
+    pub fn tags<const M: usize, const NOTED: usize>(
+        &mut self,
+        generations: &Generations<M, NOTED>,
+        now: &Now,
+        hint: &mut Tags,
+        forget: impl FnMut(Forget),
+    ) -> Tags {
         let is_there = |slot: &Slot| (slot.clean.vm, slot.clean.seat) == (now.vm, now.seat);
         let place = match self.slots.get(hint.0).is_some_and(is_there) {
             true => hint.0,
@@ -155,17 +266,12 @@ impl<const N: usize> Slots<N> {
         *hint = tags;
         self.clock = self.clock.wrapping_add(1);
         if let Some(slot) = self.slots.get_mut(place) {
-            let lower = is_there(slot) && slot.clean.lower == now.lower;
-            if !lower {
-                forget(tags.pcid(true));
+            slot.used = self.clock;
+            let clean = core::mem::replace(&mut slot.clean, *now);
+            if clean == *now {
+                return tags;
             }
-            if !lower || slot.clean.upper != now.upper {
-                forget(tags.pcid(false));
-            }
-            *slot = Slot {
-                clean: *now,
-                used: self.clock,
-            };
+            forget_what_went(generations, &clean, now, tags, forget);
         }
         tags
     }
@@ -174,6 +280,38 @@ impl<const N: usize> Slots<N> {
         let slots = self.slots.iter().enumerate();
         let oldest = slots.min_by_key(|(_, slot)| slot.used);
         oldest.map_or(0, |(place, _)| place)
+    }
+}
+
+/// Has all forgotten that `tags`, which were clean for `clean`, may know and that is gone `now`. Not a part of the frame of whoever
+/// enters the Guest.
+#[cold]
+#[inline(never)]
+fn forget_what_went<const N: usize, const NOTED: usize>(
+    generations: &Generations<N, NOTED>,
+    clean: &Now,
+    now: &Now,
+    tags: Tags,
+    mut forget: impl FnMut(Forget),
+) {
+    let [lower, upper] = match (clean.vm, clean.seat) == (now.vm, now.seat) {
+        true => [
+            generations.pages(now.seat, clean.lower, now.lower),
+            generations.pages(UPPER, clean.upper, now.upper),
+        ],
+        false => [None; 2],
+    };
+    let (kernel, user) = (tags.pcid(false), tags.pcid(true));
+    match &lower {
+        Some(pages) => pages.iter().for_each(|gva| forget(Forget::Page(user, gva))),
+        None => forget(Forget::All(user)),
+    }
+    match (&lower, &upper) {
+        (Some(lower), Some(upper)) => {
+            let pages = lower.iter().chain(upper.iter());
+            pages.for_each(|gva| forget(Forget::Page(kernel, gva)));
+        }
+        _ => forget(Forget::All(kernel)),
     }
 }
 

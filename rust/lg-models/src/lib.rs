@@ -10,6 +10,8 @@
 //! for those files. A model is worth something if it fails when one fence or comparison is taken away; which were
 //! tried is said in each.
 
+#[path = "../../lg-core/src/addr.rs"]
+pub mod addr;
 #[path = "../../lg-core/src/irq.rs"]
 pub mod irq;
 #[path = "../../lg-core/src/power.rs"]

@@ -11,6 +11,8 @@ use super::{
 };
 use crate::{
     lg_core::tags::{
+        Forget,
+        Generations,
         Now,
         Slots,
         Tags,
@@ -70,17 +72,29 @@ pub(super) fn are_on(pcids: bool) -> bool {
     pcids && ARE_OURS.load(Ordering::Relaxed)
 }
 
-/// The tags on this CPU for a context whose generations are `now`, clean of what is older; those it has forgotten for
-/// that, it adds to `flushes`. There are tags ([`are_on`]).
-pub(super) fn clean(_: &IrqsOff, now: &Now, hint: &mut Tags, flushes: &mut u64) -> Tags {
+/// The tags on this CPU for a context whose generations are `now`, of those in `generations`, clean of what is older; how often
+/// it has forgotten all under one, it adds to `flushes`. There are tags ([`are_on`]).
+pub(super) fn clean<const N: usize>(
+    _: &IrqsOff,
+    generations: &Generations<N>,
+    now: &Now,
+    hint: &mut Tags,
+    flushes: &mut u64,
+) -> Tags {
     let here = (&raw const OF_CPU).wrapping_byte_add(host::this_cpu_offset());
     // SAFETY: A per-CPU variable of this CPU, on which the thread stays: IRQs are off, by the reference. No NMI's handler
     // comes here, and `forget` below does not, so that nobody else has a reference.
     let slots = unsafe { &mut *(*here).0.get() };
-    slots.tags(now, hint, |pcid| {
-        *flushes += 1;
-        // SAFETY: PCIDs are on, and INVPCID exists.
-        unsafe { invpcid(bindings::INVPCID_TYPE_SINGLE_CTXT, pcid, 0) };
+    slots.tags(generations, now, hint, |what| {
+        let (kind, pcid, gva) = match what {
+            Forget::All(pcid) => {
+                *flushes += 1;
+                (bindings::INVPCID_TYPE_SINGLE_CTXT, pcid, 0)
+            }
+            Forget::Page(pcid, gva) => (bindings::INVPCID_TYPE_INDIV_ADDR, pcid, gva),
+        };
+        // SAFETY: PCIDs are on, INVPCID exists, and the address is canonical.
+        unsafe { invpcid(kind, pcid, gva) };
     })
 }
 

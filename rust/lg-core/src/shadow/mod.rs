@@ -432,8 +432,10 @@ where
         self.tables = self.tables.saturating_add(before - self.stock.count);
         let (filled, lost) = filled;
         // Where a split begins, kernel mode loses what it had of the shared tables.
-        if lost || context.is_split(*gva) != split {
+        if context.is_split(*gva) != split {
             self.lost(half(*gva), Some(at.index));
+        } else if lost {
+            self.lost_page(*gva, Some(at.index));
         }
         Ok(match filled? {
             Filled::New(neighbours) => Filled::New(neighbours + refreshed),
@@ -478,7 +480,7 @@ where
         let new = put(table, gva.index(1), entry);
         self.tables = self.tables.saturating_add(before - self.stock.count);
         if lost {
-            self.lost(half(gva), Some(at.index));
+            self.lost_page(gva, Some(at.index));
         }
         let context = context(&mut self.seats, at.index)?;
         let linked = context.link_upper(&*self.upper, gva.index(4), self.config.slot);
@@ -549,8 +551,10 @@ where
             self.context(index)
                 .map_or(Gone::Nothing, |context| context.drop_page(gva, to))
         };
-        if gone != Gone::Nothing {
-            self.lost(half(gva), index);
+        match gone {
+            Gone::Nothing => {}
+            Gone::Leaf => self.lost_page(gva, index),
+            Gone::Tables => self.lost(half(gva), index),
         }
         gone
     }
@@ -560,6 +564,15 @@ where
         match (half, index) {
             (Half::Kernel, _) => self.generations.move_upper(),
             (Half::User, Some(index)) => self.generations.move_lower(index),
+            (Half::User, None) => {}
+        }
+    }
+
+    /// An entry of level 1 is gone, or is another: that of `gva`.
+    fn lost_page(&self, gva: Gva, index: Option<usize>) {
+        match (half(gva), index) {
+            (Half::Kernel, _) => self.generations.move_page(None, gva),
+            (Half::User, Some(index)) => self.generations.move_page(Some(index), gva),
             (Half::User, None) => {}
         }
     }

@@ -3,7 +3,7 @@
 //! CPUs that tag what they cache, and forget nothing of it unless they are told to.
 
 use crate::memory::Found;
-use lg_core::tags::{Now, Slots, Tags};
+use lg_core::tags::{Forget, Generations, Now, Slots, Tags};
 use std::collections::BTreeMap;
 
 /// Pairs of tags on each: fewer than there are contexts.
@@ -23,6 +23,10 @@ pub(crate) enum Fault {
     Another,
     /// The same for another VM's.
     AnotherVm,
+    /// Pages of the tag of user mode that go one by one stay.
+    PageForUser,
+    /// Pages of that of kernel mode do.
+    PageForKernel,
 }
 
 /// The reasons why something was forgotten, and how often nothing was.
@@ -32,6 +36,7 @@ pub(crate) struct Told {
     pub(crate) upper: usize,
     pub(crate) lower: usize,
     pub(crate) another: usize,
+    pub(crate) pages: usize,
 }
 
 #[derive(Default)]
@@ -55,39 +60,47 @@ fn add<K: Ord>(to: &mut BTreeMap<K, Vec<Found>>, key: K, found: Found) {
 
 impl Cpu {
     /// A vCPU of `owner` is about to be in the Guest on this CPU.
-    pub(crate) fn tags(
+    pub(crate) fn tags<const N: usize>(
         &mut self,
         owner: (u64, usize),
-        now: &Now,
+        (generations, now): (&Generations<N>, &Now),
         hint: &mut Tags,
         fault: Fault,
     ) -> Tags {
         let mut commands = Vec::new();
-        let tags = self.slots.tags(now, hint, |pcid| commands.push(pcid));
+        let tags = self
+            .slots
+            .tags(generations, now, hint, |what| commands.push(what));
         assert_eq!(*hint, tags);
         let (kernel, user) = (tags.pcid(false), tags.pcid(true));
         let before = self.owners.insert(kernel, owner);
         let another = before.is_some_and(|before| before != owner);
         let another_vm = before.is_some_and(|before| before.0 != owner.0);
-        let lower = commands.contains(&user);
-        let count = match (another, lower, commands.len()) {
+        let lower = commands.contains(&Forget::All(user));
+        let all = commands.contains(&Forget::All(kernel));
+        let count = match (another, lower, all, commands.is_empty()) {
             (true, ..) => &mut self.told.another,
-            (_, true, _) => &mut self.told.lower,
-            (_, false, 1) => &mut self.told.upper,
-            _ => &mut self.told.nothing,
+            (_, true, ..) => &mut self.told.lower,
+            (_, _, true, _) => &mut self.told.upper,
+            (_, _, _, true) => &mut self.told.nothing,
+            _ => &mut self.told.pages,
         };
         *count += 1;
-        for pcid in commands {
-            let left_out = match fault {
-                Fault::None => false,
-                Fault::LowerForUser => !another && pcid == user,
-                Fault::LowerForKernel => !another && lower && pcid == kernel,
-                Fault::Upper => !lower,
-                Fault::Another => another && !another_vm,
-                Fault::AnotherVm => another_vm,
+        for command in commands {
+            let left_out = match (fault, command) {
+                (Fault::LowerForUser, Forget::All(pcid)) => !another && pcid == user,
+                (Fault::LowerForKernel, Forget::All(pcid)) => !another && lower && pcid == kernel,
+                (Fault::Upper, Forget::All(_)) => !lower,
+                (Fault::Another, _) => another && !another_vm,
+                (Fault::AnotherVm, _) => another_vm,
+                (Fault::PageForUser, Forget::Page(pcid, _)) => pcid == user,
+                (Fault::PageForKernel, Forget::Page(pcid, _)) => pcid == kernel,
+                _ => false,
             };
-            if !left_out {
-                self.forget(pcid);
+            match command {
+                _ if left_out => {}
+                Forget::All(pcid) => self.forget(pcid),
+                Forget::Page(pcid, gva) => drop(self.tlb.remove(&(pcid, gva))),
             }
         }
         tags

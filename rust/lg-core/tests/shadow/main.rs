@@ -367,7 +367,12 @@ impl Machine {
         let root = &self.vcpus[vcpu];
         let now = self.generations.now(root.seat());
         let owner = (VMS[0], root.seat());
-        let tags = self.cpus[n].tags(owner, &now, &mut self.hints[vcpu], self.fault);
+        let tags = self.cpus[n].tags(
+            owner,
+            (&self.generations, &now),
+            &mut self.hints[vcpu],
+            self.fault,
+        );
         self.trace.push(format!("visit {vcpu} on {n}: {tags:?}"));
         for user in [false, true] {
             let (gpa, pcid) = (self.vcpus[vcpu].gpa(), tags.pcid(user));
@@ -415,7 +420,7 @@ impl Machine {
         }
         let now = self.others.now(seat);
         let hint = &mut self.hints[VCPUS];
-        let tags = self.cpus[n].tags((VMS[1], seat), &now, hint, self.fault);
+        let tags = self.cpus[n].tags((VMS[1], seat), (&self.others, &now), hint, self.fault);
         self.trace.push(format!("the other VM on {n}: {tags:?}"));
         let nowhere = Found {
             hpa: RAM_AT - 4096,
@@ -743,8 +748,9 @@ fn run_with(five_levels: bool, max_tables: usize, contexts: usize, fault: Fault)
                 upper,
                 lower,
                 another,
+                pages,
             } = told;
-            let least = nothing.min(upper).min(lower).min(another);
+            let least = nothing.min(upper).min(lower).min(another).min(pages);
             assert!(least > 100, "{told:?}");
         }
         let Counts {
@@ -826,6 +832,18 @@ mod what_is_left_out_is_seen {
     #[should_panic]
     fn another_vm() {
         run_with(false, 100_000, 128, Fault::AnotherVm);
+    }
+
+    #[test]
+    #[should_panic]
+    fn page_for_user() {
+        run_with(false, 100_000, 128, Fault::PageForUser);
+    }
+
+    #[test]
+    #[should_panic]
+    fn page_for_kernel() {
+        run_with(false, 100_000, 128, Fault::PageForKernel);
     }
 }
 

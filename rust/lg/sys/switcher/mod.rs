@@ -70,6 +70,7 @@ use crate::{
         monitor,
         segment,
         tags::{
+            Generations,
             Now,
             Tags, //
         }, //
@@ -468,12 +469,17 @@ impl Switcher {
     }
 
     /// Says what of the shadow is to be loaded into CR3 in each mode, in such a way that the CPU forgets nothing but
-    /// what is gone, and that now. `now` is of the context of its roots, and was looked up since the vCPU is in
+    /// what is gone, and that now. `now` is of the context of its roots, of the VM's `generations`, and was looked up since the vCPU is in
     /// (`lg_core::presence`).
-    pub(crate) fn clean_tags(&mut self, section: &Section<'_>, now: &Now) {
+    pub(crate) fn clean_tags<const N: usize>(
+        &mut self,
+        section: &Section<'_>,
+        generations: &Generations<N>,
+        now: &Now,
+    ) {
         let [kernel, user] = self.roots.map(Hpa::get);
         let irqs = section.irqs();
-        let tags = tags::clean(irqs, now, &mut self.tags, &mut self.flushes);
+        let tags = tags::clean(irqs, generations, now, &mut self.tags, &mut self.flushes);
         let state = self.state();
         state.kernel_cr3 = tags.cr3(kernel, false);
         state.user_cr3 = tags.cr3(user, true);
