@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a vCPU does is counted here, and nowhere else: entries, exits, faults, what the Guest is given. What is
-//! counted is also noted for the record, so that the two agree.
+//! What a vCPU does is counted here, and nowhere else: exits, faults, what the Guest is given; but for entries and what the
+//! switcher does alone, which that counts ([`Alone`]). What is counted is also noted for the record, so that the two agree.
 
 use crate::{
     abi::*,

@@ -18,11 +18,11 @@ $(tail -n 5 "$seen")" "$lab/README.md"
 	all=$(switches_of all) entries=$(counter entries) calls=$(counter 'hypercall switches')
 	# Behind its last call it prints, and ends; the Host's interrupts make that a few more.
 	((all <= entries && all >= entries - 200)) ||
-		not_yet "it was told of $all switches when lg.ko had counted about $entries" "rust/lg/counts.rs, and hint 2"
+		not_yet "it was told of $all switches when lg.ko had counted about $entries" "Counts::with in rust/lg/counts.rs, and hint 2"
 	(($(switches_of hypercalls) >= 1000 && $(switches_of breakpoints) >= 1000)) ||
-		not_yet "1000 hypercalls, or 1000 breakpoints, are fewer switches" "rust/lg/counts.rs"
+		not_yet "1000 hypercalls, or 1000 breakpoints, are fewer switches" "Counts::with in rust/lg/counts.rs"
 	[ "$(switches_of 'system calls')" -lt 500 ] ||
-		not_yet "system calls are told as switches, and the switcher does them alone" "Counts::entry in rust/lg/counts.rs"
+		not_yet "system calls are told as switches, and the switcher does them alone" "struct Alone in rust/lg/sys/switcher/mod.rs"
 	[ "$calls" -eq 10 ] ||
 		not_yet "lg run --stats does not have 10 of 'hypercall switches', but $calls" \
 			"launcher/src/report/stats.rs, and hint 3"

@@ -9,7 +9,11 @@ test_lab() {
 	needs rust/lg-core/tests/lab3.rs
 	scripts/setup root
 	with_shadow as-it-is || {
-		grep -E "panicked|left:|right:|^error" -A 1 "$scratch/3/as-it-is.log" | head -n 15
+		! grep -q '^error' "$scratch/3/as-it-is.log" || {
+			grep -E -A 12 '^error' "$scratch/3/as-it-is.log" | head -n 40
+			not_yet "it does not build" "$scratch/3/as-it-is.log"
+		}
+		grep -E "panicked|left:|right:" -A 1 "$scratch/3/as-it-is.log" | head -n 15
 		not_yet "your test fails although nothing is broken" "$scratch/3/as-it-is.log"
 	}
 	saw "nothing is broken, and your test passes"
