@@ -30,7 +30,7 @@ from bochs import bochs
 from common import CACHE, HOST_DIED, NO_MACHINE, TIMED_OUT, Failure, callers, host_kernel, unpacked
 from console import check_log, end_of_log, text_of
 from initramfs import pack
-from ports import feed, relay, wait_for, window_size
+from ports import feed, fetch, relay, wait_for, window_size
 from qemu import qemu, serve_toolchain
 
 
@@ -74,9 +74,12 @@ def run(options, scratch):
             outputs = [relay(ports["out"].fileno(), 1), relay(ports["err"].fileno(), 2)]
             if not on_bochs:
                 feed(ports["in"], interactive)
+        comes_to_an_end = [] if interactive else outputs[:]
+        if options.get:
+            comes_to_an_end.append(fetch(ports["files"], options.get))
         status = wait_for(ports["ctl"], deadline)
-        for output in [] if interactive else outputs:
-            output.join(max(deadline - time.monotonic(), 0))
+        for thread in comes_to_an_end:
+            thread.join(max(deadline - time.monotonic(), 0))
         check_log(scratch, status)
         return status
     except Failure as failure:
@@ -122,6 +125,8 @@ def parse(arguments):
     add("--cmdline", default="", metavar="ARGS", help="more arguments for the Host kernel")
     add("--timeout", type=float, metavar="SECONDS", help="default: 600, none on a terminal")
     add("--add", action="append", default=[], metavar="FILE", help="pack this file or directory too")
+    add("--get", action="append", default=[], metavar="FILE",
+        help="when CMD has ended, put this file of the machine's into the working directory here")  # fmt: skip
     add("--toolchain", action="store_true",
         help="the toolchain root is at /toolchain there, read-only: a Debian, and the kernels")  # fmt: skip
     add("--gdb", metavar="SOCKET", help="QEMU's gdb server, for the machine itself, listens there")
@@ -130,9 +135,10 @@ def parse(arguments):
     add("command", nargs="*", default=["sh"], metavar="CMD", help="default: a shell")
     options = parser.parse_args(arguments)
     if options.machine.startswith(("bochs:", "elephant:")) and (
-        options.icount or options.toolchain or options.gdb or options.cpu != "max"
+        options.icount or options.toolchain or options.gdb or options.get or options.cpu != "max"
     ):
-        parser.error("--cpu, --icount, --gdb and --toolchain are QEMU's")
+        parser.error("--cpu, --get, --gdb, --icount and --toolchain are QEMU's")
+    options.get = dict.fromkeys(options.get, "CMD has left none")
     if options.icount:
         options.smp = 1
     if options.host and not os.path.exists(host_kernel(options.host)[2]):
@@ -162,6 +168,8 @@ def main():
         print(f"testhost: {shlex.join(failure.cmd)} failed:\n{failure.stderr}", file=sys.stderr)
         return NO_MACHINE
     finally:
+        for path, why in options.get.items():
+            print(f"testhost: --get {path}: {why}", file=sys.stderr)
         if options.log:
             shutil.copyfile(f"{scratch}/console", callers(options.log))
         if options.keep:

@@ -162,6 +162,7 @@ def pack(path, options, interactive, channel):
         "etc/testhost.conf",
         f"channel={channel} interactive={'y' if interactive else ''}\n"
         f"toolchain={'y' if options.toolchain else ''}\n"
+        f"get={shlex.quote(shlex.join(options.get))}\n"
         f"term={shlex.quote(os.environ.get('TERM', 'dumb'))}\n"
         f"set -- {shlex.join(options.command)}\n",
     )

@@ -5,14 +5,16 @@ import fcntl
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
+import tarfile
 import termios
 import threading
 import time
 
-from common import HOST_DIED, NO_MACHINE, TIMED_OUT, Failure
+from common import HOST_DIED, NO_MACHINE, TIMED_OUT, Failure, callers
 
 ESCAPE = b"\x1d"  # Ctrl-]
 # What init writes behind all that the command has written, which is only then known to be here: a port's driver keeps
@@ -62,6 +64,37 @@ def feed(port, interactive):
         port.shutdown(socket.SHUT_WR)
 
     threading.Thread(target=copy, daemon=True).start()
+
+
+def fetch(port, wanted):
+    """Puts files, of which init makes an archive, into the caller's directory, in a thread of its own. What is left in
+    `wanted` has not come, and why."""
+
+    def copy():
+        # In the archive they begin at the root.
+        paths = {path.lstrip("/"): path for path in wanted}
+        # No more is read than there is, for nobody closes the port behind it.
+        with tarfile.open(fileobj=port.makefile("rb"), mode="r|", bufsize=512) as archive:
+            for member in archive:
+                path = paths.get(member.name)
+                if path and member.isfile():
+                    try:
+                        with open(callers(os.path.basename(path)), "wb") as file:
+                            shutil.copyfileobj(archive.extractfile(member), file)
+                        del wanted[path]
+                    except OSError as error:
+                        wanted[path] = error.strerror
+
+    def copy_all():
+        try:
+            copy()
+        except tarfile.ReadError:
+            # The machine is gone.
+            pass
+
+    thread = threading.Thread(target=copy_all, daemon=True)
+    thread.start()
+    return thread
 
 
 def wait_for(control, deadline):

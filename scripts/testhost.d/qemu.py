@@ -44,7 +44,8 @@ def qemu(options, scratch, interactive):
         listener.listen()
         theirs.append(listener)
         argv += ["-chardev", f"socket,id=gdb,fd={listener.fileno()},server=on,wait=off", "-gdb", "chardev:gdb"]
-    for name in ("ctl", "tty") if interactive else ("ctl", "in", "out", "err"):
+    names = ["ctl", "tty"] if interactive else ["ctl", "in", "out", "err"]
+    for name in names + (["files"] if options.get else []):
         ports[name], peer = socket.socketpair()
         theirs.append(peer)
         device = "virtconsole" if name == "tty" else f"virtserialport,name={name}"
