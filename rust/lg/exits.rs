@@ -55,7 +55,7 @@ pub(crate) fn handle(
 ) -> Result<Next, Stop> {
     let next = match *exit {
         Exit::Hypercall => hypercall::handle(cpu, run, wait)?,
-        // The switcher does them alone unless the Guest is stepped.
+        // The switcher does them alone unless the Guest is stepped, or each is to be in the record.
         Exit::Syscall => {
             lguest::event::system_call(cpu);
             Next::Resume

@@ -71,7 +71,7 @@ impl Record {
         noted: &mut Noted,
         switcher: &mut Switcher,
     ) -> Result {
-        if trace.flags & !LGUEST_TRACE_OVERWRITE != 0 || trace.pad != 0 {
+        if trace.flags & !(LGUEST_TRACE_OVERWRITE | LGUEST_TRACE_CALLS) != 0 || trace.pad != 0 {
             return Err(EINVAL);
         }
         let on = match trace.pages {
@@ -89,6 +89,7 @@ impl Record {
                 GFP_KERNEL_ACCOUNT,
             )?),
         };
+        switcher.set_all_calls(on.is_some() && trace.flags & LGUEST_TRACE_CALLS != 0);
         *self = Self { on, full: false };
         *noted = Noted::default();
         // What the switcher does alone has no record of its own.
@@ -226,7 +227,7 @@ impl On {
         pending.root = root.gpa().get();
         let regs = switcher.regs();
         (pending.rip, pending.rsp) = (regs.rip, regs.rsp);
-        if *exit == Exit::Hypercall {
+        if matches!(exit, Exit::Hypercall | Exit::Syscall | Exit::Monitored) {
             pending.rax = regs.rax;
             pending.arguments = [regs.rdi, regs.rsi, regs.rdx];
         }

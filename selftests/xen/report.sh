@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: GPL-2.0
 # timeout: 900
 # The page about a run of a stock kernel has its phases, its initcalls by their levels, its log, and every exit
-# that the counters count.
+# that the counters count; and so has the trace.
 . "${0%/*}/lib.sh"
 
 rm -rf /tmp/report
 mkdir /tmp/report
 cd /tmp/report
 trap 'rm -rf /tmp/report' EXIT
-stock --report stock.html --stats -- true >stats 2>&1
+# shellcheck disable=SC2016 # for the Guest's shell
+stock --report stock.html --trace trace --stats -- sh -c 'for i in $(seq 100); do /bin/true; done' >stats 2>&1
+accounts_for_all trace stats
 for id in phases exits time kinds pages initcalls counters log; do grep "<section id=\"$id\">" stock.html; done
 for phase in 'kernel read' 'memory mapped' 'kernel, before initcalls' 'initcalls: core' 'initcalls: device' init command; do
 	grep -o "\"name\":\"$phase\"" stock.html

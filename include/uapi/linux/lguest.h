@@ -497,6 +497,8 @@ struct lguest_trace {
 	__u32 pad;		/* 0 */
 };
 #define LGUEST_TRACE_OVERWRITE	1
+/* Every SYSCALL is an exit, and has a record: those that the switcher would do alone, and ERET. */
+#define LGUEST_TRACE_CALLS	2
 #define LGUEST_TRACE_MAX_PAGES	16384
 #define LGUEST_TRACE_OFFSET	(1ULL << 32)
 
@@ -509,7 +511,7 @@ struct lguest_trace_head {
 /* Why the Guest left. */
 #define LGUEST_TRACE_LAUNCHER	0	/* not in: between two LGUEST_RUN, or before the first */
 #define LGUEST_TRACE_HYPERCALL	1
-#define LGUEST_TRACE_SYSCALL	2	/* of user mode, or to a monitor; only if stepped */
+#define LGUEST_TRACE_SYSCALL	2	/* of user mode, or to a monitor; stepped, or TRACE_CALLS */
 #define LGUEST_TRACE_SYSCALL32	3
 #define LGUEST_TRACE_INTERRUPTED 4	/* something of the Host's hit the switcher on the way */
 #define LGUEST_TRACE_INTERRUPT	5	/* of the Host's devices, which does not say which */
@@ -547,9 +549,9 @@ struct lguest_trace_record {
 	__u64 rsp;
 	__u64 root;		/* CR3 */
 	__u64 address;		/* of a page fault */
-	__u64 rax;		/* of a hypercall: its number, */
+	__u64 rax;		/* of a hypercall or system call: its number, */
 	__u64 arguments[3];	/*   RDI, RSI, RDX, */
-	__u64 result;		/*   RAX when all was done */
+	__u64 result;		/*   RAX when all was done, of a hypercall */
 	__u32 error;		/* an exception's error code; a page fault's access */
 	__u32 direct_syscalls;	/* in this entry, by the switcher alone */
 	__u32 direct_erets;

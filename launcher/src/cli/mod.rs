@@ -310,6 +310,13 @@ pub struct Run {
     #[arg(long, value_name = "FILE", help_heading = DIAGNOSIS)]
     pub trace: Option<PathBuf>,
 
+    /// Have the trace show each system call, and the return from it
+    ///
+    /// By itself, a system call of the guest's leaves it only for lg's switcher, and is counted. With
+    /// this each is an exit, which costs a few times as much.
+    #[arg(long, requires = "trace", help_heading = DIAGNOSIS, hide_short_help = true)]
+    pub trace_calls: bool,
+
     /// Write a page about the run to a file, for a browser
     ///
     /// What lg and the guest's kernel did when, exits over time, where the time went, the slowest

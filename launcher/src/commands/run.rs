@@ -209,6 +209,7 @@ fn to_the_end(
         },
         record: Takers {
             trace,
+            calls: options.trace_calls,
             report: report.map(|report| report.exits().clone()),
         },
         began: record.began(),

@@ -201,8 +201,9 @@ impl Vm {
     }
 
     /// Has its vCPU recorded from now on, in a ring of so many pages. Before it runs.
-    pub fn record(&self, pages: u32) -> Result<Ring, ModuleError> {
+    pub fn record(&self, pages: u32, calls: bool) -> Result<Ring, ModuleError> {
         let trace = lguest_trace {
+            flags: if calls { LGUEST_TRACE_CALLS } else { 0 },
             pages,
             ..Default::default()
         };

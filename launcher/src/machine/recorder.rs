@@ -28,6 +28,8 @@ pub struct Takers {
     pub trace: Option<Writer>,
     /// A report.
     pub report: Option<Exits>,
+    /// Each system call is to be in the record.
+    pub calls: bool,
 }
 
 impl Takers {
@@ -65,7 +67,7 @@ impl Recorder {
         if let Some(writer) = &mut takers.trace {
             writer.begin(&header)?;
         }
-        let ring = vm.record(PAGES)?;
+        let ring = vm.record(PAGES, takers.calls)?;
         if let Some(exits) = &takers.report {
             exits.begin(header.tsc_khz);
         }

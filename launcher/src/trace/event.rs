@@ -199,7 +199,7 @@ impl Event {
                 let name = u32::try_from(self.rax).ok().and_then(stats::hypercall);
                 format!("hypercall {}", name.unwrap_or("unknown"))
             }
-            Reason::Syscall => "system call, stepped".into(),
+            Reason::Syscall => "system call".into(),
             Reason::Syscall32 => "system call of 32-bit code".into(),
             Reason::Interrupted => "nothing: interrupted on the way".into(),
             Reason::Interrupt => "interrupt of the host".into(),

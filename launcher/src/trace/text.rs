@@ -48,6 +48,9 @@ fn what(event: &Event, symbols: &Symbols) -> String {
         Reason::Launcher => kind,
         Reason::Hypercall if event.is_brief() => format!("{kind} at {at}"),
         Reason::Hypercall => format!("{kind}{} at {at}", arguments(event)),
+        Reason::Syscall if !event.is_brief() => {
+            format!("{kind} {}{} at {at}", event.rax, words(&event.arguments))
+        }
         Reason::PageFault => format!("{kind}: {} {:#x} at {at}", event.access(), event.address),
         _ if event.error != 0 => format!("{kind}, error {:#x}, at {at}", event.error),
         _ => format!("{kind} at {at}"),
@@ -63,8 +66,11 @@ fn arguments(event: &Event) -> String {
         Ok(LHCALL_SET_TLS) => 2,
         _ => 3,
     };
-    let words = event.arguments[..count].iter();
-    let words: Vec<_> = words.map(|word| format!("{word:#x}")).collect();
+    words(&event.arguments[..count])
+}
+
+fn words(words: &[u64]) -> String {
+    let words: Vec<_> = words.iter().map(|word| format!("{word:#x}")).collect();
     format!("({})", words.join(", "))
 }
 

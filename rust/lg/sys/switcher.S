@@ -439,7 +439,7 @@ lg_switcher_syscall_monitored:
 	jmp	guest_sysret
 
 /*
- * lg_switcher_syscall_stepped - LSTAR while the Launcher steps the Guest.
+ * lg_switcher_syscall_stepped - LSTAR while the Launcher steps the Guest, or records every SYSCALL.
  *
  * Entered by: the CPU, as above.  SYSCALL has cleared TF and saved it where the Guest would see it,
  * so nothing is switched directly: the Host gets every SYSCALL, from either mode.

@@ -121,6 +121,8 @@ pub(crate) struct Switcher {
     policy: Policy,
     /// TF is set behind the Guest's back, and every SYSCALL comes to us.
     stepping: bool,
+    /// Every SYSCALL comes to us.
+    all_calls: bool,
     /// Last time, it was the Guest's own as well.
     guest_stepping: bool,
     /// A machine check came while the Guest ran.
@@ -154,6 +156,7 @@ impl Switcher {
             tsc_aux: id as u64,
             policy,
             stepping: false,
+            all_calls: false,
             guest_stepping: false,
             guest_mce: false,
             split_locks: false,
@@ -262,6 +265,11 @@ impl Switcher {
     pub(crate) fn set_stepping(&mut self, stepping: bool) {
         self.stepping = stepping;
         *self.note() = Note::default();
+    }
+
+    /// From the next section on: makes the Guest leave at each SYSCALL.
+    pub(crate) fn set_all_calls(&mut self, all_calls: bool) {
+        self.all_calls = all_calls;
     }
 
     pub(crate) fn stepping(&self) -> bool {
@@ -413,7 +421,7 @@ impl Switcher {
     /// the Host's, which stays as it is meanwhile: IRQs are off, and stay so until the section ends.
     pub(crate) fn setup(&mut self, _: &IrqsOff) -> Setup {
         let lstar = self.base
-            + offset(if self.stepping {
+            + offset(if self.stepping || self.all_calls {
                 &raw const lg_switcher_syscall_stepped
             } else if self.monitor_entry() != 0 {
                 &raw const lg_switcher_syscall_monitored

@@ -14,10 +14,12 @@ const RAM: usize = 64 << 20;
 const PAGE: usize = 4096;
 const SLOTS: u64 = (PAGE / size_of::<abi::lguest_trace_record>()) as u64;
 const OVERWRITE: u32 = abi::LGUEST_TRACE_OVERWRITE;
+const CALLS: u32 = abi::LGUEST_TRACE_CALLS;
 
 fn main() -> Result<()> {
     refusals()?;
-    every_exit()?;
+    every_exit(0)?;
+    every_exit(CALLS)?;
     overwriting()?;
     interrupted()?;
     not_for_the_guest()?;
@@ -101,7 +103,7 @@ fn refusals() -> Result<()> {
     for (vcpu, flags, pages, pad) in [
         (abi::LGUEST_MAX_VCPUS, 0, 1, 0),
         (u32::MAX, 0, 1, 0),
-        (0, 2, 1, 0),
+        (0, 4, 1, 0),
         (0, u32::MAX, 1, 0),
         (0, 0, too_many, 0),
         (0, 0, u32::MAX, 0),
@@ -149,9 +151,9 @@ fn refusals() -> Result<()> {
 }
 
 /// With the smallest ring, which is full again and again.
-fn every_exit() -> Result<()> {
+fn every_exit(flags: u32) -> Result<()> {
     let vm = load()?;
-    set(&vm.device, 0, 0, 1, 0)?;
+    set(&vm.device, 0, flags, 1, 0)?;
     let ring = Ring::map(&vm.device, 1)?;
     assert_eq!((ring.head().slots, ring.head().written), (SLOTS, 0));
     let (mut records, mut times_full) = (Vec::new(), 0);
@@ -194,6 +196,16 @@ fn every_exit() -> Result<()> {
         stats.exceptions
     );
     assert_eq!(count(&did(abi::LGUEST_TRACE_EMULATED)), stats.emulated);
+    let calls = count(&is(abi::LGUEST_TRACE_SYSCALL));
+    let direct = (stats.direct_syscalls, stats.direct_erets);
+    if flags & CALLS == 0 {
+        assert!(
+            calls == 0 && direct.0 > 0 && direct.1 > 0,
+            "{calls}, {direct:?}"
+        );
+    } else {
+        assert!(calls > 0 && direct == (0, 0), "{calls}, {direct:?}");
+    }
     for (number, record) in records.iter().enumerate() {
         assert_eq!(record.number, number as u64);
         assert!(
@@ -260,7 +272,7 @@ fn interrupted() -> Result<()> {
         };
     };
     every(3000);
-    let result = every_exit();
+    let result = every_exit(0).and_then(|()| every_exit(CALLS));
     every(0);
     result
 }
