@@ -16,7 +16,7 @@ pub enum Wish {
 }
 
 /// The text that [`Wish::Help`] prints.
-pub const HELP: &str = "Ctrl-a x  end the guest\nCtrl-a z  stop lg, for the shell's fg or bg\nCtrl-a h  this help\nCtrl-a Ctrl-a  send Ctrl-a";
+pub const HELP: &str = "the keys:\nCtrl-a x  end the guest\nCtrl-a z  stop lg, for the shell's fg or bg\nCtrl-a h  this help\nCtrl-a Ctrl-a  send Ctrl-a";
 
 /// Remembers whether the last key was Ctrl-a.
 #[derive(Default)]
