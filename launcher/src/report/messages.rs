@@ -50,7 +50,7 @@ pub fn printable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     text.chars()
         .map(|c| {
-            if c.is_control() && c != '\n' {
+            if c.is_control() && !matches!(c, '\n' | '\t') {
                 '\u{fffd}'
             } else {
                 c
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn messages_of_guests_are_harmless() {
-        assert_eq!(printable(b"VFS: no root\n"), "VFS: no root\n");
+        assert_eq!(printable(b"VFS: \tno root\n"), "VFS: \tno root\n");
         assert_eq!(
             printable(b"\x1b]0;title\x07\xff"),
             "\u{fffd}]0;title\u{fffd}\u{fffd}"

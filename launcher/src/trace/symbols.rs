@@ -98,7 +98,8 @@ fn functions(elf: &[u8]) -> object::Result<Vec<(u64, String)>> {
         }
         let name = String::from_utf8_lossy(symbol.name(endian, table.strings())?);
         if !name.is_empty() && !name.chars().any(char::is_control) {
-            functions.push((symbol.st_value(endian), !is_function, name.into_owned()));
+            let name = demangled(&name).unwrap_or_else(|| name.into_owned());
+            functions.push((symbol.st_value(endian), !is_function, name));
         }
     }
     // Of several names for one address, a function's counts.
@@ -106,6 +107,23 @@ fn functions(elf: &[u8]) -> object::Result<Vec<(u64, String)>> {
     functions.dedup_by_key(|(at, ..)| *at);
     let functions = functions.into_iter().map(|(at, _, name)| (at, name));
     Ok(functions.collect())
+}
+
+/// The path that rustc has made such a name of, as bare Guests have them: `_ZN3foo3bar17h0123456789abcdefE` is `foo::bar`.
+/// `None` for any other name.
+fn demangled(name: &str) -> Option<String> {
+    let mut rest = name.strip_prefix("_ZN")?.strip_suffix('E')?;
+    let mut parts = Vec::new();
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let length = rest[..digits].parse().ok()?;
+        let (part, behind) = rest[digits..].split_at_checked(length)?;
+        parts.push(part);
+        rest = behind;
+    }
+    // The last one is a hash.
+    let (hash, path) = parts.split_last()?;
+    (!path.is_empty() && hash.len() == 17 && hash.starts_with('h')).then(|| path.join("::"))
 }
 
 #[cfg(test)]
@@ -134,6 +152,27 @@ mod tests {
         assert_eq!(symbols.name(0x1fff), "second+0xeff");
         assert_eq!(symbols.name(0x2000), "0x2000");
         assert_eq!(Symbols::default().name(1), "0x1");
+    }
+
+    #[test]
+    fn names_of_rust_are_paths() {
+        let mangled = "_ZN11lguest_call9hypercall9write_cr317h4199487d070d7d6cE";
+        assert_eq!(
+            demangled(mangled).as_deref(),
+            Some("lguest_call::hypercall::write_cr3")
+        );
+        for other in [
+            "main",
+            "_ZN",
+            "_ZNE",
+            "_ZN17h4199487d070d7d6cE",
+            "_ZN3fooE",
+            "_ZN9fooE",
+            "_ZN99999999999999999999999fooE",
+            "_ZN1\u{e9}17h4199487d070d7d6cE",
+        ] {
+            assert_eq!(demangled(other), None, "{other}");
+        }
     }
 
     #[test]
