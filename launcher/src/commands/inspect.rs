@@ -80,7 +80,7 @@ impl Kernel {
         let tree = modules::tree(modules, release.as_deref());
         let config = match look.config {
             Some(text) => Some(("in the kernel itself".to_owned(), text)),
-            None => find_config(file, release.as_deref(), tree.as_deref()),
+            None => modules::find_config(file, release.as_deref(), tree.as_deref()),
         };
         let (mut abis, mut runs_by, mut entry, mut refusal) = (Vec::new(), None, None, None);
         match look.image {
@@ -131,30 +131,6 @@ impl Kernel {
     pub fn runs(&self) -> bool {
         self.runs_by.is_some()
     }
-}
-
-/// Its configuration, and the place of that: beside it, as it is installed or built, or with its modules.
-fn find_config(
-    file: &Path,
-    release: Option<&str>,
-    tree: Option<&Path>,
-) -> Option<(String, String)> {
-    let directory = file.parent()?;
-    let name = format!("config-{}", release.unwrap_or_default());
-    let places = [
-        Some(directory.join(&name)),
-        Some(Path::new("/boot").join(&name)),
-        tree.map(|tree| tree.join("config")),
-        Some(directory.join(".config")),
-        Some(directory.join("../../../.config")),
-    ];
-    let mut places = places.into_iter().flatten();
-    places.find_map(|place| {
-        Some((
-            place.display().to_string(),
-            fs::read_to_string(&place).ok()?,
-        ))
-    })
 }
 
 fn lacks_of_lguest(text: &str) -> Vec<Lack> {

@@ -163,6 +163,11 @@ impl Image {
         self.release.clone().or_else(|| release_in(&self.elf))
     }
 
+    /// The configuration that it was built with, if it has that in it (CONFIG_IKCONFIG).
+    pub fn config(&self) -> Option<String> {
+        built_in_config(&self.elf)
+    }
+
     /// The bytes of `segment` which come from the file.
     pub fn bytes(&self, segment: &Segment) -> &[u8] {
         &self.elf[segment.file.clone()]

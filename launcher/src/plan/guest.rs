@@ -137,10 +137,13 @@ impl Guest {
             Abi::Lguest => None,
             Abi::Xen(_) => modules::tree(options.modules.as_deref(), image.release().as_deref()),
         };
-        let has_no_bus = match &tree {
-            Some(tree) => can_be_without_bus(options, root.is_some()) && !modules::has_bus(tree)?,
-            None => false,
+        let config = || {
+            let beside = || modules::find_config(&path, image.release().as_deref(), None);
+            image.config().or_else(|| beside().map(|(_, text)| text))
         };
+        let has_no_bus = matches!(image.abi, Abi::Xen(_))
+            && can_be_without_bus(options, root.is_some())
+            && !modules::has_bus(tree.as_deref(), config)?;
         let told = match image.linux {
             true => {
                 let modules = match has_no_bus {

@@ -132,12 +132,47 @@ pub fn tree(named: Option<&Path>, release: Option<&str>) -> Option<PathBuf> {
     named.map(PathBuf::from).or_else(usual)
 }
 
-/// Does the kernel of `tree` have the driver of the bus that all devices of virtio's are on?
+/// The configuration of the kernel in `file`, and the place of that: beside it, as it is installed or built, or with its
+/// modules.
+pub fn find_config(
+    file: &Path,
+    release: Option<&str>,
+    tree: Option<&Path>,
+) -> Option<(String, String)> {
+    let directory = file.parent()?;
+    let name = format!("config-{}", release.unwrap_or_default());
+    let places = [
+        Some(directory.join(&name)),
+        Some(Path::new("/boot").join(&name)),
+        tree.map(|tree| tree.join("config")),
+        Some(directory.join(".config")),
+        Some(directory.join("../../../.config")),
+    ];
+    let mut places = places.into_iter().flatten();
+    places.find_map(|place| {
+        Some((
+            place.display().to_string(),
+            fs::read_to_string(&place).ok()?,
+        ))
+    })
+}
+
+/// Does a kernel have the driver of the bus that all devices of virtio's are on? Its tree of modules says, or without one its
+/// configuration. One without either is taken for one that has it.
 ///
 /// # Errors
 ///
 /// The tree is none.
-pub fn has_bus(tree: &Path) -> Result<bool, Error> {
+pub fn has_bus(
+    tree: Option<&Path>,
+    config: impl FnOnce() -> Option<String>,
+) -> Result<bool, Error> {
+    let Some(tree) = tree else {
+        // A module may be in the initrd.
+        let lines = ["y", "m"].map(|value| format!("CONFIG_{}={value}", PCIFRONT.option));
+        let has_one = |text: String| text.lines().any(|line| lines.iter().any(|one| one == line));
+        return Ok(config().is_none_or(has_one));
+    };
     let (dependencies, builtin) = lists(tree)?;
     let is_built_in = builtin.lines().any(|path| is_name_of(PCIFRONT.name, path));
     Ok(is_built_in || in_order(&dependencies, PCIFRONT.name).is_some())
@@ -288,9 +323,14 @@ mod tests {
     #[test]
     fn a_bus_as_a_module_or_built_in_or_none() {
         let tree = a_tree();
-        assert!(!has_bus(tree.path()).unwrap());
+        let unknown = || None;
+        assert!(!has_bus(Some(tree.path()), unknown).unwrap());
         let error = find(tree.path(), &wanted(&[])).unwrap_err();
-        assert!(error.fix().contains("disks alone"), "{}", error.fix());
+        assert!(
+            error.fix().contains("disks alone"),
+            "{}",
+            error.fix()
+        );
         let path = "kernel/drivers/pci/xen-pcifront.ko";
         for (name, list) in [
             ("modules.builtin", path.into()),
@@ -298,9 +338,18 @@ mod tests {
         ] {
             let tree = a_tree();
             fs::write(tree.path().join(name), list).unwrap();
-            assert!(has_bus(tree.path()).unwrap(), "{name}");
+            assert!(has_bus(Some(tree.path()), unknown).unwrap(), "{name}");
         }
-        assert!(has_bus(Path::new("/no/such")).is_err());
+        assert!(has_bus(Some(Path::new("/no/such")), unknown).is_err());
+        assert!(has_bus(None, unknown).unwrap());
+        for (line, has_one) in [
+            ("CONFIG_XEN_PCIDEV_FRONTEND=y", true),
+            ("CONFIG_XEN_PCIDEV_FRONTEND=m", true),
+            ("# CONFIG_XEN_PCIDEV_FRONTEND is not set", false),
+        ] {
+            let config = || Some(format!("CONFIG_XEN=y\n{line}\n"));
+            assert_eq!(has_bus(None, config).unwrap(), has_one, "{line}");
+        }
     }
 
     #[test]
