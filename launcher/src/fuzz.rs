@@ -30,11 +30,12 @@ use crate::devices::fs::host;
 use crate::devices::fs::newer::Files;
 use crate::devices::fs::server::{FileServer, Limits};
 use crate::devices::fs::Fs;
+use crate::devices::net::cable::Cable;
 use crate::devices::net::peer::Mac;
 use crate::devices::net::stream;
 use crate::devices::net::Net;
 use crate::devices::rng::Rng;
-use crate::devices::testing::fuzz::drive;
+use crate::devices::testing::fuzz::{drive, Choices};
 use crate::devices::vsock::hub::{Hub, Spec};
 use crate::devices::vsock::Vsock;
 use crate::image::xen::Notes;
@@ -173,15 +174,19 @@ fn drive_files(files: impl Files + 'static, directory: &TempDir, bytes: &[u8]) {
     });
 }
 
-/// A driver of the network device, at the other end of whose cable somebody sends whole frames, bytes
-/// by chance or the end, and now and then reads what has come.
+/// A driver of the network device.
 pub fn net(bytes: &[u8]) {
+    let (cable, act) = cable();
+    drive(Net::new(Mac([2; 6]), cable), bytes, act);
+}
+
+/// A cable, and what its peer does: somebody sends whole frames, bytes by chance or the end, and now and then reads what has come.
+fn cable() -> (Cable, impl FnMut(&mut Choices<'_>)) {
     block_sigpipe();
     let (ours, mut theirs) = UnixStream::pair().expect("a pair");
     theirs.set_nonblocking(true).expect("set_nonblocking");
     let stream = stream::Stream::new(ours).expect("there are descriptors");
-    let device = Net::new(Mac([2; 6]), Box::new(stream), |_| {});
-    drive(device, bytes, |choices| {
+    let act = move |choices: &mut Choices<'_>| {
         let count = usize::from(choices.byte()) << (choices.byte() % 9);
         // What does not fit is lost, as from any peer that does not wait.
         let _ = match choices.byte() % 8 {
@@ -193,7 +198,8 @@ pub fn net(bytes: &[u8]) {
                 theirs.write_all(&[&length[..], &vec![0xa5; count]].concat())
             }
         };
-    });
+    };
+    (Cable::new(Box::new(stream), |_| {}), act)
 }
 
 /// A driver of ports of each kind, of which the first has input and then its end.

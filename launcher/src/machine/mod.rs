@@ -36,6 +36,8 @@ use crate::devices::blk::disk::Disk;
 use crate::devices::blk::{self, Blk};
 use crate::devices::bytes::Output;
 use crate::devices::fs::{attributes, share};
+use crate::devices::net::cable::Cable;
+use crate::devices::net::peer::Mac;
 use crate::devices::net::{options as net, Net};
 use crate::devices::rng::Rng;
 use crate::devices::virtio::Virtio;
@@ -335,7 +337,10 @@ fn make(
     Ok(Some(match device {
         Make::Console | Make::Ports => return Ok(None),
         Make::Share(device) => device,
-        Make::Net(options) => Box::new(network(&options)?),
+        Make::Net(options) => {
+            let (mac, cable) = network(&options)?;
+            Box::new(Net::new(mac, cable))
+        }
         Make::Vsock(spec) => {
             let (hub, its_file) = Hub::listen(&spec).map_err(VsockError)?;
             *file = Some(its_file);
@@ -378,9 +383,9 @@ fn disk_ring(disk: &Disk, verbose: bool) -> Option<Ring<blk::InFlight>> {
     ring.ok()
 }
 
-/// Opens the network.
-fn network(options: &net::Options) -> Result<Net, Error> {
+/// Opens the network: the Guest's address, and its cable.
+fn network(options: &net::Options) -> Result<(Mac, Cable), Error> {
     let mac = options.mac().map_err(setup("an address"))?;
     let on_cut = |error: &io::Error| say(&format!("the guest has no network any more: {error}"));
-    Ok(Net::new(mac, options.open()?, on_cut))
+    Ok((mac, Cable::new(options.open()?, on_cut)))
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The network device (section 5.1 of the specification): a queue of empty buffers for what comes
-//! from the [`Peer`], and one of frames for it.
+//! from the peer at the other end of its [`Cable`], and one of frames for it.
 //!
 //! Nothing is thrown away for want of room: without buffers, frames wait with the peer; when the
 //! peer is full, the driver's frames wait in their queue. A frame is copied once each way, so what
 //! the Guest does to its buffers meanwhile is its own affair.
 
+pub mod cable;
 pub mod options;
 pub mod passt;
 pub mod peer;
@@ -21,7 +22,8 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT, Writer};
 use vm_memory::{Address, Bytes, GuestAddress};
 
 use super::{Device, Fault, Kicked, Served, Source};
-use crate::devices::net::peer::{Mac, Peer, FRAME_MAX, FRAME_MIN, HEADER_SIZE};
+use crate::devices::net::cable::Cable;
+use crate::devices::net::peer::{Mac, HEADER_SIZE};
 use crate::memory::dma::Dma;
 
 /// The queue of empty buffers.
@@ -34,23 +36,16 @@ const BURST: usize = 64;
 /// The offset at which a header says how many buffers its frame fills.
 const NUM_BUFFERS: usize = 10;
 
-/// Told when the cable is cut, with the reason.
-type OnCut = Box<dyn Fn(&io::Error) + Send>;
-
 /// The device.
 pub struct Net {
     mac: Mac,
-    peer: Box<dyn Peer>,
-    on_cut: OnCut,
-    link_up: bool,
-    config_changed: bool,
+    cable: Cable,
+    /// The driver was last told that the link is up.
+    told_up: bool,
     /// A frame may fill several buffers.
     mergeable: bool,
     /// There was more to receive than a burst.
     more: bool,
-    /// The packet that is being sent, and its length; 0: none.
-    packet: Box<[u8]>,
-    waiting: usize,
 }
 
 /// The outcome of putting a frame into buffers.
@@ -64,33 +59,15 @@ enum Placed {
 }
 
 impl Net {
-    /// A device with this address, whose cable ends at `peer`. `on_cut` is told when it ends there
-    /// no longer, once.
-    pub fn new(
-        mac: Mac,
-        peer: Box<dyn Peer>,
-        on_cut: impl Fn(&io::Error) + Send + 'static,
-    ) -> Self {
+    /// A device with this address, and this cable. Where that is cut, the driver sees the link go down, and goes on.
+    pub fn new(mac: Mac, cable: Cable) -> Self {
         Self {
             mac,
-            peer,
-            on_cut: Box::new(on_cut),
-            link_up: true,
-            config_changed: false,
+            cable,
+            told_up: true,
             mergeable: false,
             more: false,
-            packet: vec![0; HEADER_SIZE + FRAME_MAX].into(),
-            waiting: 0,
         }
-    }
-
-    /// There is no peer any more: the driver sees the link go down, and goes on.
-    fn cut(&mut self, error: &io::Error) {
-        if mem::replace(&mut self.link_up, false) {
-            (self.on_cut)(error);
-            self.config_changed = true;
-        }
-        self.waiting = 0;
     }
 
     /// Moves frames from the peer into buffers.
@@ -98,26 +75,18 @@ impl Net {
         let mut served = Served {
             used: false,
             // It may be that there is room again.
-            then: u64::from(self.waiting != 0) << TRANSMIT,
+            then: u64::from(self.cable.is_waiting()) << TRANSMIT,
         };
         for _ in 0..BURST {
-            if !self.link_up {
+            let Some((header, frame)) = self.cable.receive() else {
                 return Ok(served);
-            }
-            let (header, frame) = match self.peer.receive() {
-                Ok(Some(packet)) => packet,
-                Ok(None) => return Ok(served),
-                Err(error) => {
-                    self.cut(&error);
-                    return Ok(served);
-                }
             };
             match place(header, frame, queue, memory, self.mergeable)? {
                 Placed::Used => served.used = true,
                 Placed::NoBuffers => return Ok(served),
                 Placed::TooLong => {}
             }
-            self.peer.received();
+            self.cable.received();
         }
         self.more = true;
         served.then |= 1 << TRANSMIT;
@@ -131,7 +100,7 @@ impl Net {
             then: u64::from(mem::take(&mut self.more)) << RECEIVE,
         };
         for _ in 0..BURST {
-            if !self.send() {
+            if !self.cable.has_room() {
                 return Ok(served);
             }
             let chain = loop {
@@ -146,32 +115,17 @@ impl Net {
             let head = chain.head_index();
             let mut reader = chain.reader(memory)?;
             let length = reader.available_bytes();
-            if length > self.packet.len() {
+            let Some(packet) = self.cable.packet().get_mut(..length.max(HEADER_SIZE)) else {
                 return Err(Fault::LongFrame(length - HEADER_SIZE));
-            }
-            // Less than a header cannot be meant; what is shorter than any frame is lost on the way.
-            let packet = &mut self.packet[..length.max(HEADER_SIZE)];
+            };
+            // Less than a header cannot be meant.
             reader.read_exact(packet).map_err(Fault::Buffer)?;
-            if self.link_up && length >= HEADER_SIZE + FRAME_MIN {
-                self.waiting = length;
-            }
+            self.cable.put(length);
             queue.add_used(memory, head, 0)?;
             served.used = true;
         }
         served.then |= (1 << RECEIVE) | (1 << TRANSMIT);
         Ok(served)
-    }
-
-    /// Sends the packet at hand, if there is one; false: there is no room for it now.
-    fn send(&mut self) -> bool {
-        if self.waiting != 0 {
-            match self.peer.send(&mut self.packet[..self.waiting]) {
-                Ok(true) => self.waiting = 0,
-                Ok(false) => return false,
-                Err(error) => self.cut(&error),
-            }
-        }
-        true
     }
 }
 
@@ -262,7 +216,7 @@ impl Device for Net {
             | (1 << VIRTIO_NET_F_STATUS)
             | (1 << VIRTIO_NET_F_MTU)
             | (1 << VIRTIO_NET_F_MRG_RXBUF)
-            | self.peer.offloads()
+            | self.cable.offloads()
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -277,33 +231,31 @@ impl Device for Net {
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let mut config = [0; 12];
         config[..6].copy_from_slice(&self.mac.0);
-        let status = if self.link_up {
+        let status = if self.cable.is_up() {
             VIRTIO_NET_S_LINK_UP
         } else {
             0
         } as u16;
         config[6..8].copy_from_slice(&status.to_le_bytes());
         config[8..10].copy_from_slice(&1u16.to_le_bytes());
-        config[10..].copy_from_slice(&self.peer.mtu().to_le_bytes());
+        config[10..].copy_from_slice(&self.cable.mtu().to_le_bytes());
         super::copy_config(&config, offset, data);
     }
 
     fn start(&mut self, features: u64) {
         self.mergeable = features & (1 << VIRTIO_NET_F_MRG_RXBUF) != 0;
-        if let Err(error) = self.peer.agree(features & self.peer.offloads()) {
-            self.cut(&error);
-        }
+        self.cable.agree(features & self.cable.offloads());
     }
 
     fn source(&self) -> Option<Source> {
         Some(Source {
-            fd: self.peer.readiness(),
+            fd: self.cable.readiness(),
             queue: RECEIVE,
         })
     }
 
     fn config_changed(&mut self) -> bool {
-        mem::take(&mut self.config_changed)
+        mem::replace(&mut self.told_up, self.cable.is_up()) != self.cable.is_up()
     }
 
     fn serve(&mut self, index: usize, queue: &mut Queue, memory: &Dma) -> Result<Served, Fault> {

@@ -11,7 +11,7 @@ use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_DESC_F_NEXT};
 
 use super::*;
-use crate::devices::net::peer::{Header, PLAIN};
+use crate::devices::net::peer::{Header, Peer, FRAME_MAX, FRAME_MIN, PLAIN};
 use crate::devices::testing::driver::Registers;
 use crate::devices::testing::driver::{Driver, SIZE, WRITE};
 use crate::devices::Window;
@@ -106,7 +106,11 @@ fn net() -> (Cable, Arc<Mutex<Vec<String>>>, Net) {
     cable.end().room = usize::MAX;
     let reports = cuts.clone();
     let on_cut = move |error: &io::Error| reports.lock().unwrap().push(error.to_string());
-    (cable.clone(), cuts, Net::new(MAC, Box::new(cable), on_cut))
+    let net = Net::new(
+        MAC,
+        super::cable::Cable::new(Box::new(cable.clone()), on_cut),
+    );
+    (cable, cuts, net)
 }
 
 fn bench(features: u64) -> Bench {
