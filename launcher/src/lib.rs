@@ -11,7 +11,7 @@
 //! plan         what is to run, found and checked
 //! cli          what the user asks for
 //! session      the user's side of a run: terminal, streams, keys, time
-//! xen          what serves a kernel of Xen's ABI: events, console, xenstore, PCI bus, disks
+//! xen          what serves a kernel of Xen's ABI: events, console, xenstore, PCI bus, disks, a network
 //! boot_report  a run as a page for a browser
 //! trace        what a vCPU did: its file, and how people read it
 //! boot         how a Guest gets into RAM

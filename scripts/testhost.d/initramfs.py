@@ -28,7 +28,7 @@ MODULES = ["drivers/net/tun", "drivers/block/loop", "drivers/block/brd"]
 # Those that a stock kernel, as a Guest, may want for its devices, and for tests of them.
 GUEST_MODULES = ["xen-pcifront", "virtio", "virtio_ring", "virtio_pci", "virtio_pci_modern_dev",
     "virtio_pci_legacy_dev", "virtio_console", "fuse", "virtiofs", "rng-core", "virtio_blk", "virtio_net", "net_failover", "failover", "virtio-rng", "vsock",
-    "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport", "xen-blkfront", "loop", "ext4", "jbd2", "mbcache", "crc16"]  # fmt: skip
+    "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport", "xen-blkfront", "xen-netfront", "loop", "ext4", "jbd2", "mbcache", "crc16"]  # fmt: skip
 
 # What Guests run from a share of the Host's.
 SHARED_PROGRAMS = ["/usr/bin/git", "/usr/bin/make"]

@@ -109,6 +109,7 @@ impl Machine {
         let make = |device: plan::Device| make(device.make, plan.verbose, &mut file);
         let others = plan.devices.into_iter().map(make);
         let others: Vec<_> = others.collect::<Result<_, Error>>()?;
+        let beside = plan.beside.network.as_ref().map(network).transpose()?;
         serve_files(&plan.grants)?;
         steps.done("devices made");
         let memory = memory::make(&plan.load.layout.memory())?;
@@ -149,15 +150,11 @@ impl Machine {
         let xen = places.zip(events).map(|(places, events)| {
             // Nobody types there: the user's terminal is another console.
             let console = (Arc::default(), printed());
-            Arc::new(Xen::new(
-                &memory,
-                &places,
-                devices.functions(),
-                plan.disks,
-                console,
-                events,
-            ))
+            let functions = devices.functions();
+            let disks = plan.beside.disks;
+            Xen::new(&memory, &places, functions, disks, beside, console, events).map(Arc::new)
         });
+        let xen = xen.transpose().map_err(setup("a device"))?;
         let record = |takers| Recorder::begin(&vm, takers, load.image.build_id());
         let takers = Some(front.record).filter(Takers::any);
         let mut recorder = takers.map(record).transpose()?;
@@ -228,20 +225,12 @@ impl Machine {
     /// There can be no thread.
     pub fn start(self, ends: Sender<End>) -> Result<Running, Error> {
         for device in self.devices.iter() {
-            let (reporter, device) = (ends.clone(), device.clone());
-            let serve = move || {
-                if let Err(error) = bus::serve(&device) {
-                    let _ = reporter.send(End::Failed(setup("a device")(error)));
-                }
-            };
-            let thread = thread::Builder::new().name("device".into()).spawn(serve);
-            thread.map_err(setup("a thread"))?;
+            let device = device.clone();
+            start_device(move || bus::serve(&device), ends.clone())?;
         }
-        for block in self.xen.iter().flat_map(|xen| xen.blocks()) {
-            let block = block.clone();
-            let serve = move || block.serve_calls();
-            let thread = thread::Builder::new().name("disk".into()).spawn(serve);
-            thread.map_err(setup("a thread"))?;
+        for backend in self.xen.iter().flat_map(|xen| xen.beside()) {
+            let backend = backend.clone();
+            start_device(move || backend.serve_calls(), ends.clone())?;
         }
         let driver = self
             .gdb
@@ -388,4 +377,18 @@ fn network(options: &net::Options) -> Result<(Mac, Cable), Error> {
     let mac = options.mac().map_err(setup("an address"))?;
     let on_cut = |error: &io::Error| say(&format!("the guest has no network any more: {error}"));
     Ok((mac, Cable::new(options.open()?, on_cut)))
+}
+
+/// Starts the thread of a device, which does `serve`. What that fails by is sent to `ends`.
+fn start_device(
+    serve: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ends: Sender<End>,
+) -> Result<(), Error> {
+    let serve = move || {
+        if let Err(error) = serve() {
+            let _ = ends.send(End::Failed(setup("a device")(error)));
+        }
+    };
+    let thread = thread::Builder::new().name("device".into()).spawn(serve);
+    thread.map(drop).map_err(setup("a thread"))
 }

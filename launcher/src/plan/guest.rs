@@ -108,7 +108,7 @@ pub struct Guest {
     pub shares: Vec<Share>,
     /// The kinds of the command's standard streams.
     pub streams: Streams,
-    /// It runs by Xen's ABI and has no driver for the bus of virtio's devices: its disks are Xen's.
+    /// It runs by Xen's ABI and has no driver for the bus of virtio's devices: its disks and its network are Xen's.
     pub has_no_bus: bool,
 }
 
@@ -200,7 +200,6 @@ fn can_be_without_bus(options: &Run, has_root: bool) -> bool {
         && options.command.is_empty()
         && !has_root
         && options.share.is_empty()
-        && options.net.is_none()
         && options.vsock.is_none()
 }
 

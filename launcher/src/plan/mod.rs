@@ -69,6 +69,9 @@ pub struct Plan {
     /// What each of the disks is that a kernel without a driver for the bus of those has beside them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     blocks: Vec<String>,
+    /// What its network is then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<String>,
     #[serde(flatten)]
     command: Option<Command>,
     /// Seconds.
@@ -76,9 +79,9 @@ pub struct Plan {
     /// The roots that are loaded.
     #[serde(skip)]
     pub load: Load,
-    /// The disks of `blocks`, which are open and locked.
+    /// How to make both.
     #[serde(skip)]
-    pub disks: Vec<Disk>,
+    pub beside: Beside,
     /// The user's side.
     #[serde(skip)]
     pub streams: Arc<Streams>,
@@ -94,6 +97,14 @@ pub struct Plan {
     /// Tell what is of use to who wonders.
     #[serde(skip)]
     pub verbose: bool,
+}
+
+/// The devices that a kernel without a driver for the bus of virtio's has beside them.
+pub struct Beside {
+    /// Disks, which are open and locked.
+    pub disks: Vec<Disk>,
+    /// With the other end of this cable.
+    pub network: Option<net::Options>,
 }
 
 /// The parts that go into RAM, and where.
@@ -194,6 +205,8 @@ impl Plan {
         let blocks = blocks
             .map(|(name, (spec, disk))| of_disk(spec, disk, "xvd", name))
             .collect();
+        let network = options.net.clone().filter(|_| guest.has_no_bus);
+        let interface = network.as_ref().map(|net| net.to.to_string());
         let devices = devices(options, &guest, shares, on_bus);
         let slots = (0..devices.len()).map(Slot::new);
         let slots: Vec<_> = slots.collect::<Result<_, _>>()?;
@@ -223,6 +236,7 @@ impl Plan {
                 })
                 .collect(),
             blocks,
+            interface,
             command,
             timeout: options.timeout.map(|time| time.as_secs_f64()),
             load: Load {
@@ -231,7 +245,10 @@ impl Plan {
                 command_line,
                 layout,
             },
-            disks: beside.into_iter().map(|(_, disk)| disk).collect(),
+            beside: Beside {
+                disks: beside.into_iter().map(|(_, disk)| disk).collect(),
+                network,
+            },
             streams: Arc::new(guest.streams),
             grants,
             sockets: options.vsock.as_ref().map(|spec| spec.directory().into()),
@@ -310,7 +327,7 @@ fn devices(
     for (share, device) in guest.shares.iter().zip(shares) {
         all.push(("fs", of_share(share), Make::Share(device)));
     }
-    if let Some(net) = &options.net {
+    if let Some(net) = options.net.as_ref().filter(|_| !guest.has_no_bus) {
         all.push(("net", net.to.to_string(), Make::Net(net.clone())));
     }
     if let Some(vsock) = &options.vsock {
@@ -388,6 +405,9 @@ impl Display for Plan {
         }
         for block in &self.blocks {
             row("disk of Xen's", block)?;
+        }
+        if let Some(interface) = &self.interface {
+            row("net of Xen's", interface)?;
         }
         if let Some(command) = &self.command {
             if let Some(root) = &command.root {

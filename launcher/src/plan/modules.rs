@@ -107,7 +107,7 @@ impl Explain for ModulesError {
         match self {
             Self::Missing { wanted, .. } => {
                 let alone =
-                    "; without it, it can have disks alone, and an initrd of your own (--initrd)";
+                    "; without it, it can have disks and a network alone, and an initrd of your own (--initrd)";
                 let alone = if *wanted == PCIFRONT { alone } else { "" };
                 format!(
                     "build the kernel with CONFIG_{}=y or =m{alone}",
@@ -327,7 +327,7 @@ mod tests {
         assert!(!has_bus(Some(tree.path()), unknown).unwrap());
         let error = find(tree.path(), &wanted(&[])).unwrap_err();
         assert!(
-            error.fix().contains("disks alone"),
+            error.fix().contains("disks and a network alone"),
             "{}",
             error.fix()
         );

@@ -18,7 +18,7 @@ use crate::memory::grants::{Grants, Use};
 use crate::memory::Memory;
 use crate::report::messages::say;
 use crate::xen::events::Events;
-use crate::xen::link::{Link, Next};
+use crate::xen::link::{Backend, Link, Next};
 use crate::xen::slots::Slots;
 use crate::xen::store::Store;
 
@@ -101,49 +101,6 @@ impl Block {
         }
     }
 
-    /// Tells the kernel of the disk.
-    pub fn announce(&self, store: &mut Store) {
-        let work = self.work();
-        let disk = &work.disk;
-        let blocks = disk.blocks();
-        let info = if disk.is_read_only() { READ_ONLY } else { 0 };
-        let number = self.number.to_string();
-        let backend = [
-            ("sectors", disk.size() / SECTOR),
-            ("sector-size", blocks.logical.into()),
-            ("physical-sector-size", blocks.physical.into()),
-            ("info", info.into()),
-            ("feature-flush-cache", disk.can_flush().into()),
-            ("feature-discard", disk.can_discard().into()),
-            ("discard-granularity", blocks.logical.into()),
-            ("feature-persistent", 0),
-            ("max-ring-page-order", 0),
-            ("multi-queue-max-queues", 1),
-        ];
-        let backend = backend.map(|(name, value)| (name, value.to_string()));
-        let backend = backend.each_ref().map(|(name, value)| (*name, &value[..]));
-        let frontend = [("virtual-device", &number[..]), ("device-type", "disk")];
-        self.link.announce(store, &frontend, &backend);
-    }
-
-    /// Looks where the frontend is, and follows. Tells whether something has changed, of which the kernel is to hear.
-    pub fn follow(&self, store: &mut Store) -> bool {
-        let Some(next) = self.link.next(store) else {
-            return false;
-        };
-        let kernel = match next {
-            Next::Connect => self.connect(store),
-            _ => None,
-        };
-        let is_connected = kernel.is_some();
-        // Whoever serves a request is waited for: when the kernel hears that it may leave, its pages are its own.
-        self.work().kernel = kernel;
-        if is_connected {
-            self.call();
-        }
-        self.link.done(store, next, is_connected)
-    }
-
     fn connect(&self, store: &Store) -> Option<Kernel> {
         // Without a word it is the native one, which is the same.
         let protocol = self.link.told(store, "protocol").unwrap_or("x86_64-abi");
@@ -154,41 +111,9 @@ impl Block {
         (protocol == "x86_64-abi").then_some(Kernel { ring, port })
     }
 
-    /// The kernel has called `port`; if that is the disk's, wakes who serves it.
-    pub fn serve(&self, port: u32) {
-        self.call_if(|kernel| kernel.port == port);
-    }
-
-    fn call_if(&self, is_meant: impl Fn(&Kernel) -> bool) {
-        // Who is at work looks for more before it ends, but not before it is told.
-        let is_meant = match self.work.try_lock() {
-            Ok(work) => work.kernel.as_ref().is_some_and(is_meant),
-            Err(_) => true,
-        };
-        if is_meant {
-            self.call();
-        }
-    }
-
     fn call(&self) {
         *self.called.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.calls.notify_one();
-    }
-
-    /// Serves the kernel's calls, for ever.
-    pub fn serve_calls(&self) -> ! {
-        loop {
-            let called = self.called.lock().unwrap_or_else(PoisonError::into_inner);
-            let called = self.calls.wait_while(called, |called| !*called);
-            *called.unwrap_or_else(PoisonError::into_inner) = false;
-            self.process();
-        }
-    }
-
-    /// Serves all requests that are there.
-    pub fn process(&self) {
-        // In between, the kernel may leave.
-        while self.process_one() {}
     }
 
     /// Serves a request; false: there was none.
@@ -228,6 +153,74 @@ impl Block {
 
     fn work(&self) -> MutexGuard<'_, Work> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Backend for Block {
+    fn announce(&self, store: &mut Store) {
+        let work = self.work();
+        let disk = &work.disk;
+        let blocks = disk.blocks();
+        let info = if disk.is_read_only() { READ_ONLY } else { 0 };
+        let number = self.number.to_string();
+        let backend = [
+            ("sectors", disk.size() / SECTOR),
+            ("sector-size", blocks.logical.into()),
+            ("physical-sector-size", blocks.physical.into()),
+            ("info", info.into()),
+            ("feature-flush-cache", disk.can_flush().into()),
+            ("feature-discard", disk.can_discard().into()),
+            ("discard-granularity", blocks.logical.into()),
+            ("feature-persistent", 0),
+            ("max-ring-page-order", 0),
+            ("multi-queue-max-queues", 1),
+        ];
+        let backend = backend.map(|(name, value)| (name, value.to_string()));
+        let backend = backend.each_ref().map(|(name, value)| (*name, &value[..]));
+        let frontend = [("virtual-device", &number[..]), ("device-type", "disk")];
+        self.link.announce(store, &frontend, &backend);
+    }
+
+    fn follow(&self, store: &mut Store) -> bool {
+        let Some(next) = self.link.next(store) else {
+            return false;
+        };
+        let kernel = match next {
+            Next::Connect => self.connect(store),
+            _ => None,
+        };
+        let is_connected = kernel.is_some();
+        // Whoever serves a request is waited for: when the kernel hears that it may leave, its pages are its own.
+        self.work().kernel = kernel;
+        if is_connected {
+            self.call();
+        }
+        self.link.done(store, next, is_connected)
+    }
+
+    fn serve(&self, port: u32) {
+        // Who is at work looks for more before it ends, but not before it is told.
+        let is_meant = match self.work.try_lock() {
+            Ok(work) => (work.kernel.as_ref()).is_some_and(|kernel| kernel.port == port),
+            Err(_) => true,
+        };
+        if is_meant {
+            self.call();
+        }
+    }
+
+    fn serve_calls(&self) -> io::Result<()> {
+        loop {
+            let called = self.called.lock().unwrap_or_else(PoisonError::into_inner);
+            let called = self.calls.wait_while(called, |called| !*called);
+            *called.unwrap_or_else(PoisonError::into_inner) = false;
+            self.process();
+        }
+    }
+
+    fn process(&self) {
+        // In between, the kernel may leave.
+        while self.process_one() {}
     }
 }
 

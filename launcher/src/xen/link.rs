@@ -2,7 +2,27 @@
 //! How a frontend, the kernel's half of a device, and its backend meet: by nodes of the xenstore, in which each stores its
 //! state (`enum xenbus_state`, io/xenbus.h of Xen).
 
+use std::io;
+
 use crate::xen::store::Store;
+
+/// A device that is no function of the bus. A thread of its own serves it.
+pub trait Backend: Send + Sync {
+    /// Tells the kernel of it.
+    fn announce(&self, store: &mut Store);
+    /// Looks where the frontend is, and follows. Tells whether something has changed, of which the kernel is to hear.
+    fn follow(&self, store: &mut Store) -> bool;
+    /// The kernel has called `port`; if that is this device's, wakes who serves it.
+    fn serve(&self, port: u32);
+    /// Serves the kernel's calls, for ever.
+    ///
+    /// # Errors
+    ///
+    /// The system does not let us wait for them.
+    fn serve_calls(&self) -> io::Result<()>;
+    /// Serves all that is there.
+    fn process(&self);
+}
 
 const INITIALISING: &str = "1";
 const INIT_WAIT: &str = "2";
@@ -82,7 +102,8 @@ impl Link {
             // happen while it connects (xenbus_dev_changed in 7.3). So it is another from the moment on in
             // which it has said where its page is, before it hears of that itself.
             (INITIALISING, INIT_WAIT) if self.told(store, self.mark).is_some() => Next::Begin,
-            (INITIALISED, INIT_WAIT | CLOSED) => Next::Connect,
+            // xen-netfront leaves out the first of these, and waits for nothing more.
+            (INITIALISED | CONNECTED, INIT_WAIT | CLOSED) => Next::Connect,
             // A kernel that powers off waits for this.
             (CLOSING, INIT_WAIT | CONNECTED) => Next::Leave(CLOSING),
             (CLOSED, INIT_WAIT | CONNECTED | CLOSING) => Next::Leave(CLOSED),

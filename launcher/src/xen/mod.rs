@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a kernel that runs by Xen's paravirtual ABI finds around it: the console, the xenstore, the PCI bus, and disks.
+//! What a kernel that runs by Xen's paravirtual ABI finds around it: the console, the xenstore, the PCI bus, disks, and a
+//! network.
 //!
 //! The kernel calls by a port of an event channel, which the shim passes on: hypercall NOTIFY, which has no eventfd
 //! here. So it is the vCPU's thread that serves the call, before the hypercall returns: Linux waits for each of
@@ -15,6 +16,7 @@ pub mod block;
 pub mod console;
 pub mod events;
 pub mod link;
+pub mod net;
 pub mod pci;
 pub mod ring;
 pub mod slots;
@@ -23,6 +25,7 @@ pub mod store;
 pub mod testing;
 
 use std::fmt::Display;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use xen_abi::handover::{CONSOLE_PORT, STORE_PORT};
@@ -30,12 +33,16 @@ use xen_abi::handover::{CONSOLE_PORT, STORE_PORT};
 use crate::boot::xen::Places;
 use crate::devices::blk::disk::Disk;
 use crate::devices::bytes::{Input, Output};
+use crate::devices::net::cable::Cable;
+use crate::devices::net::peer::Mac;
 use crate::devices::pci::Pci;
 use crate::memory::Memory;
 use crate::report::messages::say;
 use block::Block;
 use console::Console;
 use events::Events;
+use link::Backend;
+use net::Interface;
 use pci::Bus;
 use store::Store;
 
@@ -44,7 +51,7 @@ pub struct Xen {
     notify: u64,
     events: Arc<Events>,
     state: Mutex<State>,
-    blocks: Vec<Arc<Block>>,
+    beside: Vec<Arc<dyn Backend>>,
 }
 
 struct State {
@@ -53,20 +60,25 @@ struct State {
     /// The same.
     store: Option<Store>,
     bus: Bus,
-    blocks: Vec<Arc<Block>>,
+    beside: Vec<Arc<dyn Backend>>,
 }
 
 impl Xen {
-    /// For the kernel at `places` of `memory`, with these functions on its PCI bus, and these disks beside it. What is typed at the console
-    /// comes from `input`, what is printed goes to `output`.
+    /// For the kernel at `places` of `memory`, with these functions on its PCI bus, and these disks and this network beside it.
+    /// What is typed at the console comes from `input`, what is printed goes to `output`.
+    ///
+    /// # Errors
+    ///
+    /// There are no descriptors.
     pub fn new(
         memory: &Memory,
         places: &Places,
         functions: Vec<Arc<Pci>>,
         disks: Vec<Disk>,
+        network: Option<(Mac, Cable)>,
         (input, output): (Arc<Input>, Output),
         events: Arc<Events>,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let grants = places.grants(memory);
         let console = Console::new(memory.clone(), places.console, input, output);
         let mut store = Store::new(memory.clone(), places.store);
@@ -78,16 +90,21 @@ impl Xen {
         ] {
             store.set(path, text);
         }
-        let block = |(number, disk)| {
-            let block = Block::new(number, disk, memory.clone(), grants.clone(), events.clone());
-            Arc::new(block)
-        };
-        let blocks: Vec<_> = (0..).zip(disks).map(block).collect();
-        for block in &blocks {
-            block.announce(&mut store);
+        let ways = || (memory.clone(), grants.clone(), events.clone());
+        let mut beside: Vec<Arc<dyn Backend>> = Vec::new();
+        for (number, disk) in (0..).zip(disks) {
+            let (memory, grants, events) = ways();
+            beside.push(Arc::new(Block::new(number, disk, memory, grants, events)));
         }
-        // A kernel with such disks has no driver for the bus.
-        let has_bus = !functions.is_empty() && blocks.is_empty();
+        if let Some(network) = network {
+            let (memory, grants, events) = ways();
+            beside.push(Arc::new(Interface::new(network, memory, grants, events)?));
+        }
+        for backend in &beside {
+            backend.announce(&mut store);
+        }
+        // A kernel that has something beside it has no driver for the bus.
+        let has_bus = !functions.is_empty() && beside.is_empty();
         let bus = Bus::new(memory.clone(), grants, functions);
         if has_bus {
             bus.announce(&mut store);
@@ -96,14 +113,14 @@ impl Xen {
             console: Some(console),
             store: Some(store),
             bus,
-            blocks: blocks.clone(),
+            beside: beside.clone(),
         });
-        Self {
+        Ok(Self {
             notify: places.notify,
             events,
             state,
-            blocks,
-        }
+            beside,
+        })
     }
 
     /// Hypercall NOTIFY named `gpa` and `port`. Anything else than the place for it, and a port that no backend has,
@@ -124,20 +141,20 @@ impl Xen {
             _ => state.bus.serve(port),
         };
         drop(state);
-        self.blocks.iter().for_each(|block| block.serve(port));
+        self.beside.iter().for_each(|backend| backend.serve(port));
         if is_served {
             self.events.port(port);
         }
     }
 
-    /// The disks that are no functions. Each wants a thread.
-    pub fn blocks(&self) -> &[Arc<Block>] {
-        &self.blocks
+    /// The devices that are no functions. Each wants a thread.
+    pub fn beside(&self) -> &[Arc<dyn Backend>] {
+        &self.beside
     }
 
     /// Does all that the kernel has asked for, and shows all that it has printed: it ends.
     pub fn finish(&self) {
-        self.blocks.iter().for_each(|block| block.process());
+        self.beside.iter().for_each(|backend| backend.process());
         self.serve(CONSOLE_PORT);
         if let Some(console) = &mut self.state().console {
             console.finish();
@@ -170,8 +187,8 @@ impl State {
                 Ok(served) => {
                     is_served |= served.busy;
                     let mut followed = self.bus.follow(store);
-                    for block in &self.blocks {
-                        followed |= block.follow(store);
+                    for backend in &self.beside {
+                        followed |= backend.follow(store);
                     }
                     if !followed && !served.changed {
                         return is_served;

@@ -104,9 +104,11 @@ pub fn all(bytes: &[u8], disk: Disk) {
         &places,
         functions.clone(),
         vec![disk],
+        None,
         console,
         events,
     );
+    let xen = xen.expect("there are descriptors");
     let mut kernel = Kernel::new(memory.clone(), STORE);
     connect(&mut kernel, &xen);
     for _ in 0..DEEDS_MAX {
@@ -114,7 +116,7 @@ pub fn all(bytes: &[u8], disk: Disk) {
             break;
         }
         act(&mut kernel, &xen, &functions, &mut choices);
-        xen.blocks().iter().for_each(|block| block.process());
+        xen.beside().iter().for_each(|backend| backend.process());
     }
     xen.finish();
 }
