@@ -67,6 +67,8 @@ pub const TARGETS: &[Row] = &[
     ("trace", trace),
     ("vsock", vsock),
     ("xen", xen),
+    ("xenblk", xenblk),
+    ("xennet", xennet),
     ("xenstore", xenstore),
 ];
 
@@ -290,12 +292,27 @@ pub fn vsock(bytes: &[u8]) {
 
 /// A kernel of Xen's: rings, grants, requests to the PCI bus and to a disk, and functions on the bus.
 pub fn xen(bytes: &[u8]) {
+    with_disk(|disk| kernel::all(bytes, disk));
+}
+
+/// A kernel of Xen's with xen-blkfront: requests, their ring, and grants.
+pub fn xenblk(bytes: &[u8]) {
+    with_disk(|disk| kernel::disk(bytes, disk));
+}
+
+/// A kernel of Xen's with xen-netfront: pieces, empty pages, their rings, and grants.
+pub fn xennet(bytes: &[u8]) {
+    let (cable, act) = cable();
+    kernel::net(bytes, cable, act);
+}
+
+/// A disk of 64 sectors, which is an overlay.
+fn with_disk(act: impl FnOnce(Disk)) {
     let directory = TempDir::new().expect("a directory");
     let path = directory.as_path().join("disk");
     fs::write(&path, [b'x'; 64 * SECTOR as usize]).expect("a file");
     let access = Access::Overlay;
-    let disk = Disk::open(&disk::Spec { path, access }).expect("it is one");
-    kernel::all(bytes, disk);
+    act(Disk::open(&disk::Spec { path, access }).expect("it is one"));
 }
 
 /// A kernel of Xen's that sends messages to the xenstore.
