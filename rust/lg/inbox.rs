@@ -139,6 +139,12 @@ impl Inbox {
         !self.is_empty() || self.is_called(Call::Nmi)
     }
 
+    /// Is there something that ends a wait for a lock? Virtual interrupts do only for a Guest that would take them: else
+    /// they stay pending, and the next wait would not be one.
+    pub(crate) fn ends_wait(&self, interrupts: bool) -> bool {
+        self.is_called(Call::Kick) || self.is_called(Call::Nmi) || interrupts && !self.is_empty()
+    }
+
     /// Runs `f` with the calling thread as the one to kick.
     pub(crate) fn while_running<R>(&self, f: impl FnOnce() -> R) -> R {
         self.timer.owner().runner.while_running(f)

@@ -181,8 +181,9 @@ struct lguest_note {
  */
 #define LHCALL_FLUSH_VCPUS	18
 /*
- * Wait, for a lock, until this vCPU is kicked or a virtual interrupt is pending, be they on or
- * off; perhaps for nothing.  A kick that comes before WAIT ends that at once.
+ * Wait, for a lock, until this vCPU is kicked or an NMI comes, or if RDI is not 0 until a virtual
+ * interrupt is pending, be they on or off; perhaps for nothing.  A kick that comes before WAIT ends
+ * that at once.
  */
 #define LHCALL_WAIT		19
 /* Kick each vCPU of the set RDI. */

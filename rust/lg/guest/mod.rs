@@ -210,9 +210,9 @@ impl Cpu {
         Ok(())
     }
 
-    /// Waits for a kick, or an interrupt. `EINTR` as above. May sleep.
-    pub(crate) fn wait(&mut self) -> Result<(), Stop> {
-        let ready = |inbox: &Inbox| inbox.wakes() || inbox.is_called(Call::Kick);
+    /// Waits for a kick or an NMI, or with `interrupts` for one of those. `EINTR` as above. May sleep.
+    pub(crate) fn wait(&mut self, interrupts: bool) -> Result<(), Stop> {
+        let ready = |inbox: &Inbox| inbox.ends_wait(interrupts);
         self.inbox.sleep(self.life, ready);
         if !ready(&self.inbox) && self.is_alive() {
             return Err(EINTR.into());

@@ -127,9 +127,9 @@ pub fn flush_vcpus(set: u64, kind: u32, gva: u64, end: u64) -> i64 {
     )
 }
 
-/// Waits for [`kick`], or an interrupt; or for nothing.
-pub fn wait() -> i64 {
-    call2(LHCALL_WAIT, 0, 0)
+/// Waits for [`kick`] or an NMI, and with `interrupts` for one of those as well; or for nothing.
+pub fn wait(interrupts: bool) -> i64 {
+    call2(LHCALL_WAIT, interrupts.into(), 0)
 }
 
 /// Ends the [`wait`] of each vCPU of `set`, or its next one.

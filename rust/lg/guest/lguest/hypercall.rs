@@ -131,7 +131,7 @@ fn call(
             cpu.shared.crew.stop(&cpu.inbox)?;
             return Ok(Next::Again);
         }
-        LHCALL_WAIT => cpu.wait()?,
+        LHCALL_WAIT => cpu.wait(regs.rdi != 0)?,
         LHCALL_STOP_OTHERS => cpu.shared.crew.stop_others((&cpu.inbox, cpu.life)),
         LHCALL_SEND_IPI => send_ipi(cpu, regs.rdi, regs.rsi)?,
         LHCALL_KICK => cpu.shared.crew.call(existing(cpu, regs.rdi)?, Call::Kick),

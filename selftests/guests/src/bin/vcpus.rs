@@ -39,6 +39,7 @@ impl Each {
 static TURNS: Each = Each::new();
 static PINGS: Each = Each::new();
 static NMIS: Each = Each::new();
+static WAITS: Each = Each::new();
 static READY: AtomicU32 = AtomicU32::new(0);
 
 fn wait_for_others() {
@@ -60,6 +61,8 @@ fn main() -> u8 {
     println!("{ROUNDS} IPIs to a vCPU that halts");
     ping_pong(waits, |to| assert_eq!(hypercall::kick(1 << to), 0, "KICK"));
     println!("{ROUNDS} kicks of a vCPU that waits");
+    waits_over_interrupts();
+    println!("{ROUNDS} kicks of one that waits with an interrupt pending");
     everybody_calls_everybody();
     println!("all call all");
     nmis();
@@ -141,8 +144,38 @@ fn halts(seen: u64) {
 /// The same as one that waits for a lock does: nobody interrupts it.
 fn waits(seen: u64) {
     while TURNS.mine().load(SeqCst) == seen {
-        hypercall::wait();
+        hypercall::wait(false);
+        WAITS.mine().fetch_add(1, SeqCst);
     }
+}
+
+/// An interrupt that cannot be taken ends no wait, unless that was asked for: each ends by a kick of its own.
+fn waits_over_interrupts() {
+    handle_pings();
+    for id in 0..2 {
+        WAITS.of(id).store(0, SeqCst);
+    }
+    // vCPU 1 has its own ones off, and begins with none: it gets this one when it is at it.
+    smp::send_ipi(1, PING);
+    ping_pong(
+        |seen| {
+            if seen == 0 {
+                smp::send_ipi(1 << smp::vcpu(), PING);
+            }
+            assert_ne!(shared_read!(irq_pending), 0);
+            waits(seen);
+        },
+        |to| assert_eq!(hypercall::kick(1 << to), 0, "KICK"),
+    );
+    for id in 0..2 {
+        let waits = WAITS.of(id).load(SeqCst);
+        assert!(waits <= ROUNDS, "vCPU {id} has waited {waits} times");
+    }
+    assert_ne!(shared_read!(irq_pending), 0);
+    hypercall::wait(true);
+    irq::enable();
+    irq::disable();
+    assert_eq!(PINGS.of(0).load(SeqCst), 1);
 }
 
 /// vCPUs 0 and 1 wake each other in turn.
@@ -207,6 +240,8 @@ fn nmis() {
     smp::set_nmi_handler(|rip| {
         assert_ne!(rip, 0);
         NMIS.mine().fetch_add(1, SeqCst);
+        // Who looks at that, and then waits, has not missed it.
+        hypercall::kick(1 << smp::vcpu());
     });
     READY.store(0, SeqCst);
     // Where many vCPUs spin on few CPUs, each of these takes a turn of all.
@@ -220,6 +255,10 @@ fn nmis() {
                 if NMIS.mine().load(SeqCst) >= wanted {
                     assert_eq!(sum, n.wrapping_mul(n.wrapping_add(1)) / 2);
                     break;
+                }
+                if smp::vcpu() % 2 == 0 {
+                    // An NMI ends that.
+                    hypercall::wait(false);
                 }
             }
             assert!(!irq::enabled());
@@ -251,7 +290,7 @@ fn stop_others() {
                     match how % 4 {
                         0 => spin_loop(),
                         1 => _ = hypercall::halt(),
-                        2 => _ = hypercall::wait(),
+                        2 => _ = hypercall::wait(how & 4 != 0),
                         _ => smp::flush_all(smp::all()),
                     }
                 }
