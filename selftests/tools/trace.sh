@@ -37,6 +37,18 @@ grep -x 'direct_erets *0' summary
 [ "$(grep -c 'hypercall eret' lines)" -gt "$(grep -c ' user .* system call ' lines)" ]
 rm calls lines
 
+# Of several vCPUs, the records of all are there, in order of their times, and Perfetto has a process for each.
+# shellcheck disable=SC2016 # for the Guest's shell
+lg --smp 2 --trace two --stats -- sh -c 'for i in $(seq 30); do /bin/true & /bin/true; done; wait' >stats 2>&1
+accounts_for_all two stats
+/usr/lib/lg/lg trace two >lines
+grep '^CPU  *time us' lines
+[ "$(grep -c '^  0 ' lines)" -gt 1000 ]
+[ "$(grep -c '^  1 ' lines)" -gt 1000 ]
+sed 1d lines | awk '$2 < before { exit 1 } { before = $2 }'
+/usr/lib/lg/lg trace --perfetto two | grep -o '"name":"vCPU [01]"' | sort -u | wc -l | grep -x 2
+rm two lines
+
 # A run that is cut off has its end.
 fails_with 124 lg --trace file --timeout 20s -- sh -c 'echo there; while :; do :; done' >said
 grep there said

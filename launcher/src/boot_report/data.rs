@@ -96,9 +96,24 @@ pub struct Initcall {
     pub returned: i64,
 }
 
-/// What a vCPU did.
+/// In reports of lgs that knew no more.
+fn one() -> usize {
+    1
+}
+
+impl Exits {
+    /// The length of the record, of all vCPUs together.
+    pub fn together(&self) -> f64 {
+        self.total * self.vcpus as f64
+    }
+}
+
+/// What the vCPUs did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Exits {
+    /// The number of those that were on.
+    #[serde(default = "one")]
+    pub vcpus: usize,
     /// When its record begins.
     pub began: f64,
     /// The length of the record.
@@ -107,15 +122,15 @@ pub struct Exits {
     pub width: f64,
     /// Exits in each bin, in the order of [`PARTS`], without the first and those of no exit.
     pub counts: Vec<[u32; EXITS]>,
-    /// Seconds in each bin, in the order of [`PARTS`].
+    /// Seconds in each bin, in the order of [`PARTS`]; of several vCPUs, on the average.
     pub time: Vec<[f64; PARTS.len()]>,
     /// Pages in each bin that the Guest touched and the shadow lacked, in the order of [`REGIONS`].
     pub fills: Vec<[u32; REGIONS.len()]>,
     /// The kinds, those first that took most time.
     pub kinds: Vec<Kind>,
-    /// Seconds in the Guest.
+    /// Seconds in the Guest; of several vCPUs, together.
     pub guest: f64,
-    /// Seconds in which the record was taken.
+    /// Seconds in which the record was taken; likewise.
     pub recording: f64,
     /// The counters of `--stats` that the record accounts for.
     pub counters: BTreeMap<String, u64>,

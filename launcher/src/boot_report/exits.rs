@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a vCPU did, over time, out of its record as it comes. However long that is, it takes some ten KiB: there are so
+//! What the vCPUs did, over time, out of their records as they come. However long that is, it takes some ten KiB: there are so
 //! many bins, each of which holds twice the time when a run has become too long for them.
 
 use std::collections::BTreeMap;
@@ -94,17 +94,18 @@ struct Collected {
     /// The counter at the first and at the last moment of it.
     first: Option<u64>,
     last: u64,
+    /// Of each vCPU, its last moment, and the exit that it left by.
+    vcpus: BTreeMap<u8, (u64, Option<&'static str>)>,
     bins: Bins,
     /// Count, ticks outside of the Guest, and the most of them at once.
     kinds: BTreeMap<String, (u64, u64, u64)>,
-    exit: Option<&'static str>,
     stats: lguest_stats,
     guest: u64,
     recording: u64,
     lost: u64,
 }
 
-/// The record of a vCPU, as it comes. Clones are of the same.
+/// The record of all vCPUs, as it comes. Clones are of the same.
 #[derive(Clone, Debug)]
 pub struct Exits {
     began: Instant,
@@ -133,12 +134,12 @@ impl Exits {
             khz,
             first: None,
             last: 0,
+            vcpus: BTreeMap::new(),
             bins: Bins {
                 width: (khz * 1000 / FIRST_WIDTH).max(1),
                 bins: Vec::new(),
             },
             kinds: BTreeMap::new(),
-            exit: None,
             stats: lguest_stats::default(),
             guest: 0,
             recording: 0,
@@ -146,7 +147,7 @@ impl Exits {
         });
     }
 
-    /// These are the next records, as the ring has them.
+    /// These are the next records of a vCPU, as a file has them.
     pub fn take(&self, bytes: &[u8]) {
         if let Some(collected) = &mut *self.collected() {
             for record in bytes.chunks_exact(event::SIZE) {
@@ -174,9 +175,10 @@ impl Exits {
 impl Collected {
     fn take(&mut self, event: &Event) {
         let first = *self.first.get_or_insert(event.entered);
+        let before = self.vcpus.get(&event.vcpu).copied();
+        let (last, exit) = before.unwrap_or((event.entered, None));
         let [last, entered, left, done] =
-            [self.last.max(first), event.entered, event.left, event.done]
-                .map(|ticks| ticks.saturating_sub(first));
+            [last, event.entered, event.left, event.done].map(|ticks| ticks.saturating_sub(first));
         let (part, outside) = (part(event), done - left);
         self.bins.spend(PARTS.len() - 1, last, entered);
         self.bins.spend(0, entered, left);
@@ -184,6 +186,7 @@ impl Collected {
         self.recording += entered.saturating_sub(last);
         self.guest += left - entered;
         self.last = self.last.max(event.done);
+        self.vcpus.insert(event.vcpu, (event.done, event.exit()));
         let bin = self.bins.at(left);
         if event.is_entry() {
             bin.counts[part - 1] += 1;
@@ -192,9 +195,8 @@ impl Collected {
             bin.fills[region(event.address)] += 1;
         }
         summary::count(&mut self.stats, event);
-        let kind = self.kinds.entry(event.kind_after(self.exit)).or_default();
+        let kind = self.kinds.entry(event.kind_after(exit)).or_default();
         *kind = (kind.0 + 1, kind.1 + outside, kind.2.max(outside));
-        self.exit = event.exit();
     }
 
     fn data(&self) -> data::Exits {
@@ -208,12 +210,16 @@ impl Collected {
         let mut kinds: Vec<_> = kinds.collect();
         kinds.sort_by(|one, other| other.total.total_cmp(&one.total));
         let bins = &self.bins.bins;
+        let vcpus = self.vcpus.len().max(1);
         data::Exits {
+            vcpus,
             began: self.began,
             total: seconds(self.first.map_or(0, |first| self.last - first)),
             width: seconds(self.bins.width),
             counts: bins.iter().map(|bin| bin.counts).collect(),
-            time: bins.iter().map(|bin| bin.time.map(seconds)).collect(),
+            time: (bins.iter())
+                .map(|bin| bin.time.map(|ticks| seconds(ticks) / vcpus as f64))
+                .collect(),
             fills: bins.iter().map(|bin| bin.fills).collect(),
             kinds,
             guest: seconds(self.guest),
@@ -297,6 +303,43 @@ pub(crate) mod tests {
         let fills: Vec<_> = data.fills.iter().map(|fills| fills[2]).collect();
         assert_eq!((fills[0], fills.iter().sum::<u32>()), (1, 1));
         assert_eq!(data.kinds[0].name, "in lg: console");
+    }
+
+    #[test]
+    fn time_of_several_vcpus_is_on_the_average_what_has_passed() {
+        let exits = Exits::new(Instant::now());
+        exits.begin(1_000_000);
+        let mut file = small()[..64].to_vec();
+        // As rings are emptied: all of the one, then all of the other.
+        for vcpu in [1, 0] {
+            for number in 0..10 {
+                let entered = number * 1000;
+                let record = lguest_trace_record {
+                    number,
+                    entered,
+                    left: entered + 300,
+                    done: entered + 900 + u64::from(vcpu),
+                    ..fault()
+                };
+                let mut record = bytes(&record);
+                event::set_vcpu(&mut record, vcpu);
+                exits.take(&record);
+                file.extend(record);
+            }
+        }
+        let data = exits.data().unwrap();
+        assert_eq!(data.vcpus, 2);
+        let spent: f64 = data.time.iter().flatten().sum();
+        // The first of them ends a nanosecond before the other.
+        assert!((spent - data.total).abs() < 1e-9, "{spent} {}", data.total);
+        let summary = Summary::of(&Trace::parse(&file).unwrap());
+        assert_eq!(data.counters, summary.counters);
+        assert!((data.together() * 1e6 - summary.total).abs() < 2e-3);
+        assert_eq!((summary.guest, summary.missing), (6.0, 0));
+        assert!((data.guest * 1e6 - summary.guest).abs() < 1e-6);
+        let shares: f64 = summary.kinds.iter().map(|kind| kind.share).sum();
+        let others = (summary.guest + summary.recording) / summary.total;
+        assert!((shares + others - 1.0).abs() < 1e-9, "{summary:?}");
     }
 
     #[test]

@@ -303,7 +303,7 @@ pub struct Run {
     #[arg(long, help_heading = DIAGNOSIS)]
     pub stats: bool,
 
-    /// Write what the vCPU does to a file, for lg trace
+    /// Write what each vCPU does to a file, for lg trace
     ///
     /// Every entry of the guest, and what came of the exit that ended it, with times: 128 bytes each,
     /// some ten thousand for a boot. The guest waits while they are written.
@@ -321,7 +321,7 @@ pub struct Run {
     ///
     /// What lg and the guest's kernel did when, exits over time, where the time went, the slowest
     /// initcalls, the pages touched. It adds initcall_debug and loglevel=8 to the kernel's command line,
-    /// and records the vCPU as --trace does.
+    /// and records the vCPUs as --trace does.
     #[arg(long, value_name = "FILE", help_heading = DIAGNOSIS)]
     pub report: Option<PathBuf>,
 

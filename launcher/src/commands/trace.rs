@@ -59,7 +59,7 @@ fn print(
             events.try_for_each(|event| writeln!(out, "{}", object(trace, event, symbols)))
         }
         (false, false) => {
-            out.write_all(text::HEAD.as_bytes())?;
+            out.write_all(text::head(trace).as_bytes())?;
             let lines = trace.events.iter();
             let mut lines = lines.map(|event| text::line(trace, event, symbols));
             lines.try_for_each(|line| out.write_all(line.as_bytes()))

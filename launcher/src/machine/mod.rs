@@ -155,17 +155,17 @@ impl Machine {
             Xen::new(&memory, &places, functions, disks, beside, console, events).map(Arc::new)
         });
         let xen = xen.transpose().map_err(setup("a device"))?;
-        let record = |takers| Recorder::begin(&vm, takers, load.image.build_id());
+        let record = |takers| Recorder::begin(&vm, vcpus.len(), takers, load.image.build_id());
         let takers = Some(front.record).filter(Takers::any);
-        let mut recorder = takers.map(record).transpose()?;
+        let recorders = takers.map(record).transpose()?;
+        let mut recorders = recorders.into_iter().flatten();
         let executors = vcpus.into_iter().map(|vcpu| Executor {
             vcpu,
             devices: devices.clone(),
             xen: xen.clone(),
             memory: memory.clone(),
             printed: printed(),
-            // Where there is one, there is one vCPU.
-            recorder: recorder.take(),
+            recorder: recorders.next(),
             pause: Arc::default(),
         });
         let executors: Vec<_> = executors.collect();
@@ -240,7 +240,9 @@ impl Machine {
             pauses: self.executors.iter().map(|one| one.pause.clone()).collect(),
             memory: self.memory,
             about: self.about,
-            tail: self.executors[0].recorder.as_ref().map(Recorder::tail),
+            tails: (self.executors.iter())
+                .filter_map(|one| Some(one.recorder.as_ref()?.tail()))
+                .collect(),
         };
         let vcpus = RunningVcpus::start(self.executors, driver, &ends);
         Ok(Running {

@@ -200,12 +200,13 @@ impl Vm {
         best.1
     }
 
-    /// Has its vCPU recorded from now on, in a ring of so many pages. Before it runs.
-    pub fn record(&self, pages: u32, calls: bool) -> Result<Ring, ModuleError> {
+    /// Has a vCPU recorded from now on, in a ring of so many pages. Before it runs.
+    pub fn record(&self, vcpu: u32, pages: u32, calls: bool) -> Result<Ring, ModuleError> {
         let trace = lguest_trace {
+            vcpu,
             flags: if calls { LGUEST_TRACE_CALLS } else { 0 },
             pages,
-            ..Default::default()
+            pad: 0,
         };
         // SAFETY: SET_TRACE reads a struct lguest_trace.
         let result = unsafe { ioctl_with_ref(&self.device, LGUEST_IOCTL_SET_TRACE, &trace) };
@@ -218,7 +219,8 @@ impl Vm {
         // SAFETY: a new mapping, of memory that nobody else has a reference to; it stays as long as the Ring.
         let map = unsafe {
             let (read, shared) = (ProtFlags::PROT_READ, MapFlags::MAP_SHARED);
-            mmap(None, size, read, shared, &self.device, 0)
+            let offset = u64::from(vcpu) * LGUEST_TRACE_OFFSET;
+            mmap(None, size, read, shared, &self.device, offset as i64)
         };
         let map = map.map_err(|errno| refused(errno.into()))?;
         let mut ring = Ring {

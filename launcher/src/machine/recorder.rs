@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::boot_report::exits::Exits;
 use crate::machine::module::{Ring, Vm};
@@ -41,8 +41,9 @@ impl Takers {
 
 /// The record of a vCPU on its way to them.
 pub struct Recorder {
+    vcpu: u8,
     ring: Ring,
-    takers: Takers,
+    takers: Arc<Mutex<Takers>>,
     /// Up to here they have it.
     taken: u64,
     header: Header,
@@ -50,16 +51,17 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Begins the record of the only vCPU of `vm`, whose kernel has this build ID.
+    /// Begins the record of each of the `count` vCPUs of `vm`, whose kernel has this build ID.
     ///
     /// # Errors
     ///
     /// The module refuses, or the file takes no more.
     pub fn begin(
         vm: &Arc<Vm>,
+        count: usize,
         mut takers: Takers,
         build_id: Option<Vec<u8>>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Vec<Self>, Error> {
         let header = Header {
             tsc_khz: vm.tsc_khz(),
             build_id: build_id.unwrap_or_default(),
@@ -67,20 +69,24 @@ impl Recorder {
         if let Some(writer) = &mut takers.trace {
             writer.begin(&header)?;
         }
-        let ring = vm.record(PAGES, takers.calls)?;
+        let rings = (0..count as u32).map(|vcpu| vm.record(vcpu, PAGES, takers.calls));
+        let rings = rings.collect::<Result<Vec<_>, _>>()?;
         if let Some(exits) = &takers.report {
             exits.begin(header.tsc_khz);
         }
-        Ok(Self {
+        let takers = Arc::new(Mutex::new(takers));
+        let recorder = |(vcpu, ring)| Self {
+            vcpu,
             ring,
-            takers,
+            takers: takers.clone(),
             taken: 0,
-            header,
+            header: header.clone(),
             tail: Tail::default(),
-        })
+        };
+        Ok((0..).zip(rings).map(recorder).collect())
     }
 
-    /// Takes what is new: after `LGUEST_EXIT_TRACE`, and at the end. The vCPU does not run meanwhile.
+    /// Takes what is new: after `LGUEST_EXIT_TRACE`, and at the end. The vCPU does not run meanwhile; others may wait.
     ///
     /// # Errors
     ///
@@ -89,16 +95,23 @@ impl Recorder {
         let written = self.ring.written();
         let mut bytes = Vec::with_capacity((written - self.taken) as usize * event::SIZE);
         for number in self.taken..written {
-            bytes.extend(self.ring.record(number));
+            let mut record = self.ring.record(number);
+            event::set_vcpu(&mut record, self.vcpu);
+            bytes.extend(record);
         }
         self.taken = written;
-        if let Some(exits) = &self.takers.report {
+        let mut takers = self.takers();
+        if let Some(exits) = &takers.report {
             exits.take(&bytes);
         }
-        match &mut self.takers.trace {
+        match &mut takers.trace {
             Some(writer) => writer.write(&bytes),
             None => Ok(()),
         }
+    }
+
+    fn takers(&self) -> MutexGuard<'_, Takers> {
+        self.takers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the last records will be.
@@ -119,14 +132,15 @@ impl Recorder {
         let _ = self.tail.set(Trace {
             header: self.header.clone(),
             events: events.collect(),
+            several: false,
             cut_off: false,
         });
         match self.ring.lost() {
             0 => {}
             lost => {
                 say(&format!("{lost} records of the trace are lost"));
-                let report = self.takers.report.iter();
-                report.for_each(|exits| exits.lost(lost));
+                let takers = self.takers();
+                takers.report.iter().for_each(|exits| exits.lost(lost));
             }
         }
         Ok(())

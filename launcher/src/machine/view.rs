@@ -42,7 +42,7 @@ pub struct View {
     pub(super) pauses: Vec<Arc<Pause>>,
     pub(super) memory: Memory,
     pub(super) about: About,
-    pub(super) tail: Option<Tail>,
+    pub(super) tails: Vec<Tail>,
 }
 
 /// What runs, and since when.
@@ -203,13 +203,15 @@ impl View {
     /// The last exits of the vCPU which [`View::regs`] are of: the end of its record, once it is over, or else what the
     /// module keeps of them always.
     pub fn exits(&self) -> Trace {
-        let recorded = self.tail.as_ref().and_then(|tail| tail.get());
+        let recorded = self.tails.get(self.last() as usize);
+        let recorded = recorded.and_then(|tail| tail.get());
         recorded.cloned().unwrap_or_else(|| Trace {
             header: Header {
                 tsc_khz: self.vm.tsc_khz(),
                 build_id: Vec::new(),
             },
             events: self.vm.exits(self.last(), LAST),
+            several: false,
             cut_off: false,
         })
     }

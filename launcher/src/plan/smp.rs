@@ -62,7 +62,6 @@ pub(super) fn check(options: &Run, most: u32) -> Result<(), Error> {
         number if number == 0 || number > LGUEST_MAX_VCPUS => SmpError::Number(number),
         number if number > most => SmpError::Kernel { most, number },
         _ if options.gdb.is_some() => SmpError::One("--gdb"),
-        _ if options.trace.is_some() => SmpError::One("--trace"),
         _ => return Ok(()),
     };
     Err(error.into())
@@ -94,7 +93,7 @@ mod tests {
             (&["--smp=2"], 1, Some("can have 1 CPU, not 2")),
             (&["--smp=3"], 2, Some("can have 2 CPUs, not 3")),
             (&["--smp=2", "--gdb=a"], 32, Some("--gdb is for")),
-            (&["--smp=2", "--trace=a"], 32, Some("--trace is for")),
+            (&["--smp=2", "--trace=a"], 32, None),
         ] {
             let refused = refused(arguments, most);
             match (&refused, error) {

@@ -86,10 +86,19 @@ pub fn vector_name(vector: u8) -> String {
     }
 }
 
+/// In a file, the uppermost byte of a record's number is the vCPU's: none of them gets that far.
+const VCPU_SHIFT: u32 = 56;
+
+/// Says in `record`, as the ring has it, whose it is.
+pub fn set_vcpu(record: &mut [u8; SIZE], vcpu: u8) {
+    record[VCPU_SHIFT as usize / 8] = vcpu;
+}
+
 /// One record. Times are in ticks of the time stamp counter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[allow(missing_docs)] // as in the header
 pub struct Event {
+    pub vcpu: u8,
     pub number: u64,
     pub entered: u64,
     pub left: u64,
@@ -130,7 +139,8 @@ impl Event {
         let reason = u32::from(double(4) as u16);
         let reason = REASONS.iter().find(|(number, _)| *number == reason);
         let event = Self {
-            number: quad(0),
+            vcpu: (quad(0) >> VCPU_SHIFT) as u8,
+            number: quad(0) & !(u64::MAX << VCPU_SHIFT),
             entered: quad(1),
             left: quad(2),
             done: quad(3),

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The file of a trace: a header, and records as they were in the ring, until the file ends. All numbers are
-//! little endian.
+//! The file of a trace: a header, and records as they were in the rings, until the file ends; but the uppermost byte of a
+//! record's number is the vCPU's. Those of a vCPU are in order, and those of several come as they were taken. All numbers
+//! are little endian.
 //!
 //! | offset | size | |
 //! |---:|---:|---|
 //! | 0 | 8 | `lgtrace` and a newline |
-//! | 8 | 4 | version of this format, 1 |
+//! | 8 | 4 | version of this format, 2 |
 //! | 12 | 4 | size of a record in bytes, 128 |
 //! | 16 | 4 | frequency of the time stamp counter in kHz |
 //! | 20 | 4 | how many bytes of the next field count, 0 to 32 |
@@ -13,6 +14,7 @@
 //! | 56 | 8 | 0 |
 //! | 64 | | records |
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -23,7 +25,7 @@ use crate::report::{Error, Explain};
 use crate::trace::event::{self, Event};
 
 const MAGIC: &[u8; 8] = b"lgtrace\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER: usize = 64;
 const BUILD_ID_MAX: usize = 32;
 
@@ -131,8 +133,10 @@ fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 pub struct Trace {
     /// What holds for all of it.
     pub header: Header,
-    /// The records, in order.
+    /// The records, in order of their times.
     pub events: Vec<Event>,
+    /// They are of several vCPUs.
+    pub several: bool,
     /// The last record is not whole: lg was killed while it wrote.
     pub cut_off: bool,
 }
@@ -170,27 +174,32 @@ impl Trace {
         let header = Header::parse(&header[..length])?;
         let mut events: Vec<Event> = Vec::new();
         let mut record = [0; event::SIZE];
-        loop {
+        // Of each vCPU, the last one's number and end.
+        let mut last = BTreeMap::<u8, (u64, u64)>::new();
+        let cut_off = loop {
             match fill(&mut from, &mut record)? {
                 event::SIZE => {}
-                length => {
-                    return Ok(Self {
-                        header,
-                        events,
-                        cut_off: length != 0,
-                    })
-                }
+                length => break length != 0,
             }
             let index = events.len();
             let bad = |what| NoTrace::new(format!("record {index} makes no sense: {what}"));
             let event = Event::parse(&record).map_err(bad)?;
-            if let Some(last) = events.last() {
-                if event.number <= last.number || event.entered < last.done {
-                    return Err(bad("it comes before the one before it").into());
-                }
+            let before = last.insert(event.vcpu, (event.number, event.done));
+            if before.is_some_and(|(number, done)| event.number <= number || event.entered < done) {
+                return Err(bad("it comes before the one before it").into());
             }
             events.push(event);
+        };
+        let several = last.len() > 1;
+        if several {
+            events.sort_by_key(|event| event.entered);
         }
+        Ok(Self {
+            header,
+            events,
+            several,
+            cut_off,
+        })
     }
 
     /// Microseconds from the first record to this moment.
@@ -294,6 +303,32 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn records_of_several_vcpus_are_in_order_of_their_times() {
+        let mut file = small();
+        for (vcpu, entered) in [(1, 500), (1, 4600), (31, 600)] {
+            let (left, done) = (entered + 100, entered + 200);
+            let record = lguest_abi::lguest_trace_record {
+                number: entered,
+                entered,
+                left,
+                done,
+                ..fault()
+            };
+            let mut record = bytes(&record);
+            event::set_vcpu(&mut record, vcpu);
+            file.extend(record);
+        }
+        let trace = Trace::parse(&file).unwrap();
+        let order = trace.events.iter().map(|event| (event.vcpu, event.number));
+        let order: Vec<_> = order.collect();
+        assert_eq!(order, [(1, 500), (31, 600), (0, 7), (1, 4600), (0, 8)]);
+        assert!(trace.several && !Trace::parse(&small()).unwrap().several);
+        // Those of one are one after the other.
+        file.extend_from_within(HEADER + 2 * event::SIZE..HEADER + 3 * event::SIZE);
+        assert!(why(&file).contains("record 5"));
+    }
+
+    #[test]
     fn other_files_are_refused() {
         let changed = |at: usize, byte| {
             let mut bytes = small();
@@ -302,7 +337,7 @@ pub(crate) mod tests {
         };
         assert!(why(b"").contains("begin"));
         assert!(changed(0, b'L').contains("begin"));
-        assert!(changed(8, 2).contains("version 2"));
+        assert!(changed(8, 1).contains("version 1"));
         assert!(changed(12, 64).contains("version"));
         assert!(changed(20, 33).contains("header"));
         // The second record's number, and when it was entered.

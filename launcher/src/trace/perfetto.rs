@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A trace in the JSON trace event format, which ui.perfetto.dev opens (and chrome://tracing): the Guest, lg.ko and
-//! the Launcher are tracks, and what one of them does in one go is a slice.
+//! A trace in the JSON trace event format, which ui.perfetto.dev opens (and chrome://tracing): each vCPU is a process, the
+//! Guest, lg.ko and the Launcher are its tracks, and what one of them does in one go is a slice.
 //!
 //! The format: "Trace Event Format" of the Chromium project. Times are in microseconds.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde_json::{json, Value};
@@ -13,12 +14,20 @@ use crate::trace::file::Trace;
 use crate::trace::symbols::Symbols;
 use crate::trace::text;
 
-/// The tracks: their numbers and names.
+/// The tracks of vCPU 0: their numbers and names. Another's follow, three for each.
 const GUEST: (u32, &str) = (1, "guest");
 const MODULE: (u32, &str) = (2, "lg.ko");
 const LAUNCHER: (u32, &str) = (3, "lg");
-/// There is one process, the machine. Perfetto would take a track of the same number for its main thread.
-const MACHINE: u32 = 10;
+const TRACKS: u32 = 3;
+/// The process of vCPU 0; those of others follow. Perfetto would take a track of the same number for its main thread.
+const PROCESS: u32 = 1000;
+const _: () = assert!((u8::MAX as u32 + 1) * TRACKS < PROCESS);
+
+/// The process and the track of `event`.
+fn place(event: &Event, (track, _): (u32, &str)) -> (u32, u32) {
+    let vcpu = u32::from(event.vcpu);
+    (PROCESS + vcpu, track + TRACKS * vcpu)
+}
 
 /// Writes `trace` to `out`.
 ///
@@ -26,18 +35,27 @@ const MACHINE: u32 = 10;
 ///
 /// `out` takes no more.
 pub fn write(trace: &Trace, symbols: &Symbols, out: &mut impl Write) -> io::Result<()> {
-    let name = |what: &str, track: u32, name: &str| json!({"ph": "M", "name": what, "pid": MACHINE, "tid": track, "args": {"name": name}});
+    let name = |what: &str, (process, track): (u32, u32), name: &str| json!({"ph": "M", "name": what, "pid": process, "tid": track, "args": {"name": name}});
     out.write_all(b"{\"displayTimeUnit\": \"ns\", \"traceEvents\": [\n")?;
-    write!(out, "{}", name("process_name", 0, "vCPU 0"))?;
-    for (track, title) in [GUEST, MODULE, LAUNCHER] {
-        write!(out, ",\n{}", name("thread_name", track, title))?;
-    }
-    let mut exit = None;
+    let mut separator = "";
+    // Of each vCPU that was there so far, how its last record has ended.
+    let mut exits = BTreeMap::new();
     for event in &trace.events {
+        if !exits.contains_key(&event.vcpu) {
+            let (process, _) = place(event, GUEST);
+            let title = format!("vCPU {}", event.vcpu);
+            let line = name("process_name", (process, 0), &title);
+            write!(out, "{separator}{line}")?;
+            separator = ",\n";
+            for track in [GUEST, MODULE, LAUNCHER] {
+                let line = name("thread_name", place(event, track), track.1);
+                write!(out, "{separator}{line}")?;
+            }
+        }
+        let exit = exits.insert(event.vcpu, event.exit()).flatten();
         let kind = event.kind_after(exit);
-        exit = event.exit();
         for slice in slices(trace, event, &kind, symbols).into_iter().flatten() {
-            write!(out, ",\n{slice}")?;
+            write!(out, "{separator}{slice}")?;
         }
     }
     out.write_all(b"\n]}\n")
@@ -45,9 +63,10 @@ pub fn write(trace: &Trace, symbols: &Symbols, out: &mut impl Write) -> io::Resu
 
 /// The slices of a record of this kind: in the Guest, if it was in, and outside.
 fn slices(trace: &Trace, event: &Event, kind: &str, symbols: &Symbols) -> [Option<Value>; 2] {
-    let slice = |(track, _): (u32, &str), name: String, from: u64, to: u64, args: Value| {
+    let slice = |track: (u32, &str), name: String, from: u64, to: u64, args: Value| {
+        let (process, track) = place(event, track);
         json!({
-            "ph": "X", "cat": "lg", "name": name, "pid": MACHINE, "tid": track,
+            "ph": "X", "cat": "lg", "name": name, "pid": process, "tid": track,
             "ts": trace.microseconds(from), "dur": trace.duration(to - from), "args": args,
         })
     };
@@ -84,9 +103,9 @@ mod tests {
     pub(crate) fn check(text: &[u8]) -> Vec<Value> {
         let all: Value = serde_json::from_slice(text).unwrap();
         let events = all["traceEvents"].as_array().unwrap().clone();
-        let mut ends = [0.0; 4];
+        let mut ends = BTreeMap::<_, f64>::new();
         for event in &events {
-            let track = event["tid"].as_u64().unwrap() as usize;
+            let track = event["tid"].as_u64().unwrap();
             assert!(
                 event["pid"].is_u64() && event["name"].is_string(),
                 "{event}"
@@ -101,8 +120,9 @@ mod tests {
                 event["dur"].as_f64().unwrap(),
             );
             // On one track, nothing overlaps: slices would nest.
-            assert!(from + 1e-6 >= ends[track] && length >= 0.0, "{event}");
-            ends[track] = from + length;
+            let end = ends.entry(track).or_default();
+            assert!(from + 1e-6 >= *end && length >= 0.0, "{event}");
+            *end = from + length;
         }
         events
     }

@@ -29,7 +29,7 @@ pub struct Row {
 pub struct Summary {
     /// The kinds, those first that take most time.
     pub kinds: Vec<Row>,
-    /// Microseconds from the first record to the last.
+    /// Microseconds from the first record to the last; of several vCPUs, together.
     pub total: f64,
     /// Microseconds in the Guest.
     pub guest: f64,
@@ -44,36 +44,41 @@ pub struct Summary {
 impl Summary {
     /// Sums up.
     pub fn of(trace: &Trace) -> Self {
-        let events = &trace.events;
-        let total = match (events.first(), events.last()) {
-            (Some(first), Some(last)) => trace.duration(last.done - first.entered),
-            _ => 0.0,
-        };
-        let mut kinds = BTreeMap::<String, Vec<u64>>::new();
-        let mut exit = None;
-        for event in events {
-            let kind = event.kind_after(exit);
-            exit = event.exit();
-            kinds.entry(kind).or_default().push(event.ticks().1);
+        let mut vcpus = BTreeMap::<u8, Vec<&Event>>::new();
+        for event in &trace.events {
+            vcpus.entry(event.vcpu).or_default().push(event);
         }
+        let (mut total, mut inside, mut gaps, mut missing) = (0, 0, 0, 0);
+        let mut kinds = BTreeMap::<String, Vec<u64>>::new();
+        for events in vcpus.values() {
+            if let (Some(first), Some(last)) = (events.first(), events.last()) {
+                total += last.done - first.entered;
+            }
+            let mut exit = None;
+            for event in events {
+                let (guest, host) = event.ticks();
+                inside += guest;
+                kinds.entry(event.kind_after(exit)).or_default().push(host);
+                exit = event.exit();
+            }
+            for pair in events.windows(2) {
+                gaps += pair[1].entered - pair[0].done;
+                missing += pair[1].number - pair[0].number - 1;
+            }
+        }
+        let total = trace.duration(total);
         let rows = kinds.into_iter();
         let mut kinds: Vec<_> = rows
             .map(|(kind, ticks)| row(trace, kind, ticks, total))
             .collect();
         kinds.sort_by(|one, other| other.total.total_cmp(&one.total));
-        let inside = events.iter().map(|event| event.ticks().0).sum();
-        let pairs = events.windows(2);
-        let gaps = pairs
-            .clone()
-            .map(|pair| pair[1].entered - pair[0].done)
-            .sum();
         Self {
             kinds,
             total,
             guest: trace.duration(inside),
             recording: trace.duration(gaps),
-            counters: counters(events),
-            missing: pairs.map(|pair| pair[1].number - pair[0].number - 1).sum(),
+            counters: counters(&trace.events),
+            missing,
         }
     }
 }

@@ -7,9 +7,17 @@ use crate::trace::event::{vector_name, Event, Reason};
 use crate::trace::file::Trace;
 use crate::trace::symbols::Symbols;
 
-/// What stands above the lines.
+/// What stands above the lines of one vCPU.
 pub const HEAD: &str =
     "      time us   guest us    lg us  mode    why it left, where, and what came of it\n";
+
+/// What stands above the lines of `trace`.
+pub fn head(trace: &Trace) -> String {
+    match trace.several {
+        true => format!("CPU {HEAD}"),
+        false => HEAD.into(),
+    }
+}
 
 /// The line of a record of `trace`.
 pub fn line(trace: &Trace, event: &Event, symbols: &Symbols) -> String {
@@ -28,7 +36,11 @@ pub fn line(trace: &Trace, event: &Event, symbols: &Symbols) -> String {
         (true, true) => "user",
         (true, false) => "kernel",
     };
-    let mut line = format!("{times}  {mode:<6}  {}", what(event, symbols));
+    let cpu = match trace.several {
+        true => format!("{:3} ", event.vcpu),
+        false => String::new(),
+    };
+    let mut line = format!("{cpu}{times}  {mode:<6}  {}", what(event, symbols));
     for part in came_of(event) {
         line += "; ";
         line += &part;
@@ -136,6 +148,17 @@ mod tests {
             lines[1].trim(),
             "4.000      1.000    1.000  kernel  hypercall console(0x2000, 0x5) at 0x0; to lg: console"
         );
+    }
+
+    #[test]
+    fn of_several_vcpus_each_line_says_which() {
+        let mut trace = Trace::parse(&small()).unwrap();
+        let short = line(&trace, &trace.events[0], &Symbols::default());
+        trace.several = true;
+        trace.events[0].vcpu = 5;
+        let long = line(&trace, &trace.events[0], &Symbols::default());
+        assert_eq!(long, format!("  5 {short}"));
+        assert_eq!(head(&trace), format!("CPU {HEAD}"));
     }
 
     #[test]

@@ -181,7 +181,7 @@ fn cards(data: &Data) -> Vec<(&'static str, String)> {
         cards.push(("pages filled", number(count("pf_filled"))));
         cards.push((
             "of the time outside of the guest",
-            percent(outside, exits.total),
+            percent(outside, exits.together()),
         ));
     }
     cards
@@ -310,7 +310,15 @@ fn time_over_time(pair: &[&Exits]) -> String {
         let share = percent(sum(part), pair[0].total);
         (PARTS[part], classes[part].as_str(), share)
     });
-    chart + &legend(entries)
+    let mut html = chart + &legend(entries);
+    if pair[0].vcpus > 1 {
+        let vcpus = pair[0].vcpus;
+        let _ = writeln!(
+            html,
+            "<p class=\"note\">Of {vcpus} vCPUs, on the average.</p>"
+        );
+    }
+    html
 }
 
 fn pages(pair: &[&Exits]) -> String {

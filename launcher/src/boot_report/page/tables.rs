@@ -65,7 +65,7 @@ pub fn kinds(exits: &Exits) -> String {
                 time(exits.guest),
                 "".into(),
                 "".into(),
-                percent(exits.guest, exits.total),
+                percent(exits.guest, exits.together()),
             ],
         ) + &format!("<td>{}</td>", bar("p0", exits.guest / longest)),
     ];
@@ -75,7 +75,7 @@ pub fn kinds(exits: &Exits) -> String {
             time(kind.total),
             time(kind.total / kind.count.max(1) as f64),
             time(kind.longest),
-            percent(kind.total, exits.total),
+            percent(kind.total, exits.together()),
         ];
         let class = class(&kind.name);
         let bar = format!("<td>{}</td>", bar(&class, kind.total / longest));
