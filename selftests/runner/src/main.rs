@@ -38,7 +38,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
-use test::Test;
+use test::{Test, PATIENCE};
 
 /// The patched kernel, which is not there if its patches have no series for the version of the Host's kernel.
 const PATCHED: &str = "/usr/lib/lg/vmlinux";
@@ -89,7 +89,7 @@ fn main() -> io::Result<ExitCode> {
             continue;
         }
         let start = Instant::now();
-        let outcome = (test.run)(test.timeout);
+        let outcome = (test.run)(test.timeout * PATIENCE);
         let complaints = log.complaints()?;
         let (ok, report) = match (outcome, complaints.is_empty()) {
             (Ok(()), true) => ("ok", String::new()),

@@ -170,7 +170,8 @@ impl Session {
     /// Waits for the end, with this status, and a terminal as it was.
     fn ends_with(&mut self, status: i32) -> Outcome {
         let ended = loop {
-            self.look()?;
+            self.look()
+                .map_err(|error| format!("no end with {status}: {error}"))?;
             if let Some(ended) = self.child.try_wait().map_err(text)? {
                 break ended;
             }

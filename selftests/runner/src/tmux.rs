@@ -164,6 +164,12 @@ fn last(screen: &[String]) -> &str {
 impl Drop for Window {
     fn drop(&mut self) {
         let _ = tmux(&["kill-server"]);
+        // It goes a little later, and until then the next window would be one of this server's, which it then takes along.
+        while Instant::now() < self.deadline
+            && process("tmux: server").is_ok_and(|server| server.is_some())
+        {
+            sleep(POLL);
+        }
     }
 }
 
