@@ -8,7 +8,7 @@
 //! Source: io/blkif.h of Xen, with the layout that it calls x86_64-abi.
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use vm_memory::GuestAddress;
 
@@ -18,7 +18,7 @@ use crate::memory::grants::{Grants, Use};
 use crate::memory::Memory;
 use crate::report::messages::say;
 use crate::xen::events::Events;
-use crate::xen::link::{Backend, Link, Next};
+use crate::xen::link::{Backend, Kernel, Link, Served, Work};
 use crate::xen::slots::Slots;
 use crate::xen::store::Store;
 
@@ -53,29 +53,21 @@ enum Status {
 
 /// A disk.
 pub struct Block {
-    link: Link,
+    served: Served<Medium, Slots<REQUEST>>,
     number: u32,
     memory: Memory,
     grants: Grants,
     events: Arc<Events>,
-    work: Mutex<Work>,
     /// The kernel has called, and whoever serves has not seen to it.
     called: Mutex<bool>,
     calls: Condvar,
 }
 
-/// The part that one thread uses at a time.
-struct Work {
+/// What holds the data.
+struct Medium {
     disk: Disk,
-    kernel: Option<Kernel>,
     /// A flush has failed: what it was for may be lost, which a later one must not hide.
     lost: bool,
-}
-
-/// The kernel's half of a disk that is connected.
-struct Kernel {
-    ring: Slots<REQUEST>,
-    port: u32,
 }
 
 impl Block {
@@ -88,27 +80,27 @@ impl Block {
         events: Arc<Events>,
     ) -> Self {
         let number = XVDA + number * NUMBERS;
-        let (kernel, lost) = (None, false);
+        let link = Link::new("vbd", number, "ring-ref");
         Self {
-            link: Link::new("vbd", number, "ring-ref"),
+            served: Served::new(link, Medium { disk, lost: false }),
             number,
             memory,
             grants,
             events,
-            work: Mutex::new(Work { disk, kernel, lost }),
             called: Mutex::new(false),
             calls: Condvar::new(),
         }
     }
 
-    fn connect(&self, store: &Store) -> Option<Kernel> {
+    fn connect(&self, store: &Store) -> Option<Kernel<Slots<REQUEST>>> {
+        let link = &self.served.link;
         // Without a word it is the native one, which is the same.
-        let protocol = self.link.told(store, "protocol").unwrap_or("x86_64-abi");
-        let grant = self.link.number(store, "ring-ref")?;
+        let protocol = link.told(store, "protocol").unwrap_or("x86_64-abi");
+        let grant = link.number(store, "ring-ref")?;
         let page = self.grants.page(grant, Use::Write).ok()?;
-        let ring = Slots::new(self.memory.clone(), page);
-        let port = self.link.number(store, "event-channel")?;
-        (protocol == "x86_64-abi").then_some(Kernel { ring, port })
+        let rings = Slots::new(self.memory.clone(), page);
+        let port = link.number(store, "event-channel")?;
+        (protocol == "x86_64-abi").then_some(Kernel { rings, port })
     }
 
     fn call(&self) {
@@ -118,18 +110,18 @@ impl Block {
 
     /// Serves a request; false: there was none.
     fn process_one(&self) -> bool {
-        let mut work = self.work();
-        let Work { disk, kernel, lost } = &mut *work;
-        let Some(Kernel { ring, port }) = kernel else {
+        let mut work = self.served.work();
+        let Work { device, kernel } = &mut *work;
+        let Some(Kernel { rings, port }) = kernel else {
             return false;
         };
         let served = (|| {
-            let Some(request) = ring.take()? else {
+            let Some(request) = rings.take()? else {
                 return Ok(None);
             };
-            let status = perform(&request, disk, lost, &self.memory, &self.grants);
-            ring.answer(&response(&request, status))?;
-            Ok(Some(ring.tell()?))
+            let status = perform(&request, device, &self.memory, &self.grants);
+            rings.answer(&response(&request, status))?;
+            Ok(Some(rings.tell()?))
         })();
         match served {
             Ok(Some(wants_call)) => {
@@ -143,23 +135,19 @@ impl Block {
                 let error: crate::xen::ring::Broken = error;
                 say(&format!(
                     "disk {} is not served any more: {error}",
-                    disk.path().display()
+                    device.disk.path().display()
                 ));
                 *kernel = None;
                 false
             }
         }
     }
-
-    fn work(&self) -> MutexGuard<'_, Work> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Backend for Block {
     fn announce(&self, store: &mut Store) {
-        let work = self.work();
-        let disk = &work.disk;
+        let work = self.served.work();
+        let disk = &work.device.disk;
         let blocks = disk.blocks();
         let info = if disk.is_read_only() { READ_ONLY } else { 0 };
         let number = self.number.to_string();
@@ -178,33 +166,16 @@ impl Backend for Block {
         let backend = backend.map(|(name, value)| (name, value.to_string()));
         let backend = backend.each_ref().map(|(name, value)| (*name, &value[..]));
         let frontend = [("virtual-device", &number[..]), ("device-type", "disk")];
-        self.link.announce(store, &frontend, &backend);
+        self.served.link.announce(store, &frontend, &backend);
     }
 
     fn follow(&self, store: &mut Store) -> bool {
-        let Some(next) = self.link.next(store) else {
-            return false;
-        };
-        let kernel = match next {
-            Next::Connect => self.connect(store),
-            _ => None,
-        };
-        let is_connected = kernel.is_some();
-        // Whoever serves a request is waited for: when the kernel hears that it may leave, its pages are its own.
-        self.work().kernel = kernel;
-        if is_connected {
-            self.call();
-        }
-        self.link.done(store, next, is_connected)
+        let connect = |store: &Store| self.connect(store);
+        self.served.follow(store, connect, || self.call())
     }
 
     fn serve(&self, port: u32) {
-        // Who is at work looks for more before it ends, but not before it is told.
-        let is_meant = match self.work.try_lock() {
-            Ok(work) => (work.kernel.as_ref()).is_some_and(|kernel| kernel.port == port),
-            Err(_) => true,
-        };
-        if is_meant {
+        if self.served.may_hear(port) {
             self.call();
         }
     }
@@ -235,8 +206,7 @@ fn response(request: &[u8; REQUEST], status: Status) -> [u8; RESPONSE] {
 /// Does what is asked for.
 fn perform(
     request: &[u8; REQUEST],
-    disk: &mut Disk,
-    lost: &mut bool,
+    Medium { disk, lost }: &mut Medium,
     memory: &Memory,
     grants: &Grants,
 ) -> Status {

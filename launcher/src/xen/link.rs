@@ -3,6 +3,7 @@
 //! state (`enum xenbus_state`, io/xenbus.h of Xen).
 
 use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::xen::store::Store;
 
@@ -132,5 +133,78 @@ impl Link {
         store
             .get(&format!("{}/state", self.backend))
             .unwrap_or(CLOSED)
+    }
+}
+
+/// A device that a thread of its own serves: what it has of its own, and the kernel's half.
+pub(super) struct Served<D, K> {
+    /// Where the two meet.
+    pub(super) link: Link,
+    work: Mutex<Work<D, K>>,
+}
+
+/// The part that one thread uses at a time.
+pub(super) struct Work<D, K> {
+    /// What serves the kernel.
+    pub(super) device: D,
+    /// The kernel's half, while it is connected.
+    pub(super) kernel: Option<Kernel<K>>,
+}
+
+/// The kernel's half of a device.
+pub(super) struct Kernel<K> {
+    /// What it has granted.
+    pub(super) rings: K,
+    /// The port by which each calls the other.
+    pub(super) port: u32,
+}
+
+impl<D, K> Served<D, K> {
+    /// A device whose kernel is not connected.
+    pub(super) fn new(link: Link, device: D) -> Self {
+        let work = Mutex::new(Work {
+            device,
+            kernel: None,
+        });
+        Self { link, work }
+    }
+
+    /// Waits for whoever is at work.
+    pub(super) fn work(&self) -> MutexGuard<'_, Work<D, K>> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same as [`Backend::follow`]: `connect` makes of what the kernel has stored its half, and `call` wakes who serves.
+    pub(super) fn follow(
+        &self,
+        store: &mut Store,
+        connect: impl FnOnce(&Store) -> Option<Kernel<K>>,
+        call: impl FnOnce(),
+    ) -> bool {
+        let Some(next) = self.link.next(store) else {
+            return false;
+        };
+        let kernel = match next {
+            Next::Connect => connect(store),
+            _ => None,
+        };
+        let is_connected = kernel.is_some();
+        // Who is at work is waited for: when the kernel hears that it may leave, its pages are its own.
+        self.work().kernel = kernel;
+        if is_connected {
+            call();
+        }
+        self.link.done(store, next, is_connected)
+    }
+
+    /// May a call of `port` be for this device? Whoever is at work looks for more before it ends, but not before it is
+    /// told, so then it may.
+    pub(super) fn may_hear(&self, port: u32) -> bool {
+        let work = match self.work.try_lock() {
+            Ok(work) => work,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return true,
+        };
+        (work.kernel.as_ref()).is_some_and(|kernel| kernel.port == port)
     }
 }

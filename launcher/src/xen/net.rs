@@ -16,7 +16,7 @@ mod checksum;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -28,7 +28,7 @@ use crate::memory::grants::{Grants, Use};
 use crate::memory::{Memory, PAGE};
 use crate::report::messages::say;
 use crate::xen::events::Events;
-use crate::xen::link::{Backend, Link, Next};
+use crate::xen::link::{Backend, Kernel, Link, Served, Work};
 use crate::xen::ring::Broken;
 use crate::xen::slots::Slots;
 use crate::xen::store::Store;
@@ -57,24 +57,17 @@ const BURST: usize = 64;
 
 /// A network interface.
 pub struct Interface {
-    link: Link,
+    served: Served<Cable, Rings>,
     mac: Mac,
     memory: Memory,
     grants: Grants,
     events: Arc<Events>,
-    work: Mutex<Work>,
     /// The kernel has called, and whoever serves has not seen to it.
     called: EventFd,
 }
 
-/// The part that one thread uses at a time.
-struct Work {
-    cable: Cable,
-    kernel: Option<Kernel>,
-}
-
-/// The kernel's half of an interface that is connected.
-struct Kernel {
+/// What an interface's kernel has granted.
+struct Rings {
     transmit: Slots<TRANSMIT>,
     /// The pieces of a frame whose last one is not there yet.
     pieces: Vec<Piece>,
@@ -83,7 +76,6 @@ struct Kernel {
     pages: VecDeque<Page>,
     /// A frame may fill several pages.
     takes_several: bool,
-    port: u32,
 }
 
 /// A piece of a frame: `struct xen_netif_tx_request`.
@@ -127,34 +119,34 @@ impl Interface {
         grants: Grants,
         events: Arc<Events>,
     ) -> io::Result<Self> {
-        let kernel = None;
         Ok(Self {
-            link: Link::new("vif", 0, "tx-ring-ref"),
+            served: Served::new(Link::new("vif", 0, "tx-ring-ref"), cable),
             mac,
             memory,
             grants,
             events,
-            work: Mutex::new(Work { cable, kernel }),
             called: EventFd::new(EFD_NONBLOCK)?,
         })
     }
 
-    fn connect(&self, store: &Store) -> Option<Kernel> {
+    fn connect(&self, store: &Store) -> Option<Kernel<Rings>> {
+        let number = |name| self.served.link.number(store, name);
         let page = |name| {
-            let grant = self.link.number(store, name)?;
+            let grant = number(name)?;
             self.grants.page(grant, Use::Write).ok()
         };
-        let is_set = |name| self.link.number(store, name) == Some(1);
+        let is_set = |name| number(name) == Some(1);
         // Frontends that do not take copies are of the time before Linux knew the hypercalls that we have.
         is_set("request-rx-copy").then_some(())?;
-        Some(Kernel {
+        let rings = Rings {
             transmit: Slots::new(self.memory.clone(), page("tx-ring-ref")?),
             pieces: Vec::new(),
             receive: Slots::new(self.memory.clone(), page("rx-ring-ref")?),
             pages: VecDeque::new(),
             takes_several: is_set("feature-sg"),
-            port: self.link.number(store, "event-channel")?,
-        })
+        };
+        let port = number("event-channel")?;
+        Some(Kernel { rings, port })
     }
 
     fn call(&self) {
@@ -164,15 +156,15 @@ impl Interface {
 
     /// Moves a burst each way; false: there is nothing more to be moved now.
     fn process_burst(&self) -> bool {
-        let mut work = self.work();
-        let Work { cable, kernel } = &mut *work;
-        let Some(connected) = kernel else {
+        let mut work = self.served.work();
+        let Work { device, kernel } = &mut *work;
+        let Some(Kernel { rings, port }) = kernel else {
             return false;
         };
-        match connected.serve(cable, &self.memory, &self.grants) {
-            Ok(Served { wants_call, more }) => {
+        match rings.serve(device, &self.memory, &self.grants) {
+            Ok(Burst { wants_call, more }) => {
                 if wants_call {
-                    self.events.port(connected.port);
+                    self.events.port(*port);
                 }
                 more
             }
@@ -183,10 +175,6 @@ impl Interface {
             }
         }
     }
-
-    fn work(&self) -> MutexGuard<'_, Work> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Backend for Interface {
@@ -196,40 +184,26 @@ impl Backend for Interface {
         let backend = [("mac", &mac[..]), ("handle", "0")];
         let features = [("feature-sg", "1"), ("feature-rx-copy", "1")];
         let backend = [backend, features].concat();
-        self.link.announce(store, &frontend, &backend);
+        self.served.link.announce(store, &frontend, &backend);
     }
 
     fn follow(&self, store: &mut Store) -> bool {
-        let Some(next) = self.link.next(store) else {
-            return false;
-        };
-        let kernel = match next {
-            Next::Connect => self.connect(store),
-            _ => None,
-        };
-        let is_connected = kernel.is_some();
-        // A burst is waited for: when the kernel hears that it may leave, its pages are its own.
-        self.work().kernel = kernel;
-        if is_connected {
-            self.call();
-        }
-        self.link.done(store, next, is_connected)
+        let connect = |store: &Store| self.connect(store);
+        self.served.follow(store, connect, || self.call())
     }
 
     fn serve(&self, port: u32) {
-        // Who is at work looks for more before it ends, but not before it is told.
-        let is_meant = match self.work.try_lock() {
-            Ok(work) => (work.kernel.as_ref()).is_some_and(|kernel| kernel.port == port),
-            Err(_) => true,
-        };
-        if is_meant {
+        if self.served.may_hear(port) {
             self.call();
         }
     }
 
     fn serve_calls(&self) -> io::Result<()> {
         let epoll = Epoll::new()?;
-        for fd in [self.called.as_raw_fd(), self.work().cable.readiness()] {
+        for fd in [
+            self.called.as_raw_fd(),
+            self.served.work().device.readiness(),
+        ] {
             // By edge: calls are not counted, and what is readable may have to wait until there are pages.
             let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
             epoll.ctl(ControlOperation::Add, fd, event)?;
@@ -252,26 +226,26 @@ impl Backend for Interface {
 }
 
 /// The outcome of serving both rings.
-struct Served {
+struct Burst {
     /// The kernel is to hear of it.
     wants_call: bool,
     /// There may be more.
     more: bool,
 }
 
-impl Kernel {
+impl Rings {
     /// Moves a burst each way.
     fn serve(
         &mut self,
         cable: &mut Cable,
         memory: &Memory,
         grants: &Grants,
-    ) -> Result<Served, Fault> {
+    ) -> Result<Burst, Fault> {
         let sent = self.transmit(cable, memory, grants)?;
         let received = self.receive(cable, memory, grants)?;
         // Both, whatever the first says.
         let wants_call = self.transmit.tell()? | self.receive.tell()?;
-        Ok(Served {
+        Ok(Burst {
             wants_call,
             more: sent == BURST || received == BURST,
         })

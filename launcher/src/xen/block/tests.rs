@@ -84,7 +84,7 @@ impl Front {
         self.write("protocol", protocol);
         self.write("state", "3");
         while self.block.follow(&mut self.store) {}
-        self.block.link.state(&self.store) == CONNECTED
+        self.block.served.link.state(&self.store) == CONNECTED
     }
 
     fn told(&self, name: &str) -> String {
@@ -180,7 +180,7 @@ fn frontends_that_cannot_connect() {
             !front.connect(grant, port, protocol),
             "{grant} {port} {protocol}"
         );
-        assert_eq!(front.block.link.state(&front.store), CLOSED);
+        assert_eq!(front.block.served.link.state(&front.store), CLOSED);
         front.add(&request(READ, 0, &[(4, 0, 0)]));
         front.block.process();
         assert_eq!(
@@ -299,10 +299,10 @@ fn a_broken_ring_is_served_no_more() {
         let mut front = Front::connected(Access::Write);
         front.memory.write_obj(added, GuestAddress(RING)).unwrap();
         front.block.process();
-        assert!(front.block.work().kernel.is_none(), "{added}");
+        assert!(front.block.served.work().kernel.is_none(), "{added}");
         front.write("state", "6");
         while front.block.follow(&mut front.store) {}
-        assert_eq!(front.block.link.state(&front.store), CLOSED);
+        assert_eq!(front.block.served.link.state(&front.store), CLOSED);
     }
 }
 
@@ -345,6 +345,6 @@ proptest! {
         front.block.process();
         let after = (pages(0..RING), pages(TABLE..RAISED), pages(DATA..DATA + 0x4000), pages(0x2_0000..0x10_0000));
         prop_assert!(before == after);
-        prop_assert_eq!(front.block.work().kernel.is_some(), added <= 32);
+        prop_assert_eq!(front.block.served.work().kernel.is_some(), added <= 32);
     }
 }

@@ -2,7 +2,7 @@
 //! A network, as xen-netfront sees it, by the xenstore and two rings, and as its peer does.
 
 use std::os::fd::RawFd;
-use std::sync::MutexGuard;
+use std::sync::{Mutex, MutexGuard};
 
 use proptest::prelude::*;
 
@@ -157,7 +157,7 @@ impl Front {
             self.write(name, value);
         }
         self.state("4");
-        self.interface.link.state(&self.store) == CONNECTED
+        self.interface.served.link.state(&self.store) == CONNECTED
     }
 
     fn word(&self, place: u64) -> u32 {
@@ -237,7 +237,7 @@ impl Front {
     }
 
     fn is_served(&self) -> bool {
-        self.interface.work().kernel.is_some()
+        self.interface.served.work().kernel.is_some()
     }
 }
 
@@ -271,7 +271,7 @@ fn frontends_that_cannot_connect() {
     ] {
         let mut front = Front::new();
         assert!(!front.connect(&[node]), "{node:?}");
-        assert_eq!(front.interface.link.state(&front.store), CLOSED);
+        assert_eq!(front.interface.served.link.state(&front.store), CLOSED);
         front.send(&[(4, 0, 0, 60)]);
         assert!(front.answers(0).is_empty(), "nobody serves it");
     }
@@ -512,7 +512,7 @@ fn broken_rings_are_served_no_more() {
         front.interface.process();
         assert!(!front.is_served(), "{added}");
         front.state("6");
-        assert_eq!(front.interface.link.state(&front.store), CLOSED);
+        assert_eq!(front.interface.served.link.state(&front.store), CLOSED);
     }
     let mut front = Front::connected();
     front.send(&[(4, 0, MORE_DATA, 60); 18]);
@@ -531,10 +531,10 @@ fn who_leaves_is_served_no_more_and_can_come_again() {
     front.send(&[(4, 0, 0, 60)]);
     assert!(front.answers(0).is_empty());
     front.state("6");
-    assert_eq!(front.interface.link.state(&front.store), CLOSED);
+    assert_eq!(front.interface.served.link.state(&front.store), CLOSED);
     // Its module is loaded once more, and has rings of its own.
     front.state("1");
-    assert_eq!(front.interface.link.state(&front.store), "2");
+    assert_eq!(front.interface.served.link.state(&front.store), "2");
     for ring in [TRANSMIT_RING, RECEIVE_RING] {
         (0..4).for_each(|index| front.set(ring + 4 * index, 0));
     }
