@@ -144,6 +144,9 @@ struct lguest_note {
  *
  * Whatever was cached is dropped.  -EINVAL: the entry point is not in these slots, or the root not
  * a page of RAM.  -EBUSY: there is a monitor already, or another vCPU that is not off.
+ *
+ * A vCPU that has this monitor already, RSI is its root, gets another entry point: for itself, and
+ * those that it starts.  Nothing is dropped, and it does not matter who else is on.
  */
 #define LHCALL_SET_MONITOR	13
 #define LGUEST_MONITOR_FIRST	256	/* from 0xffff800000000000 */

@@ -190,9 +190,14 @@ impl Cpu {
         let shared = self.shared.clone();
         let mut shadow = shared.shadow(Wait::Allowed)?;
         shadow.set_monitor(&self.root, monitor);
+        self.set_monitor_entry(monitor);
+        Ok(())
+    }
+
+    /// This vCPU's SYSCALLs of the kernel go where `monitor` says, whose root is known.
+    pub(crate) fn set_monitor_entry(&mut self, monitor: Monitor) {
         self.switcher.set_monitor_entry(monitor.entry());
         self.monitor = Some(monitor);
-        Ok(())
     }
 
     /// Is it on, in the life that it goes on with?

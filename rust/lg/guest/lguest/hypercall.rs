@@ -338,10 +338,22 @@ fn set_cpunode(cpu: &mut Cpu, limit: u64) -> Result<(), Errno> {
 
 /// A section has the entry point of SYSCALL that it began with, so this is done outside of one.
 fn set_monitor(cpu: &mut Cpu, entry: Gva, root: Gpa, wait: Wait) -> Result<(), Refused<Errno>> {
-    if cpu.monitor.is_some() || !cpu.shared.crew.is_alone(&cpu.inbox) {
+    let monitor = Monitor::new(entry, root);
+    if let Some(known) = cpu.monitor {
+        // The entry point alone may change, also within a section.
+        return match monitor {
+            _ if known.root() != root => Err(Errno::Busy.into()),
+            Some(monitor) => {
+                cpu.set_monitor_entry(monitor);
+                Ok(())
+            }
+            None => Err(Errno::Invalid.into()),
+        };
+    }
+    if !cpu.shared.crew.is_alone(&cpu.inbox) {
         return Err(Errno::Busy.into());
     }
-    match Monitor::new(entry, root) {
+    match monitor {
         Some(monitor) if cpu.shared.ram().contains(root) => {
             if wait == Wait::Forbidden {
                 return Err(Stop::Later.into());

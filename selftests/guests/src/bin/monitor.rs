@@ -149,12 +149,17 @@ fn registers() {
 fn forwards(tables: AddressSpace) {
     let before = monitor::calls();
     assert_eq!(
-        hypercall::set_monitor(monitor::entry(), tables.0),
+        hypercall::set_monitor(monitor::entry(), current_root()),
         -16,
         "a second monitor is EBUSY"
     );
+    assert_eq!(
+        hypercall::set_monitor(monitor::entry(), tables.0),
+        0,
+        "the entry point of the first"
+    );
     assert_eq!(hypercall::hypercall(0x999, [0; 5]), -38, "ENOSYS");
-    assert_eq!(monitor::calls(), before + 2);
+    assert_eq!(monitor::calls(), before + 3);
 }
 
 /// What the monitor has in its slots, the kernel sees with the rights that its tables give.

@@ -363,8 +363,8 @@ fn monitor() -> Result<()> {
         }
         last = regs.rip;
     }
-    // Four that note registers, two that are forwarded, the line, and the end.
-    assert_eq!(calls, 8);
+    // Four that note registers, three that are forwarded, the line, and the end.
+    assert_eq!(calls, 9);
     Ok(())
 }
 

@@ -119,14 +119,18 @@ fn twice() {
     let root = monitor::tables().0;
     set(root);
     for (entry, root) in [
-        (monitor::entry(), root),
+        (monitor::entry(), root + PAGE),
         (FIRST, alloc_frame()),
         (0, 0),
         (u64::MAX, u64::MAX),
     ] {
         assert_eq!(set_monitor(entry, root), EBUSY, "a second one");
     }
-    assert_eq!(monitor::calls(), 5);
+    for entry in [0, BEHIND, u64::MAX] {
+        assert_eq!(set_monitor(entry, root), EINVAL, "entry point {entry:#x}");
+    }
+    assert_eq!(set_monitor(monitor::entry(), root), 0, "the same one");
+    assert_eq!(monitor::calls(), 9);
 }
 
 /// The fault is an event like any other, which the kernel survives if it takes the call for lost: what the shared page had
