@@ -15,10 +15,7 @@ pub const fn page() -> *mut lguest_shared {
 /// GVA of the shared page of the vCPU that asks.
 #[cfg(feature = "smp")]
 pub fn page() -> *mut lguest_shared {
-    SHARED
-        .cast::<u8>()
-        .wrapping_add(vcpu() as usize * 4096)
-        .cast()
+    page_of(vcpu())
 }
 
 /// Not 0 once there is more than one vCPU. Until then nobody asks which one it is, and the limit of CPUNODE may be
@@ -44,21 +41,39 @@ pub fn vcpu() -> u32 {
     limit
 }
 
-/// Reads a field of the shared page.
+/// GVA of the shared page of vCPU `id`, which is below `LGUEST_MAX_VCPUS`.
+pub const fn page_of(id: u32) -> *mut lguest_shared {
+    SHARED.cast::<u8>().wrapping_add(id as usize * 4096).cast()
+}
+
+/// Reads a field of the shared page; with `of id`, of that of vCPU `id`, which there must be.
 #[macro_export]
 macro_rules! shared_read {
-    ($field:ident) => {{
+    ($field:ident) => {
+        $crate::shared_read!(@ $crate::shared::page(), $field)
+    };
+    (of $id:expr, $field:ident) => {
+        $crate::shared_read!(@ $crate::shared::page_of($id), $field)
+    };
+    (@ $page:expr, $field:ident) => {{
+        let page = $page;
         // SAFETY: the page is always there in Guest kernel mode; the Host writes it behind our back, hence volatile.
-        unsafe { core::ptr::addr_of!((*$crate::shared::page()).$field).read_volatile() }
+        unsafe { core::ptr::addr_of!((*page).$field).read_volatile() }
     }};
 }
 
-/// Writes a field of the shared page.
+/// Writes a field of the shared page; `of id` as for [`shared_read`].
 #[macro_export]
 macro_rules! shared_write {
-    ($field:ident, $value:expr) => {{
-        let value = $value;
+    ($field:ident, $value:expr) => {
+        $crate::shared_write!(@ $crate::shared::page(), $field, $value)
+    };
+    (of $id:expr, $field:ident, $value:expr) => {
+        $crate::shared_write!(@ $crate::shared::page_of($id), $field, $value)
+    };
+    (@ $page:expr, $field:ident, $value:expr) => {{
+        let (page, value) = ($page, $value);
         // SAFETY: as for `shared_read`; no Rust reference to the page exists.
-        unsafe { core::ptr::addr_of_mut!((*$crate::shared::page()).$field).write_volatile(value) }
+        unsafe { core::ptr::addr_of_mut!((*page).$field).write_volatile(value) }
     }};
 }
