@@ -62,6 +62,8 @@ pub mod uvmf {
     pub const FLUSH_TYPE: u64 = 3;
     pub const TLB_FLUSH: u64 = 1;
     pub const INVLPG: u64 = 2;
+    /// Of all vCPUs. Without it what is beside the type is a pointer to a set of vCPUs, or 0 for this one alone.
+    pub const ALL: u64 = 4;
 }
 
 /// Commands of hypercall MEMORY_OP.

@@ -142,6 +142,91 @@ pub mod callback {
     pub const SYSCALL32: u16 = 7;
 }
 
+/// Argument of VCPU_OP's `INITIALISE`: the state in which a vCPU begins (`struct vcpu_guest_context`).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct GuestContext {
+    /// What FXSAVE stores, if `flags` says so.
+    pub fpu: [u64; 64],
+    /// [`IN_KERNEL`], [`FAILSAFE_MASKS_EVENTS`], and others.
+    pub flags: u64,
+    /// Registers.
+    pub user_regs: UserRegs,
+    /// Handlers of exceptions and of int 0x80, by vector; Xen looks at all of them.
+    pub traps: [TrapInfo; 256],
+    /// Of the LDT: GVA, and entries.
+    pub ldt_base: u64,
+    /// See `ldt_base`.
+    pub ldt_ents: u64,
+    /// Frames of the GDT.
+    pub gdt_frames: [u64; 16],
+    /// Entries of the GDT.
+    pub gdt_ents: u64,
+    /// Selector of the stack for what comes from user mode.
+    pub kernel_ss: u64,
+    /// The stack for what comes from user mode.
+    pub kernel_sp: u64,
+    /// CR0 to CR7; of CR3 the frame is shifted as in the register.
+    pub control: [u64; 8],
+    /// DR0 to DR7.
+    pub debug: [u64; 8],
+    /// As by CALLBACK_OP.
+    pub event_callback: u64,
+    /// As by CALLBACK_OP.
+    pub failsafe_callback: u64,
+    /// As by CALLBACK_OP.
+    pub syscall_callback: u64,
+    /// As by VM_ASSIST.
+    pub vm_assist: u64,
+    /// FS base.
+    pub fs_base: u64,
+    /// GS base in kernel mode.
+    pub gs_base_kernel: u64,
+    /// GS base in user mode.
+    pub gs_base_user: u64,
+}
+
+/// In `GuestContext::flags`: the vCPU begins in kernel mode.
+pub const IN_KERNEL: u64 = 1 << 2;
+/// In `GuestContext::flags`: the failsafe callback begins with events masked.
+pub const FAILSAFE_MASKS_EVENTS: u64 = 1 << 3;
+
+/// Registers (`struct cpu_user_regs`).
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+#[allow(missing_docs)]
+pub struct UserRegs {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub rbp: u64,
+    pub rbx: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub error_code: u32,
+    pub entry_vector: u32,
+    pub rip: u64,
+    pub cs: u16,
+    pub pad0: u16,
+    pub saved_upcall_mask: u8,
+    pub pad1: [u8; 3],
+    pub rflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+    pub es: u64,
+    pub ds: u64,
+    pub fs: u64,
+    pub gs: u64,
+}
+
 /// Commands of hypercall VCPU_OP.
 pub mod vcpu_op {
     #![allow(missing_docs)]

@@ -11,8 +11,8 @@ use xen_abi::memory::{
 };
 use xen_abi::number::physdev::{SetIobitmap, SetIopl};
 use xen_abi::vcpu::{
-    CallbackRegister, IretFrame, MulticallEntry, RegisterVcpuInfo, SchedPoll, SetSingleshotTimer,
-    SharedInfo, TrapInfo, VcpuInfo, VcpuTimeInfo,
+    CallbackRegister, GuestContext, IretFrame, MulticallEntry, RegisterVcpuInfo, SchedPoll,
+    SetSingleshotTimer, SharedInfo, TrapInfo, UserRegs, VcpuInfo, VcpuTimeInfo,
 };
 
 #[test]
@@ -55,6 +55,27 @@ fn traps_and_returns() {
     assert_eq!(offset_of!(IretFrame, rip), 32);
     assert_eq!(size_of::<CallbackRegister>(), 16);
     assert_eq!(offset_of!(CallbackRegister, address), 8);
+}
+
+#[test]
+fn what_a_vcpu_begins_with() {
+    assert_eq!(size_of::<UserRegs>(), 200);
+    assert_eq!(offset_of!(UserRegs, rsi), 104);
+    assert_eq!(offset_of!(UserRegs, rip), 128);
+    assert_eq!(offset_of!(UserRegs, rflags), 144);
+    assert_eq!(offset_of!(UserRegs, ss), 160);
+    assert_eq!(size_of::<GuestContext>(), 5168);
+    assert_eq!(offset_of!(GuestContext, flags), 512);
+    assert_eq!(offset_of!(GuestContext, user_regs), 520);
+    assert_eq!(offset_of!(GuestContext, traps), 720);
+    assert_eq!(offset_of!(GuestContext, gdt_frames), 4832);
+    assert_eq!(offset_of!(GuestContext, gdt_ents), 4960);
+    assert_eq!(offset_of!(GuestContext, kernel_sp), 4976);
+    assert_eq!(offset_of!(GuestContext, control), 4984);
+    assert_eq!(offset_of!(GuestContext, event_callback), 5112);
+    assert_eq!(offset_of!(GuestContext, syscall_callback), 5128);
+    assert_eq!(offset_of!(GuestContext, fs_base), 5144);
+    assert_eq!(offset_of!(GuestContext, gs_base_user), 5160);
 }
 
 #[test]

@@ -129,22 +129,32 @@ pub struct Words<'a> {
     pub upcall: &'a AtomicU8,
 }
 
+/// Who has to hear that a port was raised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hears {
+    /// Those who poll for it: it was not pending before.
+    pub pollers: bool,
+    /// Its vCPU, which has no other upcall pending. Where it has, whoever was first has told it.
+    pub vcpu: bool,
+}
+
 impl Words<'_> {
     /// Raises a port. Which is below [`PORTS`].
-    pub fn raise(&self, port: u32) {
+    pub fn raise(&self, port: u32) -> Hears {
         let (word, bit) = (port as usize / 64, 1 << (port % 64));
-        let was = self.pending[word].fetch_or(bit, SeqCst);
-        if was & bit == 0 && self.mask[word].load(SeqCst) & bit == 0 {
-            self.select(word);
-        }
+        let pollers = self.pending[word].fetch_or(bit, SeqCst) & bit == 0;
+        let vcpu = pollers && self.mask[word].load(SeqCst) & bit == 0 && self.select(word);
+        Hears { pollers, vcpu }
     }
 
     /// Unmasks a port, and raises it if it was pending.
-    pub fn unmask(&self, port: u32) {
+    pub fn unmask(&self, port: u32) -> Hears {
         let (word, bit) = (port as usize / 64, 1 << (port % 64));
         self.mask[word].fetch_and(!bit, SeqCst);
-        if self.pending[word].load(SeqCst) & bit != 0 {
-            self.select(word);
+        let vcpu = self.pending[word].load(SeqCst) & bit != 0 && self.select(word);
+        Hears {
+            pollers: false,
+            vcpu,
         }
     }
 
@@ -164,8 +174,9 @@ impl Words<'_> {
         self.upcall.store(1, SeqCst);
     }
 
-    fn select(&self, word: usize) {
+    /// Tells whether no upcall was pending. The kernel takes the upcall first, and then the selector.
+    fn select(&self, word: usize) -> bool {
         self.selector.fetch_or(1 << word, SeqCst);
-        self.upcall.store(1, SeqCst);
+        self.upcall.swap(1, SeqCst) == 0
     }
 }

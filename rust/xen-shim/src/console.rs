@@ -2,7 +2,7 @@
 //! Text for the Launcher's console, and the end of the shim when something is wrong.
 
 use crate::memory::{self, gpa_of};
-use crate::vcpu::{vcpu, Frame};
+use crate::vcpu::{vcpu, whose_stack, Frame};
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -58,8 +58,10 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     if !AGAIN.swap(true, Relaxed) {
         let mut text = Text::<2048>::new();
         let _ = writeln!(text, "{info}");
+        let id = whose_stack(&message);
         // SAFETY: whoever had the vCPU does not go on.
-        let cpu = unsafe { vcpu(0) };
+        let cpu = unsafe { vcpu(id) };
+        let _ = write!(text, "vCPU {id}, ");
         let _ = dump(&mut text, &cpu.frame, cpu.user, cpu.cr3);
         text.print();
     }

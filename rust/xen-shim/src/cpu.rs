@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The CPU: instructions that are done for the kernel, and registers that only instructions reach.
 
-use crate::memory::{self, read, write};
-use crate::vcpu::{Vcpu, USER_CS, USER_CS32};
+use crate::memory::{self, handover, read, write};
+use crate::vcpu::{entries, Vcpu, USER_CS, USER_CS32};
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid_count, _xgetbv};
 use lguest_call::abi::{LGUEST_HOST_CLEARS_BUFFERS, LGUEST_HOST_TSC_STABLE};
-use lguest_call::shared_read;
+use lguest_call::shared::page_of;
+use lguest_call::{hypercall, shared_read, shared_write};
 use xen_abi::number::physdev::IO_PORTS;
 use xen_core::cpuid::{self, Registers};
 use xen_core::descriptor::ENTRIES;
@@ -206,9 +207,49 @@ fn gs_base() -> u64 {
     base
 }
 
+fn fs_base() -> u64 {
+    let base;
+    // SAFETY: as in `set_fs_base`.
+    unsafe { asm!("rdfsbase {}", out(reg) base, options(nomem, nostack, preserves_flags)) };
+    base
+}
+
 extern "C" {
     fn shim_load_gs(selector: u64) -> u64;
     fn shim_wait(hypercall: u32, irq_enabled: *mut u64) -> u64;
+    fn shim_off(sp: *mut u64) -> u64;
+}
+
+/// Makes of a vCPU that lg has just turned on, and that is as lg has made it, what `cpu` says.
+pub(crate) fn settle(cpu: &Vcpu) {
+    let entries = entries(cpu.id);
+    let set = hypercall::set_entries(entries.syscall, entries.event_user, entries.event_kernel);
+    assert_eq!(set, 0, "SET_ENTRIES");
+    let set = hypercall::set_monitor(entries.hypercall, handover().root);
+    assert_eq!(set, 0, "SET_MONITOR");
+    shared_write!(of cpu.id, kernel_rsp, cpu.kernel_sp);
+    // Faults of programs go to the kernel as they come, and Linux looks whether there is anything to do.
+    shared_write!(of cpu.id, takes_spurious, 1);
+    assert_eq!(hypercall::write_cr3(cpu.cr3), 0, "WRITE_CR3");
+    let [fs, gs, user_gs] = cpu.bases;
+    set_fs_base(fs);
+    set_gs_base(gs);
+    shared_write!(of cpu.id, user_gs_base, user_gs);
+    for (i, &descriptor) in (0..).zip(&cpu.tls) {
+        hypercall::set_tls(i, descriptor);
+    }
+    hypercall::set_cpunode(cpu.cpu_node.into());
+}
+
+/// Turns this vCPU off, and returns when it is on again, as it was; but the FPU is as lg has made it.
+pub(crate) fn off(cpu: &mut Vcpu) {
+    cpu.bases = [fs_base(), gs_base(), shared_read!(of cpu.id, user_gs_base)];
+    // SAFETY: the function keeps what a C function keeps; the place for the stack pointer is nobody else's.
+    if unsafe { shim_off(core::ptr::addr_of_mut!(cpu.off_sp)) } != 0 {
+        // So ends a kernel that meets with an exception before it has anything to tell of it by.
+        panic!("the kernel has stopped its last CPU");
+    }
+    settle(cpu);
 }
 
 /// Loads GS with `selector`, or with null if that cannot be, and returns the base that it has then. That of kernel mode stays.
@@ -226,8 +267,8 @@ pub(crate) fn load_gs(selector: u16) -> u64 {
 }
 
 /// Does an lg hypercall with virtual interrupts on; returns the vector of the interrupt that came meanwhile, or 0.
-pub(crate) fn wait(hypercall: u32) -> u64 {
-    let shared = lguest_call::shared::SHARED;
+pub(crate) fn wait(cpu: &Vcpu, hypercall: u32) -> u64 {
+    let shared = page_of(cpu.id);
     // SAFETY: the function keeps what a C function keeps, whether it returns by itself or by way of an interrupt; the page
     // is always there.
     unsafe { shim_wait(hypercall, core::ptr::addr_of_mut!((*shared).irq_enabled)) }

@@ -13,13 +13,15 @@
 //!   and the stub goes on, as if it were part of the kernel.
 //! * `shim_wait`, which returns the vector to its caller.
 //!
+//! A vCPU that is off has all of its state in the shim: its stack is as `shim_off` has left it.
+//!
 //! An exception in the shim is a bug, or the kernel's stack is not there; except between `shim_access_begin` and
 //! `shim_access_end`, in functions that use the kernel's pointers: they return an error.
 
 use crate::{boot, call, trap, vcpu};
 use core::arch::global_asm;
 use core::mem::{offset_of, size_of};
-use lguest_call::abi::{lguest_shared, LHCALL_ERET, LHCALL_IRQ_WINDOW};
+use lguest_call::abi::{lguest_shared, LHCALL_ERET, LHCALL_IRQ_WINDOW, LHCALL_STOP_VCPU};
 use vcpu::{Frame, Vcpu, STACK_SIZE, VCPUS};
 use xen_abi::number::{
     error::{EFAULT, ENOSYS},
@@ -30,6 +32,9 @@ use xen_core::frame::{IF, RFLAGS};
 
 /// Bits 63:32 of the addresses of the shim.
 const SHIM_HIGH: u64 = xen_abi::handover::SHIM >> 32;
+
+// There are as many stubs.
+const _: () = assert!(VCPUS == 32);
 
 global_asm!(
     r#"
@@ -86,6 +91,7 @@ shim_vcpus:
     .macro stubs n
     .set cpu_\n, shim_vcpus + \n * {SIZE}
     .set shared_\n, lguest_shared_pages + \n * 4096
+    .set info_\n, {INFOS} + \n * 8
 
     /* SYSCALL of a program: RSP is the program's, RCX and R11 are free. */
     .balign 16
@@ -103,7 +109,7 @@ shim_syscall_\n:
     push %rcx
     push %r11
     push %rcx
-    mov cpu_\n + {INFO}(%rip), %rcx
+    mov info_\n(%rip), %rcx
     movb $1, {MASK}(%rcx)
     enter_kernel \n, {SYSCALL}
 
@@ -204,7 +210,7 @@ shim_resume_\n:
     mov %rax, %rcx
     shr $47, %rcx
     jnz 6f
-    mov cpu_\n + {INFO}(%rip), %rcx
+    mov info_\n(%rip), %rcx
     cmpb $0, {PENDING}(%rcx)
     jne 6f
     movb $0, {MASK}(%rcx)
@@ -246,7 +252,7 @@ shim_event_user_\n:
     push shared_\n + {SH_ERROR}(%rip)
     push %r11
     push %rcx
-    mov cpu_\n + {INFO}(%rip), %rcx
+    mov info_\n(%rip), %rcx
     mov shared_\n + {SH_CR2}(%rip), %rax
     mov %rax, {CR2}(%rcx)
     movb $1, {MASK}(%rcx)
@@ -287,6 +293,7 @@ event_\n:
     lea cpu_\n + {STACK} + {STACK_SIZE}(%rip), %rsp
     lea cpu_\n(%rip), %rdi
     call shim_event
+resume_all_\n:
     mov cpu_\n + {RBX}(%rip), %rbx
     mov cpu_\n + {RBP}(%rip), %rbp
     mov cpu_\n + {R12}(%rip), %r12
@@ -341,9 +348,24 @@ in_shim_\n:
     lea cpu_\n(%rip), %rdi
     call shim_crash
     ud2
+
+    /* The vCPU is turned on: for the first time, or again. */
+    .balign 16
+shim_begin_\n:
+    xor %eax, %eax
+    xor %ebp, %ebp
+    mov cpu_\n + {OFF_SP}(%rip), %rsp
+    test %rsp, %rsp
+    jnz shim_on
+    lea cpu_\n + {STACK} + {STACK_SIZE}(%rip), %rsp
+    lea cpu_\n(%rip), %rdi
+    call shim_begin
+    jmp resume_all_\n
     .endm
 
-    stubs 0
+    .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
+    stubs \n
+    .endr
 
     /* u64 shim_copy(to, from, bytes): 0, or EFAULT. */
     .balign 16
@@ -378,13 +400,37 @@ shim_wait:
     ret
 shim_wait_end:
 
+    /* u64 shim_off(&mut sp): turns this vCPU off. 0 when it is on again; not 0: no other is on. */
+    .balign 16
+    .globl shim_off
+shim_off:
+    push %rbx
+    push %rbp
+    push %r12
+    push %r13
+    push %r14
+    push %r15
+    mov %rsp, (%rdi)
+    mov ${STOP_VCPU}, %eax
+    syscall
+shim_on:
+    pop %r15
+    pop %r14
+    pop %r13
+    pop %r12
+    pop %rbp
+    pop %rbx
+    ret
+
     .popsection
 
     .pushsection .rodata.shim_entries, "a"
     .balign 8
     .globl shim_entries
 shim_entries:
-    .quad shim_syscall_0, shim_event_user_0, shim_event_kernel_0, shim_hypercall_0
+    .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
+    .quad shim_syscall_\n, shim_event_user_\n, shim_event_kernel_\n, shim_hypercall_\n, shim_begin_\n
+    .endr
     .popsection
     "#,
     VCPUS = const VCPUS,
@@ -412,7 +458,8 @@ shim_entries:
     RSP = const offset_of!(Frame, rsp),
     SS = const offset_of!(Frame, ss),
     USER = const offset_of!(Vcpu, user),
-    INFO = const offset_of!(Vcpu, info),
+    INFOS = sym vcpu::INFOS,
+    OFF_SP = const offset_of!(Vcpu, off_sp),
     KERNEL_SP = const offset_of!(Vcpu, kernel_sp),
     SYSCALL = const offset_of!(Vcpu, syscall),
     PF_HANDLER = const offset_of!(Vcpu, page_fault),
@@ -446,6 +493,7 @@ shim_entries:
     IRQ_PENDING = const offset_of!(lguest_shared, irq_pending),
     IRQ_WINDOW = const LHCALL_IRQ_WINDOW,
     ERET = const LHCALL_ERET,
+    STOP_VCPU = const LHCALL_STOP_VCPU,
     IRET = const IRET,
     EFAULT = const EFAULT,
     ENOSYS = const ENOSYS,
@@ -488,6 +536,12 @@ extern "C" fn shim_interrupt(cpu: &mut Vcpu, vector: u32) {
 #[no_mangle]
 extern "C" fn shim_crash(cpu: &mut Vcpu) -> ! {
     trap::crash(cpu)
+}
+
+/// Another vCPU's first Rust.
+#[no_mangle]
+extern "C" fn shim_begin(cpu: &mut Vcpu) {
+    boot::begin(cpu);
 }
 
 /// The first Rust: returns with the kernel's first state in the frame.

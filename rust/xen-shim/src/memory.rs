@@ -16,12 +16,32 @@ pub(crate) type Result<T = i64> = core::result::Result<T, i64>;
 /// Bytes of a page.
 pub(crate) const PAGE: u64 = 4096;
 
-struct Once(UnsafeCell<Handover>);
+/// A value that is written once: by the boot CPU, before anybody reads it and before any other vCPU is on.
+pub(crate) struct Once<T>(UnsafeCell<T>);
 
-// SAFETY: written by the first instructions of the boot CPU alone, before anybody reads it.
-unsafe impl Sync for Once {}
+// SAFETY: nobody writes it any more when there is a second vCPU.
+unsafe impl<T: Sync> Sync for Once<T> {}
 
-static HANDOVER: Once = Once(UnsafeCell::new(Handover {
+impl<T> Once<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+
+    pub(crate) fn get(&self) -> &T {
+        // SAFETY: it is written before anybody has a reference, see `set`.
+        unsafe { &*self.0.get() }
+    }
+
+    /// # Safety
+    ///
+    /// Nobody has a reference to the value, and no other vCPU is on.
+    pub(crate) unsafe fn set(&self, value: T) {
+        // SAFETY: that nobody else looks is the caller's promise.
+        unsafe { *self.0.get() = value };
+    }
+}
+
+static HANDOVER: Once<Handover> = Once::new(Handover {
     magic: 0,
     version: 0,
     vcpus: 0,
@@ -38,18 +58,17 @@ static HANDOVER: Once = Once(UnsafeCell::new(Handover {
     grant_frames: 0,
     raised: 0,
     notify: 0,
-}));
+});
 
 /// Remembers what the Launcher has told at `gpa`. For the boot CPU's first instructions.
 pub(crate) fn set_handover(gpa: u64) {
     // SAFETY: the Launcher's page is in the alias; nobody reads ours yet.
-    unsafe { *HANDOVER.0.get() = *(address(gpa) as *const Handover) };
+    unsafe { HANDOVER.set(*(address(gpa) as *const Handover)) };
 }
 
 /// What the Launcher has told.
 pub(crate) fn handover() -> &'static Handover {
-    // SAFETY: see `Once`.
-    unsafe { &*HANDOVER.0.get() }
+    HANDOVER.get()
 }
 
 /// GVA of GPA `gpa` in the alias.
@@ -136,6 +155,7 @@ plain!(
     vcpu::IretFrame,
     vcpu::CallbackRegister,
     vcpu::SetSingleshotTimer,
+    vcpu::GuestContext,
     vcpu::RegisterVcpuInfo,
     vcpu::SchedPoll,
     vcpu::MulticallEntry,

@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering::SeqCst;
 use lguest_call::abi::{LGUEST_ERROR_SYSCALL32, LGUEST_ERROR_SYSENTER};
 use lguest_call::{shared_read, shared_write};
 use xen_abi::number::error::ENOSYS;
-use xen_abi::vcpu::{selector, IretFrame, TRAP_MASKS_EVENTS};
+use xen_abi::vcpu::{selector, IretFrame, TrapInfo, TRAP_MASKS_EVENTS};
 use xen_core::frame::{self, Target};
 
 /// Vectors of exceptions (SDM volume 3, table 7-1).
@@ -33,6 +33,18 @@ const fn has_error_code(vector: u8) -> bool {
     matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
 }
 
+/// The kernel's handler of `vector` is as `trap` says, whose address is canonical.
+pub(crate) fn set_handler(cpu: &mut Vcpu, vector: u8, trap: &TrapInfo) {
+    if vector == PAGE_FAULT {
+        let masks = trap.flags & TRAP_MASKS_EVENTS != 0;
+        cpu.page_fault = if masks { trap.address } else { 0 };
+    }
+    cpu.traps[usize::from(vector)] = Trap {
+        address: trap.address,
+        flags: trap.flags,
+    };
+}
+
 /// What came from the kernel or a program, with the state in `cpu.frame`.
 pub(crate) fn event(cpu: &mut Vcpu, vector: u8, error: u64) {
     match vector {
@@ -41,7 +53,7 @@ pub(crate) fn event(cpu: &mut Vcpu, vector: u8, error: u64) {
         INVALID_OPCODE if cpu::forced_cpuid(cpu) => {}
         GENERAL_PROTECTION => protection(cpu, error),
         PAGE_FAULT => {
-            cpu.info().cr2.store(shared_read!(cr2), SeqCst);
+            cpu.info().cr2.store(shared_read!(of cpu.id, cr2), SeqCst);
             exception(cpu, vector, error);
         }
         _ => exception(cpu, vector, error),
@@ -216,13 +228,17 @@ fn failsafe(cpu: &mut Vcpu) {
 /// An exception in the shim.
 pub(crate) fn crash(cpu: &mut Vcpu) -> ! {
     let (event, error, cr2) = (
-        shared_read!(event),
-        shared_read!(error_code),
-        shared_read!(cr2),
+        shared_read!(of cpu.id, event),
+        shared_read!(of cpu.id, error_code),
+        shared_read!(of cpu.id, cr2),
     );
-    let (rip, rsp, rax) = (shared_read!(rip), shared_read!(rsp), shared_read!(rax));
+    let (rip, rsp, rax) = (
+        shared_read!(of cpu.id, rip),
+        shared_read!(of cpu.id, rsp),
+        shared_read!(of cpu.id, rax),
+    );
     // From here on a page fault of ours shall be told, too.
-    shared_write!(event, 0);
+    shared_write!(of cpu.id, event, 0);
     panic!(
         "exception {} in the shim: error {error:#x}, RIP {rip:#x}, RSP {rsp:#x}, RAX {rax:#x}, CR2 {cr2:#x}; the kernel's \
          stack for events is at {:#x}",

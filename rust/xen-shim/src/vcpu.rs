@@ -2,12 +2,14 @@
 //! What the shim knows of a vCPU. The assembly knows the offsets of the first fields.
 
 use crate::memory;
+use core::mem::size_of;
 use core::sync::atomic::{AtomicU64, AtomicU8, Ordering::SeqCst};
 use lguest_call::abi::{LGUEST_CS_KERNEL, LGUEST_CS_USER32, LGUEST_CS_USER64, LGUEST_SS_USER};
+use xen_abi::vcpu::LEGACY_VCPUS;
 use xen_core::ports::Words;
 
 /// vCPUs that a domain may have. The assembly has stubs for each.
-pub(crate) const VCPUS: usize = 1;
+pub(crate) const VCPUS: usize = LEGACY_VCPUS;
 /// Bytes of a vCPU's stack in the shim.
 pub(crate) const STACK_SIZE: usize = 32 * 1024;
 
@@ -88,14 +90,41 @@ pub(crate) struct Info {
     pub(crate) cr2: AtomicU64,
 }
 
-/// A virtual CPU. All bytes 0 is its state before `boot::start`.
+/// Where the [`Info`] of each vCPU is: a GVA in the alias. All of them raise ports of each other's.
+pub(crate) static INFOS: [AtomicU64; VCPUS] = [const { AtomicU64::new(0) }; VCPUS];
+
+/// What vCPU `id`, which there is, shares with its kernel.
+pub(crate) fn info_of(id: u32) -> &'static Info {
+    // SAFETY: the word is an address in the alias of 64 bytes of RAM, aligned to 8 (`set_info` alone writes it, for each
+    // vCPU that there is before the kernel's first instruction), and an Info is atomics.
+    unsafe { &*(INFOS[id as usize].load(SeqCst) as *const Info) }
+}
+
+/// Shares with vCPU `id` the [`Info`] at `gpa`, which is a multiple of 8 and RAM for 64 bytes.
+pub(crate) fn set_info(id: u32, gpa: u64) {
+    INFOS[id as usize].store(memory::address(gpa), SeqCst);
+}
+
+/// The words by which a port of vCPU `id`'s, which there is, is raised.
+pub(crate) fn words_of(id: u32) -> Words<'static> {
+    let info = info_of(id);
+    let domain = memory::shared_info();
+    Words {
+        pending: &domain.pending,
+        mask: &domain.mask,
+        selector: &info.selector,
+        upcall: &info.upcall,
+    }
+}
+
+/// A virtual CPU. All bytes 0 is its state before `boot::start` or VCPU_OP's `INITIALISE`.
+///
+/// Only the vCPU itself has it: who initialises it does so before it is turned on for the first time.
 #[repr(C)]
 pub(crate) struct Vcpu {
     pub(crate) frame: Frame,
     /// What the frame is of: 0 for the kernel, else the program's code selector.
     pub(crate) user: u64,
-    /// Where its [`Info`] is: a GVA in the alias.
-    pub(crate) info: u64,
     /// The kernel's stack for what comes from user mode; a multiple of 16.
     pub(crate) kernel_sp: u64,
     /// The kernel's handler of system calls.
@@ -104,6 +133,8 @@ pub(crate) struct Vcpu {
     pub(crate) page_fault: u64,
     /// Registers that the assembly needs for a moment.
     pub(crate) saved: [u64; 4],
+    /// Its stack pointer in here when it was turned off, or 0 if it never was.
+    pub(crate) off_sp: u64,
 
     pub(crate) id: u32,
     /// The kernel's handlers of events, and of frames that cannot be resumed.
@@ -119,6 +150,10 @@ pub(crate) struct Vcpu {
     pub(crate) gdt: u64,
     /// What lg has as TLS segments.
     pub(crate) tls: [u64; 3],
+    /// What lg has as CPU and node number.
+    pub(crate) cpu_node: u32,
+    /// Bases of FS, of GS in kernel mode and of GS in user mode, which it is turned on with.
+    pub(crate) bases: [u64; 3],
     /// Debug registers 0 to 3 and 7 as the kernel wrote them.
     pub(crate) debug: [u64; 8],
     /// The I/O privilege level, 3 if programs may have all ports; or a bitmap says which, at a pointer of the kernel's, for so
@@ -128,8 +163,6 @@ pub(crate) struct Vcpu {
     pub(crate) io_ports: u32,
     /// System time at which the kernel's timer fires; `u64::MAX`: never.
     pub(crate) deadline: u64,
-    /// Says whether VCPU_OP has registered an Info of its own, which it may do once.
-    pub(crate) registered: bool,
     pub(crate) stack: Stack,
 }
 
@@ -140,14 +173,7 @@ pub(crate) struct Stack([u8; STACK_SIZE]);
 impl Vcpu {
     /// What it shares with the kernel.
     pub(crate) fn info(&self) -> &'static Info {
-        // SAFETY: `info` is an address in the alias of 64 bytes of RAM, aligned to 8 (`set_info` alone writes it), and an
-        // Info is atomics.
-        unsafe { &*(self.info as *const Info) }
-    }
-
-    /// Shares the [`Info`] at `gpa`, which is a multiple of 8 and RAM for 64 bytes.
-    pub(crate) fn set_info(&mut self, gpa: u64) {
-        self.info = memory::address(gpa);
+        info_of(self.id)
     }
 
     /// Are events masked?
@@ -158,23 +184,6 @@ impl Vcpu {
     /// Masks events, or not.
     pub(crate) fn mask(&self, masked: bool) {
         self.info().mask.store(masked.into(), SeqCst);
-    }
-
-    /// The words by which a port of this vCPU is raised.
-    pub(crate) fn words(&self) -> Words<'static> {
-        let info = self.info();
-        let domain = memory::shared_info();
-        Words {
-            pending: &domain.pending,
-            mask: &domain.mask,
-            selector: &info.selector,
-            upcall: &info.upcall,
-        }
-    }
-
-    /// Raises a port, which is this vCPU's.
-    pub(crate) fn raise(&self, port: u32) {
-        self.words().raise(port);
     }
 }
 
@@ -189,6 +198,8 @@ pub(crate) struct Entries {
     pub(crate) event_kernel: u64,
     /// For the kernel's SYSCALL.
     pub(crate) hypercall: u64,
+    /// For its being turned on.
+    pub(crate) begin: u64,
 }
 
 extern "C" {
@@ -197,17 +208,25 @@ extern "C" {
 }
 
 /// The stubs of vCPU `id`, which is below [`VCPUS`].
-pub(crate) fn entries(id: usize) -> &'static Entries {
+pub(crate) fn entries(id: u32) -> &'static Entries {
     // SAFETY: the table is constant.
-    unsafe { &shim_entries[id] }
+    unsafe { &shim_entries[id as usize] }
 }
 
 /// vCPU `id`, which is below [`VCPUS`].
 ///
 /// # Safety
 ///
-/// Nobody has another reference to it: the caller runs on it, and comes from the assembly.
-pub(crate) unsafe fn vcpu(id: usize) -> &'static mut Vcpu {
+/// Nobody has another reference to it: the caller runs on it, and comes from the assembly or does not go back there; or it
+/// has never been on, and nobody else initialises it.
+pub(crate) unsafe fn vcpu(id: u32) -> &'static mut Vcpu {
     // SAFETY: all bytes 0 is a Vcpu; that it is exclusive is the caller's promise.
-    unsafe { &mut *core::ptr::addr_of_mut!(shim_vcpus[id]) }
+    unsafe { &mut *core::ptr::addr_of_mut!(shim_vcpus[id as usize]) }
+}
+
+/// The vCPU on whose stack `local` is.
+pub(crate) fn whose_stack<T>(local: &T) -> u32 {
+    let first = core::ptr::addr_of!(shim_vcpus) as usize;
+    let at = core::ptr::from_ref(local) as usize;
+    (at.wrapping_sub(first) / size_of::<Vcpu>()).min(VCPUS - 1) as u32
 }

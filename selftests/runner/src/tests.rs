@@ -61,6 +61,7 @@ const BAD_ROOT: Fate = Dies("bad root");
 const OUTSIDE: Fate = Dies("page table outside RAM");
 const SLOT: Fate = Dies("touched the switcher's slot");
 const NO_STACK: Fate = Panics("the shim of Xen's ABI: an event finds no stack of the kernel's");
+const LAST_OFF: Fate = Panics("the shim of Xen's ABI: the kernel has stopped its last CPU");
 
 /// Hostile Guests: program, crime, fate.
 const HOSTILE: &[(&str, &str, Fate)] = &[
@@ -259,11 +260,7 @@ const HOSTILE_XEN: &[(&str, &str, Fate)] = &[
     ("xen-events", "event-storm", Survives),
     ("xen-events", "no-event-callback", Survives),
     ("xen-events", "block-for-ever", Spins),
-    (
-        "xen-events",
-        "stop-the-cpu",
-        Panics("the shim of Xen's ABI: the kernel has stopped its only CPU"),
-    ),
+    ("xen-events", "stop-the-cpu", LAST_OFF),
     ("xen-events", "spin-with-events-masked", Spins),
     ("xen-events", "hypercalls-for-ever", Spins),
     ("xen-events", "rings-of-garbage", Survives),

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, AtomicU8, Ordering::SeqCst};
 use xen_abi::event_channel::status;
 use xen_abi::handover::{CONSOLE_PORT, PORTS, STORE_PORT};
 use xen_abi::number::error::{EEXIST, EINVAL, ENOSPC};
-use xen_core::ports::{Ports, Use, Words};
+use xen_core::ports::{Hears, Ports, Use, Words};
 
 #[test]
 fn xenstore_and_console_have_theirs() {
@@ -127,6 +127,25 @@ fn a_masked_port_waits_for_its_unmasking() {
     memory.words().unmask(5);
     assert_eq!(memory.state(), (1, 1));
     assert_eq!(memory.mask[0].load(SeqCst), !(3 << 5));
+}
+
+#[test]
+fn who_hears_of_a_port() {
+    let memory = Memory::new();
+    let hears = |pollers, vcpu| Hears { pollers, vcpu };
+    assert_eq!(memory.words().raise(5), hears(true, true));
+    assert_eq!(memory.words().raise(5), hears(false, false));
+    // Whoever raised the first has told the vCPU.
+    assert_eq!(memory.words().raise(6), hears(true, false));
+    memory.upcall.store(0, SeqCst);
+    assert_eq!(memory.words().raise(7), hears(true, true));
+    // A masked one is only polled for.
+    memory.upcall.store(0, SeqCst);
+    memory.mask[1].store(!0, SeqCst);
+    assert_eq!(memory.words().raise(64), hears(true, false));
+    assert_eq!(memory.words().unmask(65), hears(false, false));
+    assert_eq!(memory.words().unmask(64), hears(false, true));
+    assert_eq!(memory.words().unmask(64), hears(false, false));
 }
 
 #[test]

@@ -2,9 +2,10 @@
 //! EVENT_CHANNEL_OP. Commands for another kind of channels are ENOSYS, and Linux uses this kind.
 
 use crate::domain::ports;
+use crate::interrupt::with_ports;
 use crate::memory::Result;
 use crate::memory::{handover, read, write};
-use crate::vcpu::{Vcpu, VCPUS};
+use crate::vcpu::{words_of, Vcpu};
 use lguest_call::hypercall;
 use xen_abi::event_channel::{
     op, AllocUnbound, BindIpi, BindPirq, BindVcpu, BindVirq, Port, Status, VIRQS,
@@ -45,8 +46,9 @@ pub(super) fn operation(cpu: &Vcpu, command: u64, argument: u64) -> Result {
         }
         op::CLOSE => {
             let Port { port } = read(argument)?;
-            ports().close(port)?;
-            cpu.words().clear(port);
+            let mut ports = ports();
+            ports.close(port)?;
+            words_of(cpu.id).clear(port);
         }
         op::SEND => {
             let Port { port } = read(argument)?;
@@ -65,8 +67,11 @@ pub(super) fn operation(cpu: &Vcpu, command: u64, argument: u64) -> Result {
         }
         op::UNMASK => {
             let Port { port } = read(argument)?;
-            ports().get(port)?;
-            cpu.words().unmask(port);
+            with_ports(cpu, |raiser| -> Result<()> {
+                raiser.ports.get(port)?;
+                raiser.unmask(port);
+                Ok(())
+            })?;
         }
         _ => return Err(ENOSYS),
     }
@@ -75,20 +80,26 @@ pub(super) fn operation(cpu: &Vcpu, command: u64, argument: u64) -> Result {
 
 /// Calls the other end of a port.
 fn send(cpu: &Vcpu, port: u32) -> Result<()> {
-    let used = ports().get(port)?.used;
+    let used = with_ports(cpu, |raiser| -> Result<Use> {
+        let used = raiser.ports.get(port)?.used;
+        if used == Use::Ipi {
+            raiser.raise(port);
+        }
+        Ok(used)
+    })?;
     match used {
         Use::Backend => {
             hypercall::notify(handover().notify, port.into());
+            Ok(())
         }
-        Use::Ipi => cpu.raise(port),
-        _ => return Err(EINVAL),
+        Use::Ipi => Ok(()),
+        _ => Err(EINVAL),
     }
-    Ok(())
 }
 
 /// A vCPU's number as a kernel gave it.
 fn vcpu(number: u32) -> Result<u32> {
-    if (number as usize) < VCPUS {
+    if number < handover().vcpus {
         Ok(number)
     } else {
         Err(ENOENT)

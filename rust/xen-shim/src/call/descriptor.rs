@@ -19,11 +19,24 @@ pub(super) fn set_gdt(cpu: &mut Vcpu, frames: u64, entries: u64) -> Result {
         return Err(EINVAL);
     }
     cpu.gdt = frame * PAGE;
-    for index in 0..entries.min(ENTRIES) {
-        let descriptor = word(cpu.gdt + index * 8).ok_or(EINVAL)?.load(Relaxed);
-        apply(cpu, index, descriptor);
-    }
+    take(cpu, entries);
     Ok(0)
+}
+
+/// Those of the GDT with which a vCPU is turned on for the first time.
+pub(crate) fn take_segments(cpu: &mut Vcpu) {
+    if cpu.gdt != 0 {
+        take(cpu, ENTRIES);
+    }
+}
+
+/// The first entries of the GDT, which is there.
+fn take(cpu: &mut Vcpu, entries: u64) {
+    for index in 0..entries.min(ENTRIES) {
+        if let Some(descriptor) = word(cpu.gdt + index * 8) {
+            apply(cpu, index, descriptor.load(Relaxed));
+        }
+    }
 }
 
 /// UPDATE_DESCRIPTOR: writes an entry by its machine address.
@@ -46,15 +59,16 @@ fn apply(cpu: &mut Vcpu, index: u64, descriptor: u64) {
         }
         Effect::CpuNode(limit) => {
             hypercall::set_cpunode(limit.into());
+            cpu.cpu_node = limit;
         }
         Effect::None => {}
     }
 }
 
 /// SET_SEGMENT_BASE.
-pub(super) fn set_segment_base(which: u64, base: u64) -> Result {
+pub(super) fn set_segment_base(cpu: &Vcpu, which: u64, base: u64) -> Result {
     if which == segment::GS_USER_SELECTOR {
-        shared_write!(user_gs_base, cpu::load_gs(base as u16));
+        shared_write!(of cpu.id, user_gs_base, cpu::load_gs(base as u16));
         return Ok(0);
     }
     if !is_canonical(base) {
@@ -62,7 +76,7 @@ pub(super) fn set_segment_base(which: u64, base: u64) -> Result {
     }
     match which {
         segment::FS => cpu::set_fs_base(base),
-        segment::GS_USER => shared_write!(user_gs_base, base),
+        segment::GS_USER => shared_write!(of cpu.id, user_gs_base, base),
         segment::GS_KERNEL => cpu::set_gs_base(base),
         _ => return Err(EINVAL),
     }

@@ -5,6 +5,7 @@ use crate::console::Text;
 use crate::cpu;
 use crate::memory::Result;
 use crate::memory::{element, read, write};
+use crate::trap;
 use crate::vcpu::{Trap, Vcpu};
 use lguest_call::shared_write;
 use xen_abi::number::error::{EINVAL, ENOSYS};
@@ -28,7 +29,7 @@ const NOBODY: Trap = Trap {
 /// STACK_SWITCH: the stack for what comes from user mode.
 pub(super) fn stack_switch(cpu: &mut Vcpu, sp: u64) -> i64 {
     cpu.kernel_sp = sp & !15;
-    shared_write!(kernel_rsp, cpu.kernel_sp);
+    shared_write!(of cpu.id, kernel_rsp, cpu.kernel_sp);
     0
 }
 
@@ -40,27 +41,16 @@ pub(super) fn set_trap_table(cpu: &mut Vcpu, list: u64) -> Result {
         return Ok(0);
     }
     for i in 0.. {
-        let trap: TrapInfo = read(element::<TrapInfo>(list, i)?)?;
-        if trap.address == 0 {
+        let wanted: TrapInfo = read(element::<TrapInfo>(list, i)?)?;
+        if wanted.address == 0 {
             break;
         }
-        if !is_canonical(trap.address) {
+        if !is_canonical(wanted.address) {
             return Err(EINVAL);
         }
-        set_trap(cpu, trap);
+        trap::set_handler(cpu, wanted.vector, &wanted);
     }
     Ok(0)
-}
-
-fn set_trap(cpu: &mut Vcpu, trap: TrapInfo) {
-    if trap.vector == crate::trap::PAGE_FAULT {
-        let masks = trap.flags & TRAP_MASKS_EVENTS != 0;
-        cpu.page_fault = if masks { trap.address } else { 0 };
-    }
-    cpu.traps[usize::from(trap.vector)] = Trap {
-        address: trap.address,
-        flags: trap.flags,
-    };
 }
 
 /// CALLBACK_OP. Those for the fast system calls of 32-bit code are kept for programs that execute them by themselves, and

@@ -2,6 +2,7 @@
 //! The kernel's page tables. lg's shadow is a TLB, so they may hold whatever the kernel likes: nothing is validated, counted
 //! or pinned, and only what a TLB has to forget is told to lg.
 
+use crate::domain::all;
 use crate::memory::Result;
 use crate::memory::{element, is_ram, read, word, write, PAGE};
 use crate::vcpu::Vcpu;
@@ -62,9 +63,14 @@ pub(super) fn update_va_mapping(cpu: &Vcpu, gva: u64, value: u64, flags: u64) ->
     let new = with_writable_tables(value);
     entry.store(new, Relaxed);
     if !still_right(old, new) {
+        let whose = match flags & !uvmf::FLUSH_TYPE {
+            0 => Whose::Own,
+            uvmf::ALL => Whose::All,
+            set => Whose::Those(set),
+        };
         match flags & uvmf::FLUSH_TYPE {
-            uvmf::TLB_FLUSH => flush_all(),
-            uvmf::INVLPG => flush_one(gva),
+            uvmf::TLB_FLUSH => flush_all(cpu, whose)?,
+            uvmf::INVLPG => flush_one(cpu, whose, gva)?,
             _ => {}
         }
     }
@@ -97,8 +103,12 @@ pub(super) fn extended(cpu: &mut Vcpu, list: u64, count: u64, done: u64, domain:
             ext::PIN_L1_TABLE..=ext::PIN_L4_TABLE | ext::NEW_USER_BASEPTR | ext::SET_LDT => {}
             ext::UNPIN_TABLE => unpin(cpu, operation.arg1),
             ext::NEW_BASEPTR => return load_root(cpu, operation.arg1),
-            ext::TLB_FLUSH_LOCAL | ext::TLB_FLUSH_MULTI | ext::TLB_FLUSH_ALL => flush_all(),
-            ext::INVLPG_LOCAL | ext::INVLPG_MULTI | ext::INVLPG_ALL => flush_one(operation.arg1),
+            ext::TLB_FLUSH_LOCAL => flush_all(cpu, Whose::Own)?,
+            ext::TLB_FLUSH_MULTI => flush_all(cpu, Whose::Those(operation.arg2))?,
+            ext::TLB_FLUSH_ALL => flush_all(cpu, Whose::All)?,
+            ext::INVLPG_LOCAL => flush_one(cpu, Whose::Own, operation.arg1)?,
+            ext::INVLPG_MULTI => flush_one(cpu, Whose::Those(operation.arg2), operation.arg1)?,
+            ext::INVLPG_ALL => flush_one(cpu, Whose::All, operation.arg1)?,
             ext::FLUSH_CACHE | ext::FLUSH_CACHE_GLOBAL => return Err(EACCES),
             _ => return Err(ENOSYS),
         }
@@ -126,11 +136,35 @@ fn load_root(cpu: &mut Vcpu, frame: u64) -> Result<()> {
     Ok(())
 }
 
-/// Linux means the kernel half, or the user half of the current root, or both: it does not say.
-fn flush_all() {
-    hypercall::flush_tlb(LGUEST_FLUSH_ALL, 0);
+/// Of which vCPUs something is flushed.
+enum Whose {
+    /// This one's.
+    Own,
+    All,
+    /// Those of the set at a pointer of the kernel's, which has a bit for each that there is.
+    Those(u64),
 }
 
-fn flush_one(gva: u64) {
-    hypercall::flush_tlb(LGUEST_FLUSH_ONE, gva);
+/// Linux means the kernel half, or the user half of the current root, or both: it does not say.
+fn flush_all(cpu: &Vcpu, whose: Whose) -> Result<()> {
+    flush(cpu, whose, LGUEST_FLUSH_ALL, 0)
+}
+
+fn flush_one(cpu: &Vcpu, whose: Whose, gva: u64) -> Result<()> {
+    flush(cpu, whose, LGUEST_FLUSH_ONE, gva)
+}
+
+fn flush(cpu: &Vcpu, whose: Whose, kind: u32, gva: u64) -> Result<()> {
+    let own = 1 << cpu.id;
+    let set = match whose {
+        Whose::Own => own,
+        Whose::All => all(),
+        Whose::Those(set) => u64::from(read::<u32>(set)?) & all(),
+    };
+    if set == own {
+        hypercall::flush_tlb(kind, gva);
+    } else if set != 0 {
+        hypercall::flush_vcpus(set, kind, gva, 0);
+    }
+    Ok(())
 }

@@ -11,6 +11,8 @@ mod reservation;
 mod sched;
 mod vcpu_op;
 
+pub(crate) use descriptor::take_segments;
+
 use crate::memory::{element, read, write, Result};
 use crate::trap;
 use crate::vcpu::Vcpu;
@@ -54,7 +56,7 @@ fn call(cpu: &mut Vcpu, number: u32, args: &[u64; 6]) -> Result {
         number::FPU_TASKSWITCH => Ok(0),
         number::SET_GDT => descriptor::set_gdt(cpu, a, b),
         number::UPDATE_DESCRIPTOR => descriptor::update(cpu, a, b),
-        number::SET_SEGMENT_BASE => descriptor::set_segment_base(a, b),
+        number::SET_SEGMENT_BASE => descriptor::set_segment_base(cpu, a, b),
         number::EVENT_CHANNEL_OP => channel::operation(cpu, a, b),
         number::SCHED_OP => sched::operation(cpu, a, b),
         number::SET_TIMER_OP => Ok(sched::set_timer(cpu, a)),

@@ -2,10 +2,11 @@
 //! SCHED_OP: waiting, and the end; and the timer.
 
 use crate::cpu::wait;
+use crate::domain::{begin_poll, end_poll, ANY_PORT};
 use crate::interrupt::{arm, count};
 use crate::memory::Result;
 use crate::memory::{element, read};
-use crate::vcpu::Vcpu;
+use crate::vcpu::{words_of, Vcpu};
 use core::sync::atomic::Ordering::SeqCst;
 use lguest_call::abi::{
     LGUEST_SHUTDOWN_PANIC, LGUEST_SHUTDOWN_POWEROFF, LGUEST_SHUTDOWN_RESTART, LHCALL_HALT,
@@ -42,7 +43,7 @@ pub(super) fn operation(cpu: &mut Vcpu, command: u64, argument: u64) -> Result {
 
 /// Leaves to the Host with interrupts on.
 fn pause(cpu: &mut Vcpu, hypercall: u32) {
-    let vector = wait(hypercall);
+    let vector = wait(cpu, hypercall);
     if vector != 0 {
         count(cpu, vector as u8);
     }
@@ -54,13 +55,32 @@ fn poll(cpu: &mut Vcpu, poll: &SchedPoll) -> Result<()> {
     if poll.nr_ports > MOST {
         return Err(EINVAL);
     }
-    let words = cpu.words();
-    for i in 0..poll.nr_ports {
-        let port: u32 = read(element::<u32>(poll.ports, i.into())?)?;
-        if port as usize >= PORTS {
-            return Err(EINVAL);
+    let port = |i: u32| -> Result<u32> {
+        let port = read(element::<u32>(poll.ports, i.into())?)?;
+        if (port as usize) < PORTS {
+            Ok(port)
+        } else {
+            Err(EINVAL)
         }
-        if words.is_pending(port) {
+    };
+    // Whoever raises one marks it, and then looks who polls.
+    let polled = match poll.nr_ports {
+        1 => port(0)?,
+        _ => ANY_PORT,
+    };
+    begin_poll(cpu.id, polled);
+    let result = sleep_unless_pending(cpu, poll, port);
+    end_poll(cpu.id);
+    result
+}
+
+fn sleep_unless_pending(
+    cpu: &mut Vcpu,
+    poll: &SchedPoll,
+    port: impl Fn(u32) -> Result<u32>,
+) -> Result<()> {
+    for i in 0..poll.nr_ports {
+        if words_of(cpu.id).is_pending(port(i)?) {
             return Ok(());
         }
     }
