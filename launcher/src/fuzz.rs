@@ -372,7 +372,7 @@ fn build(image: &Image, notes: &Notes) {
     const RAM: u64 = 64 << 20;
     let initrd = b"initrd";
     let shim = Image::empty_at(SHIM);
-    if let Ok(layout) = xen::Layout::of(image, notes, shim, initrd.len(), RAM) {
+    if let Ok(layout) = xen::Layout::of(image, notes, shim, initrd.len(), (RAM, 1)) {
         let layout = Layout::Xen(Box::new(layout));
         let memory = create_parts(&layout.memory()).expect("a memfd");
         layout.load(&memory, image, initrd, c"console=hvc0");

@@ -25,17 +25,17 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// The place of `image` and an initrd of so many bytes (0: none) in `ram` bytes of RAM.
+    /// The place of `image` and an initrd of so many bytes (0: none) in `ram` bytes of RAM, for `vcpus` vCPUs.
     ///
     /// # Errors
     ///
     /// There is none; or, for a kernel of Xen's, there is no shim.
-    pub fn of(image: &Image, initrd_size: usize, ram: u64) -> Result<Self, Error> {
+    pub fn of(image: &Image, initrd_size: usize, ram: u64, vcpus: u32) -> Result<Self, Error> {
         Ok(match &image.abi {
             Abi::Lguest => Self::Lguest(lguest::Layout::of(image, initrd_size, ram)?),
             Abi::Xen(notes) => {
                 let shim = xen::shim()?;
-                let layout = xen::Layout::of(image, notes, shim, initrd_size, ram)?;
+                let layout = xen::Layout::of(image, notes, shim, initrd_size, (ram, vcpus))?;
                 Self::Xen(Box::new(layout))
             }
         })

@@ -86,6 +86,8 @@ pub fn shim() -> Result<Image, Error> {
 pub struct Places {
     /// Pages of RAM: the frames that the kernel may name to us.
     pub ram_pages: u64,
+    /// vCPUs.
+    pub vcpus: u32,
     /// The xenstore's ring.
     pub store: u64,
     /// The console's ring.
@@ -115,6 +117,7 @@ impl Places {
 pub struct Layout {
     notes: Notes,
     ram: u64,
+    vcpus: u32,
     start_info: u64,
     store: u64,
     console: u64,
@@ -146,7 +149,7 @@ struct Area {
 
 impl Layout {
     /// The place of `image`, which says `notes`, with `shim` and an initrd of so many bytes (0: none), in
-    /// `ram` bytes of RAM.
+    /// `ram` bytes of RAM, for `vcpus` vCPUs.
     ///
     /// # Errors
     ///
@@ -156,7 +159,7 @@ impl Layout {
         notes: &Notes,
         shim: Image,
         initrd_size: usize,
-        ram: u64,
+        (ram, vcpus): (u64, u32),
     ) -> Result<Self, Error> {
         let start_info = kernel_end(image);
         let tables = start_info + 3 * PAGE;
@@ -181,6 +184,7 @@ impl Layout {
         Ok(Self {
             notes: notes.clone(),
             ram,
+            vcpus,
             start_info,
             store: start_info + PAGE,
             console: start_info + 2 * PAGE,
@@ -203,6 +207,7 @@ impl Layout {
     pub fn places(&self) -> Places {
         Places {
             ram_pages: self.ram / PAGE,
+            vcpus: self.vcpus,
             store: self.store,
             console: self.console,
             grants: self.area.grants,
@@ -242,7 +247,7 @@ impl Layout {
         let handover = Handover {
             magic: handover::MAGIC,
             version: handover::VERSION,
-            vcpus: 1,
+            vcpus: self.vcpus,
             shim: self.ram,
             root: self.area.tables.root(),
             ram_pages: self.ram / PAGE,
@@ -492,7 +497,7 @@ mod tests {
         let Abi::Xen(said) = image.abi.clone() else {
             panic!("{:?}", image.abi)
         };
-        let layout = Layout::of(&image, &said, shim_image(), initrd, ram)?;
+        let layout = Layout::of(&image, &said, shim_image(), initrd, (ram, 3))?;
         Ok((image, layout))
     }
 
@@ -644,7 +649,7 @@ mod tests {
         let guest = load(&good_notes(), b"", 64 * MIB);
         let told = guest.handover;
         assert_eq!(told[0].to_le_bytes(), *b"lg, Xen\0");
-        assert_eq!(told[1], (1 << 32) | 1, "version and vCPUs");
+        assert_eq!(told[1], (3 << 32) | 1, "version and vCPUs");
         assert_eq!(told[2], 64 * MIB, "the shim");
         assert_eq!(told[6], TEXT + 0x20, "entry");
         let places = guest.layout.places();
@@ -702,7 +707,7 @@ mod tests {
         let Abi::Xen(notes) = image.abi.clone() else {
             panic!("{:?}", image.abi)
         };
-        let error = Layout::of(&image, &notes, shim_image(), 0, 4 << 30).unwrap_err();
+        let error = Layout::of(&image, &notes, shim_image(), 0, (4 << 30, 1)).unwrap_err();
         assert_eq!(error.code(), Code::DamagedKernel, "{error:?}");
     }
 

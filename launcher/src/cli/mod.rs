@@ -197,7 +197,7 @@ pub struct Run {
 
     /// Number of CPUs
     ///
-    /// Each is a thread of lg's. A stock kernel has one.
+    /// Each is a thread of lg's.
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = GUEST)]
     pub smp: u32,
 

@@ -369,12 +369,13 @@ impl Notes {
         Ok(())
     }
 
-    /// With how many vCPUs it can do something. A bare Guest is taken to know.
+    /// With how many vCPUs it can do something. A bare Guest is taken to know, and a kernel of Xen's finds out.
     fn vcpus(&self) -> u32 {
         match (self.linux, self.vcpus) {
+            _ if self.lguest.is_none() => LGUEST_MAX_VCPUS,
             (false, _) => LGUEST_MAX_VCPUS,
-            (true, Some(vcpus)) if self.lguest.is_some() => vcpus.clamp(1, LGUEST_MAX_VCPUS),
-            (true, _) => 1,
+            (true, Some(vcpus)) => vcpus.clamp(1, LGUEST_MAX_VCPUS),
+            (true, None) => 1,
         }
     }
 
@@ -598,6 +599,7 @@ pub(crate) mod tests {
         }
         let bare = note(b"Lguest\0", 1, &lguest_desc(LGUEST_ABI_VERSION, 0, TEXT));
         assert_eq!(vcpus(&[bare]), 32);
+        assert_eq!(vcpus(&[xen::tests::good_notes()]), 32);
         let cut = [good_notes(), note(b"Lguest\0", 2, &[4])].concat();
         assert!(matches!(error(elf(&cut)), ImageError::Malformed(_)));
     }

@@ -213,7 +213,12 @@ impl Plan {
         let command_line = guest.command_line(&slots)?;
         memory::check(options.memory)?;
         steps.done("shares opened, memory checked");
-        let layout = Layout::of(&guest.image, guest.initrd.len(), options.memory)?;
+        let layout = Layout::of(
+            &guest.image,
+            guest.initrd.len(),
+            options.memory,
+            options.smp,
+        )?;
         let windows = windows(&layout, &slots)?;
         let command = guest.image.linux.then(|| command(options, &guest));
         let devices = slots.into_iter().zip(windows).zip(devices);

@@ -36,10 +36,7 @@ impl Explain for SmpError {
     fn why(&self) -> String {
         match self {
             Self::Number(_) => format!("it has 1 at least, and {LGUEST_MAX_VCPUS} at most"),
-            Self::Kernel { .. } => {
-                "it was built for so many (CONFIG_SMP, CONFIG_NR_CPUS); a kernel that is not patched for lg has one"
-                    .into()
-            }
+            Self::Kernel { .. } => "it was built for so many (CONFIG_SMP, CONFIG_NR_CPUS)".into(),
             Self::One(_) => {
                 "it would show one of them, and the others would go on meanwhile".into()
             }

@@ -334,8 +334,8 @@ codes! {
         "nm vmlinux",
         "Name the vmlinux that runs with --kernel, or the address itself.";
     63 Smp: "there can be no guest with so many CPUs",
-        "A guest has 1 CPU at least, and 32 at most; a kernel that is not patched for lg, or built without CONFIG_SMP, has \
-         one. --gdb and --trace are for one.",
+        "A guest has 1 CPU at least, and 32 at most; a kernel that is built for fewer, as without CONFIG_SMP, has no more \
+         than these. --gdb is for one.",
         "The error says which of them it is.",
         "Give --smp another number, or leave it out.";
     64 Report: "there is no earlier report to compare with",

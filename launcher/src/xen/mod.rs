@@ -90,6 +90,12 @@ impl Xen {
         ] {
             store.set(path, text);
         }
+        for vcpu in 0..places.vcpus {
+            store.set(
+                &format!("/local/domain/1/cpu/{vcpu}/availability"),
+                "online",
+            );
+        }
         let ways = || (memory.clone(), grants.clone(), events.clone());
         let mut beside: Vec<Arc<dyn Backend>> = Vec::new();
         for (number, disk) in (0..).zip(disks) {

@@ -45,6 +45,7 @@ const WRITE: u32 = 11;
 
 const PLACES: Places = Places {
     ram_pages: 0xc0,
+    vcpus: 1,
     store: STORE,
     console: CONSOLE,
     grants: GRANTS,
