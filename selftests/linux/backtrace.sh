@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # cpus: 2
+# needs: nmi
 # prints: NMI backtrace for cpu 1
 # A CPU tells where it is, though it takes no interrupts meanwhile or is in user mode.
 set -eu

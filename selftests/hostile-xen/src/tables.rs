@@ -18,7 +18,7 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 #[repr(C, align(4096))]
 pub struct Page(UnsafeCell<[u64; 512]>);
 
-// SAFETY: there is one vCPU, and the words are read and written as such.
+// SAFETY: the words are read and written as such; who is given a page has it alone.
 unsafe impl Sync for Page {}
 
 impl Page {

@@ -4,8 +4,8 @@
 //! The Host's shell runs it, or in group `linux` a Guest's; group `stock` is the same once more, in a kernel as
 //! Debian ships it: the one that the Host runs, if scripts/testhost was not told another. Lines at its head say how it must end:
 //! `# expect: STATUS` if not with 0, `# prints: TEXT` that must be in its output, `# timeout: SECONDS` if
-//! that takes long, `# memory: SIZE` of the Guest, and `# cpus: N...` if that has several: the test is as many
-//! then, and none in group `stock`.
+//! that takes long, `# memory: SIZE` of the Guest, `# cpus: N...` if that has several: the test is as many
+//! then; and `# needs: nmi` if its kernel has to take NMIs, which by Xen's ABI nobody sends: it is none in group `stock`.
 
 use crate::command::{self, End, Finished};
 use crate::kernel_log::complaint_in;
@@ -36,6 +36,8 @@ struct Head {
     memory: u32,
     /// Numbers of CPUs of the Guest, one after the other.
     cpus: Vec<u32>,
+    /// The kernel has to take NMIs.
+    nmi: bool,
 }
 
 impl Head {
@@ -47,6 +49,7 @@ impl Head {
             timeout: Duration::from_secs(TIMEOUT),
             memory: 256,
             cpus: vec![1],
+            nmi: false,
         };
         for line in source.lines().take_while(|line| line.starts_with('#')) {
             let Some((key, value)) = line.trim_start_matches("# ").split_once(": ") else {
@@ -64,6 +67,8 @@ impl Head {
                     let cpus = value.split(' ').map(|cpus| cpus.parse().map_err(|_| line));
                     head.cpus = cpus.collect::<Result<_, _>>()?;
                 }
+                "needs" if value == "nmi" => head.nmi = true,
+                "needs" => return Err(line.into()),
                 _ => {}
             }
         }
@@ -93,8 +98,9 @@ pub(crate) fn tests(group: &str) -> Result<Vec<Test>, String> {
         let mut head = Head::of(&fs::read_to_string(&path).map_err(text)?)?;
         let kernel = (group == STOCK).then_some(STOCK_KERNEL);
         if kernel.is_some() {
-            // It has one.
-            head.cpus.retain(|cpus| *cpus == 1);
+            if head.nmi {
+                continue;
+            }
             head.memory += STOCK_MORE;
             // It has more to do before its first program.
             head.timeout *= 2;
@@ -185,6 +191,7 @@ mod tests {
             timeout: Duration::from_secs(9),
             memory: 256,
             cpus: vec![1],
+            nmi: false,
         };
         assert_eq!(head, Ok(expected));
         assert!(Head::of("# expect: none\n").is_err());
@@ -195,5 +202,7 @@ mod tests {
             Ok(vec![2, 4])
         );
         assert!(Head::of("# cpus: 2,4\n").is_err());
+        assert_eq!(Head::of("# needs: nmi\n").map(|head| head.nmi), Ok(true));
+        assert!(Head::of("# needs: more\n").is_err());
     }
 }

@@ -264,6 +264,21 @@ const HOSTILE_XEN: &[(&str, &str, Fate)] = &[
     ("xen-events", "spin-with-events-masked", Spins),
     ("xen-events", "hypercalls-for-ever", Spins),
     ("xen-events", "rings-of-garbage", Survives),
+    ("xen-vcpus", "numbers", Survives),
+    ("xen-vcpus", "states", Survives),
+    ("xen-vcpus", "begin-in-the-shim", Either),
+    ("xen-vcpus", "poll", Survives),
+    ("xen-vcpus", "block", Survives),
+    ("xen-vcpus", "ports-of-all", Survives),
+    ("xen-vcpus", "off-and-on", Survives),
+    ("xen-vcpus", "flushes-of-all", Survives),
+    ("xen-vcpus", "all-off", LAST_OFF),
+    (
+        "xen-vcpus",
+        "exception-on-another",
+        Panics("the shim of Xen's ABI: exception 3, error 0x0, before the kernel has a handler"),
+    ),
+    ("xen-vcpus", "power-off-on-another", Survives),
 ];
 
 /// The groups of tests that are programs: where time, terminals or system calls are what is tested.
@@ -346,7 +361,8 @@ pub(crate) fn all() -> Result<Vec<Test>, String> {
                 };
                 let path = format!("{HERE}/selftests/hostile/{program}");
                 // The crimes of several vCPUs are those of four.
-                let vcpus = if *program == "other_vcpus" { 4 } else { 1 };
+                let several = matches!(*program, "other_vcpus" | "xen-vcpus");
+                let vcpus = if several { 4 } else { 1 };
                 guest_of(vcpus, &path, &format!("crime={crime}"), timeout, fate, "")?;
                 // The Host's next Guest runs.
                 guest(
