@@ -232,11 +232,13 @@ impl Collected {
 
 /// Whose the time after this exit is: an index of [`PARTS`].
 fn part(event: &Event) -> usize {
-    use lguest_abi::{LGUEST_TRACE_FILLED, LGUEST_TRACE_SPURIOUS};
+    use lguest_abi::{LGUEST_TRACE_FILLED, LGUEST_TRACE_INJECTED, LGUEST_TRACE_SPURIOUS};
     match event.reason {
         Reason::Launcher => 7,
         Reason::PageFault if event.did(LGUEST_TRACE_FILLED | LGUEST_TRACE_SPURIOUS) => 1,
-        Reason::PageFault => 2,
+        Reason::PageFault if event.did(LGUEST_TRACE_INJECTED) => 2,
+        // A device's, above all: its own share is what lg does behind it.
+        Reason::PageFault => 6,
         Reason::Hypercall if event.hypercall() == Some(LHCALL_HALT.into()) => 4,
         Reason::Hypercall => 3,
         Reason::Interrupted | Reason::Interrupt | Reason::Nmi | Reason::MachineCheck => 5,
@@ -390,9 +392,13 @@ pub(crate) mod tests {
             did: LGUEST_TRACE_INJECTED as u16,
             ..fault()
         };
+        let device = lguest_trace_record {
+            did: LGUEST_TRACE_MMIO as u16,
+            ..fault()
+        };
         assert_eq!(
-            [of(fault()), of(guests), of(console()), of(halt)],
-            [1, 2, 3, 4]
+            [fault(), guests, console(), halt, device].map(of),
+            [1, 2, 3, 4, 6]
         );
         for reason in 1..=LGUEST_TRACE_SWITCHER {
             let reason = reason as u16;
