@@ -26,6 +26,15 @@ fails_with 125 /usr/lib/lg/lg trace --kernel /usr/lib/lg/guests/hello file 2>sai
 grep -F 'error[LG0060]' said
 grep 'build ID' said
 
+# Where nobody knows them, that is said, and how to name who does; and once that is done it is not.
+lg --trace bare /usr/lib/lg/guests/hello
+/usr/lib/lg/lg trace bare 2>said >lines
+grep 'functions have no names.*--kernel' said
+/usr/lib/lg/lg trace --kernel /usr/lib/lg/guests/hello bare 2>said >lines
+grep 'hypercall console.* at [a-z_]*::' lines
+[ ! -s said ]
+rm bare lines
+
 # With each system call in it, none is the switcher's alone: here are the programs that the shell starts (execve is 59), and
 # what they have returned.
 lg --trace calls --trace-calls --stats -- sh -c 'for i in $(seq 100); do /bin/true; done' >stats 2>&1

@@ -29,6 +29,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
         say("the trace ends within a record: lg was killed while it wrote, or still writes");
     }
     let symbols = symbols(options, &trace)?;
+    if symbols.is_empty() && !options.summary {
+        say("functions have no names: this is not the kernel that lg run would find here, or it has none; \
+             --kernel VMLINUX tells which one ran");
+    }
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = print(options, &trace, &symbols, &mut out).and_then(|()| out.flush());
     match printed {
