@@ -47,6 +47,7 @@ account=$(sed -n 's/^lg: more of it: lg explain //p' /tmp/death/said)
 /usr/lib/lg/lg explain "$account" >/tmp/death/text
 sed -n '/^the last world switches:/,/^$/p' /tmp/death/text >/tmp/death/switches
 grep '^            -          -        -  kernel  ' /tmp/death/switches | tail -n 1 | grep 'page fault: '
+grep -- '--trace /dev/null' /tmp/death/switches
 grep "not in the guest's RAM$" /tmp/death/text
 grep '^  .* mode  read   exit: the guest is killed$' /tmp/death/text
 

@@ -245,6 +245,13 @@ impl Death {
                 switches
                     .iter()
                     .for_each(|line| text += &format!("{line}\n"));
+                // As `text::line` has it, where there was no record.
+                if switches
+                    .iter()
+                    .any(|line| line.trim_start().starts_with('-'))
+                {
+                    text += "    (-: not recorded; it is if lg run is told --trace /dev/null)\n";
+                }
             }
         }
         let (_, why) = self.address();
