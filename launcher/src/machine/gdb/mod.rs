@@ -334,7 +334,7 @@ impl MonitorCmd for Session<'_> {
                 let vm = self.guest.vcpu.vm();
                 page_table(vm, 0, &self.guest.memory, self.cr3(), gva).to_string()
             }
-            None => "pagetable ADDRESS: what it is in the guest's page tables, and in the shadow\n"
+            None => "pagetable ADDRESS, in hexadecimal: what it is in the guest's page tables, and in the shadow\n"
                 .into(),
         };
         out.write_raw(text.as_bytes());
