@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! runner [--list] [FILTER...] - run the tests of lg on this Host, KTAP out, `N passed, N failed` last.
 //!
-//! A FILTER is part of a test's name, which is GROUP/NAME or GROUP/NAME:DETAIL; without one, all tests run. After each test
+//! A FILTER is part of a test's name, which is GROUP/NAME or GROUP/NAME:DETAIL; without one, all tests run, but for those
+//! that have the rest of a `!FILTER` in it. After each test
 //! the Host's log must be clean of warnings and the like, or the test has failed whatever else it did.
 //!
 //! ```text
@@ -58,11 +59,11 @@ fn main() -> io::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
+    let (without, with): (Vec<_>, Vec<_>) =
+        filters.iter().partition(|filter| filter.starts_with('!'));
     let selected = |test: &Test| {
-        filters.is_empty()
-            || filters
-                .iter()
-                .any(|filter| test.name.contains(filter.as_str()))
+        (with.is_empty() || with.iter().any(|filter| test.name.contains(*filter)))
+            && !(without.iter()).any(|filter| test.name.contains(&filter[1..]))
     };
     let all = tests::all().map_err(io::Error::other)?;
     let tests: Vec<Test> = all.into_iter().filter(selected).collect();
