@@ -254,6 +254,20 @@ pub struct SetSingleshotTimer {
     pub pad: u32,
 }
 
+/// Of what a vCPU's time has gone, in the area of `REGISTER_RUNSTATE_MEMORY_AREA`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RunstateInfo {
+    /// 0: it runs.
+    pub state: u32,
+    /// Padding.
+    pub pad: u32,
+    /// System time since which that is so; changes whenever something here does.
+    pub state_entry_time: u64,
+    /// Nanoseconds of running, of waiting for a CPU, of sleeping, of being off.
+    pub time: [u64; 4],
+}
+
 /// Argument of `REGISTER_VCPU_INFO`.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]

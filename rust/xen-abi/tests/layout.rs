@@ -11,8 +11,8 @@ use xen_abi::memory::{
 };
 use xen_abi::number::physdev::{SetIobitmap, SetIopl};
 use xen_abi::vcpu::{
-    CallbackRegister, GuestContext, IretFrame, MulticallEntry, RegisterVcpuInfo, SchedPoll,
-    SetSingleshotTimer, SharedInfo, TrapInfo, UserRegs, VcpuInfo, VcpuTimeInfo,
+    CallbackRegister, GuestContext, IretFrame, MulticallEntry, RegisterVcpuInfo, RunstateInfo,
+    SchedPoll, SetSingleshotTimer, SharedInfo, TrapInfo, UserRegs, VcpuInfo, VcpuTimeInfo,
 };
 
 #[test]
@@ -59,6 +59,8 @@ fn traps_and_returns() {
 
 #[test]
 fn what_a_vcpu_begins_with() {
+    assert_eq!(size_of::<RunstateInfo>(), 48);
+    assert_eq!(offset_of!(RunstateInfo, state_entry_time), 8);
     assert_eq!(size_of::<UserRegs>(), 200);
     assert_eq!(offset_of!(UserRegs, rsi), 104);
     assert_eq!(offset_of!(UserRegs, rip), 128);

@@ -66,6 +66,7 @@ static PORTS: Lock<Ports> = Lock::new(Ports::new());
 static CLOCK: Once<Clock> = Once::new(Clock::new(0, 1));
 /// The vCPUs that have a state to begin with.
 static INITIALISED: Lock<u64> = Lock::new(1);
+static RUNSTATES: [AtomicU64; VCPUS] = [const { AtomicU64::new(0) }; VCPUS];
 /// The vCPUs that poll, and for which port.
 static POLLERS: AtomicU64 = AtomicU64::new(0);
 static POLLED: [AtomicU32; VCPUS] = [const { AtomicU32::new(0) }; VCPUS];
@@ -73,6 +74,11 @@ static POLLED: [AtomicU32; VCPUS] = [const { AtomicU32::new(0) }; VCPUS];
 /// The event channels.
 pub(crate) fn ports() -> Guard<'static, Ports> {
     PORTS.lock()
+}
+
+/// The kernel's pointer to the runstate of vCPU `id`, or 0. The vCPU itself writes it.
+pub(crate) fn runstate(id: u32) -> &'static AtomicU64 {
+    &RUNSTATES[id as usize]
 }
 
 /// The vCPUs that have a state to begin with, a bit for each.

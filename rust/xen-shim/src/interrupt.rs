@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! lg's interrupts, as ports: the timer's, what the Launcher raises, and what one vCPU raises for another.
 
-use crate::domain::{now, pollers_of, ports};
+use crate::domain::{now, pollers_of, ports, runstate};
 use crate::memory;
 use crate::vcpu::{words_of, Vcpu};
-use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use lguest_call::abi::{LGUEST_VECTOR_LINE0, LGUEST_VECTOR_TIMER};
-use lguest_call::hypercall;
+use lguest_call::{hypercall, shared_read};
 use xen_abi::event_channel::VIRQ_TIMER;
 use xen_abi::handover::LINE;
+use xen_abi::vcpu::RunstateInfo;
 use xen_core::clock::until;
 use xen_core::ports::{Hears, Port, Ports, Use, Words};
 
@@ -84,6 +85,7 @@ pub(crate) fn catch_up(cpu: &mut Vcpu) {
 }
 
 fn timer(cpu: &mut Vcpu) {
+    tell_time(cpu.id);
     if now() < cpu.deadline {
         // It was a poll's, or lg's nanoseconds are a little shorter than ours.
         arm(cpu.deadline);
@@ -95,6 +97,21 @@ fn timer(cpu: &mut Vcpu) {
             raiser.raise(port);
         }
     });
+}
+
+/// Tells the kernel for how long the vCPU had no CPU, where it wants to know. It looks when its timer fires, and would have
+/// registered another place if this one were not there.
+pub(crate) fn tell_time(id: u32) {
+    let place = runstate(id).load(Relaxed);
+    if place != 0 {
+        let (now, stolen) = (now(), shared_read!(of id, steal_ns));
+        let info = RunstateInfo {
+            state_entry_time: now,
+            time: [now.saturating_sub(stolen), stolen, 0, 0],
+            ..RunstateInfo::default()
+        };
+        let _ = memory::write(place, info);
+    }
 }
 
 /// Has the timer interrupt at system time `deadline`; `u64::MAX`: never.

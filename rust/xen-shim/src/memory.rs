@@ -156,6 +156,7 @@ plain!(
     vcpu::CallbackRegister,
     vcpu::SetSingleshotTimer,
     vcpu::GuestContext,
+    vcpu::RunstateInfo,
     vcpu::RegisterVcpuInfo,
     vcpu::SchedPoll,
     vcpu::MulticallEntry,

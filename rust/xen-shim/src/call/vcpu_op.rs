@@ -2,7 +2,7 @@
 //! VCPU_OP: how vCPUs begin, come and go; and what each has of its own.
 
 use crate::call::sched;
-use crate::domain::{clock, initialised, ports};
+use crate::domain::{clock, initialised, ports, runstate};
 use crate::interrupt::catch_up;
 use crate::memory::Result;
 use crate::memory::{self, handover, is_ram, read, write, write_at, PAGE};
@@ -10,7 +10,7 @@ use crate::vcpu::{entries, info_of, set_info, vcpu, words_of, Frame, Trap, Vcpu}
 use crate::{cpu, trap};
 use core::mem::size_of;
 use core::ptr::from_ref;
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use lguest_call::hypercall;
 use xen_abi::number::error::{EEXIST, EINVAL, ENOENT, ENOSYS};
 use xen_abi::vcpu::{
@@ -30,8 +30,8 @@ pub(super) fn operation(cpu: &mut Vcpu, command: u64, id: u64, argument: u64) ->
         vcpu_op::INITIALISE => initialise(id, &read(argument)?)?,
         vcpu_op::UP => turn_on(cpu, id)?,
         vcpu_op::IS_UP => return Ok(is_on(id).into()),
-        // It stays as the kernel made it: running, and never robbed of its time.
-        vcpu_op::REGISTER_RUNSTATE_MEMORY_AREA | vcpu_op::STOP_PERIODIC_TIMER => {}
+        vcpu_op::REGISTER_RUNSTATE_MEMORY_AREA => runstate(id).store(read(argument)?, Relaxed),
+        vcpu_op::STOP_PERIODIC_TIMER => {}
         vcpu_op::REGISTER_VCPU_INFO => register_info(cpu, id, &read(argument)?)?,
         vcpu_op::REGISTER_VCPU_TIME_MEMORY_AREA => {
             let area: u64 = read(argument)?;
