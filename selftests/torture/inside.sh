@@ -3,7 +3,7 @@
 #
 # inside.sh VCPUS... - on a test machine with --toolchain: tortures Guests of so many vCPUs, one after the other; prints KTAP,
 # and 'N passed, N failed' last. Each must do what it has to do and say of it that it was right, and neither its kernel's log
-# nor the Host's may complain. Work is by count and not by time, but for the kernel's own torture, which ends itself.
+# nor the Host's may complain. What has no end of its own goes on for some seconds of the Guest's.
 
 set -u
 
